@@ -1,0 +1,1 @@
+"""Genie: playable worlds learnt from videos without labels."""

@@ -1,0 +1,90 @@
+"""One face over vector-quantize-pytorch's codebooks: quantise, ids to codes, usage.
+
+In: latents. Out: codes, ids and a loss. Knows nothing of transformers or pixels.
+
+Source: VQ (van den Oord et al. 2017, arXiv:1711.00937) with exponential moving averages, and
+finite scalar quantization (Mentzer et al. 2023, arXiv:2309.15505).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from vector_quantize_pytorch import FSQ, VectorQuantize
+
+from genie.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodebookConfig:
+    """Which codes there are."""
+
+    kind: Literal["fsq", "vq"] = "fsq"
+    """fsq: a fixed grid, nothing can collapse. vq: learnt vectors with dead-code reset."""
+    levels: tuple[int, ...] = (8, 5, 5, 5)
+    """Values per axis of the grid (fsq only); their product is the codebook's size."""
+    num_codes: int = 1024
+    """Number of learnt vectors (vq only)."""
+    code_dim: int = 16
+    """Width of a learnt vector (vq only)."""
+    reset_below: float = 0.5
+    """A vector used less often than this per batch, on average, is replaced (vq only)."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "fsq" and (not self.levels or min(self.levels) < 2):
+            raise UserError(f"levels is {self.levels}: every axis needs at least 2 values")
+        if self.kind == "vq" and self.num_codes < 2:
+            raise UserError(f"num_codes is {self.num_codes}: a codebook needs at least 2")
+
+    @property
+    def size(self) -> int:
+        """Number of codes."""
+        return math.prod(self.levels) if self.kind == "fsq" else self.num_codes
+
+
+class Codebook(nn.Module):
+    """Quantises `dim`-wide latents; codes come back at the same width."""
+
+    def __init__(self, config: CodebookConfig, dim: int) -> None:
+        """Args: config: which codes. dim: width of the latents and of the codes given back."""
+        super().__init__()
+        self.size = config.size
+        if config.kind == "fsq":
+            self.quantizer: nn.Module = FSQ(levels=list(config.levels), dim=dim)
+        else:
+            self.quantizer = VectorQuantize(
+                dim=dim,
+                codebook_size=config.num_codes,
+                codebook_dim=config.code_dim,
+                use_cosine_sim=True,
+                decay=0.95,
+                commitment_weight=0.25,
+                threshold_ema_dead_code=config.reset_below,
+            )
+
+    def forward(
+        self, latents: Float[Tensor, "b n d"]
+    ) -> tuple[Float[Tensor, "b n d"], Int[Tensor, "b n"], Float[Tensor, ""]]:
+        """Codes (straight-through gradient), their ids, and the commitment loss (0 for fsq)."""
+        result = self.quantizer(latents)
+        loss = result[2].sum() if len(result) > 2 else latents.new_zeros(())
+        return result[0].to(latents.dtype), result[1].long(), loss.float()
+
+    def ids_to_codes(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        """The code of each id, as `forward` gives it."""
+        if isinstance(self.quantizer, FSQ):
+            return self.quantizer.indices_to_codes(ids)
+        return self.quantizer.get_output_from_indices(ids)
+
+
+def usage(ids: Int[Tensor, "*shape"], size: int) -> dict[str, float]:
+    """Share of codes in use (0..1) and perplexity exp(entropy) (1..size) over a batch of ids."""
+    share = torch.bincount(ids.flatten(), minlength=size).double() / ids.numel()
+    entropy = -(share * share.clamp_min(1e-12).log()).sum()
+    return {
+        "usage": (share > 0).double().mean().item(),
+        "perplexity": entropy.exp().item(),
+    }

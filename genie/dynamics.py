@@ -1,0 +1,185 @@
+"""Dynamics: past tokens and actions to the next frame's tokens.
+
+In: tokens and latent actions. Out: logits. Knows nothing of pixels nor of how a sampler picks.
+
+Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 2.1; MaskGIT training after Chang et
+al. 2022 (arXiv:2202.04200).
+Differs: a frame is predicted after the *clean* frames before it, as in play (recipe "frame"); the
+paper masks the whole clip alike (recipe "clip"), a past that playing never shows.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from genie.errors import UserError
+from genie.st_transformer import KeyValue, KVCache, STTransformer
+
+Metrics = dict[str, Tensor | float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicsConfig:
+    """Shape and training recipe of the dynamics model."""
+
+    num_tokens: int = 64
+    """Tokens in a frame; the tokenizer's."""
+    codebook_size: int = 1000
+    """Values a token can take; the tokenizer's."""
+    num_actions: int = 8
+    """Latent actions; the latent action model's."""
+    dim: int = 256
+    """Model width."""
+    num_blocks: int = 4
+    """ST-blocks."""
+    num_heads: int = 4
+    """Attention heads; dim must be a multiple of twice this."""
+    window: int = 8
+    """Frames that one frame attends to, itself included."""
+    masking: Literal["frame", "clip"] = "frame"
+    """frame: every frame after a clean past. clip: the paper's, one rate for the whole clip."""
+    corruption: float = 0.1
+    """Most of a past frame's tokens replaced by random ones; the rate is drawn per frame."""
+    changed_weight: float = 2.0
+    """Extra weight of tokens that differ from the frame before."""
+
+    def __post_init__(self) -> None:
+        if self.dim % (2 * self.num_heads):
+            raise UserError(f"dim {self.dim} is not a multiple of 2 x num_heads {self.num_heads}")
+        if self.window < 2:
+            raise UserError(f"window is {self.window}: the dynamics needs at least one past frame")
+
+
+class Dynamics(nn.Module):
+    """Decoder-only MaskGIT ST-transformer."""
+
+    def __init__(self, config: DynamicsConfig) -> None:
+        """Args: config: see `DynamicsConfig`."""
+        super().__init__()
+        self.config = config
+        self.mask_id = config.codebook_size
+        self.start_action = config.num_actions
+        self.token = nn.Embedding(config.codebook_size + 1, config.dim)
+        self.action = nn.Embedding(config.num_actions + 1, config.dim)
+        self.position = nn.Parameter(0.02 * torch.randn(config.num_tokens, config.dim))
+        self.transformer = STTransformer(
+            dim=config.dim,
+            num_blocks=config.num_blocks,
+            num_heads=config.num_heads,
+            window=config.window,
+        )
+        self.out = nn.Linear(config.dim, config.codebook_size)
+        nn.init.normal_(self.token.weight, std=0.02)
+        nn.init.normal_(self.action.weight, std=0.02)
+
+    def logits(
+        self,
+        tokens: Int[Tensor, "b t n"],
+        actions: Int[Tensor, "b t-1"],
+        hidden: Bool[Tensor, "b t n"] | None = None,
+    ) -> Float[Tensor, "b t n v"]:
+        """Logits of each frame's tokens after the *shown* frames before it.
+
+        Logits of frame t depend on tokens of frames 0..t-1, on the tokens of frame t that are not
+        hidden, and on actions 0..t-1.
+
+        Args:
+            tokens: a clip.
+            actions: action t leads from frame t to t+1.
+            hidden: True where the net must predict; None hides every token.
+        """
+        hidden = torch.ones_like(tokens, dtype=torch.bool) if hidden is None else hidden
+        led_by = self._led_by(actions)
+        context = self._embed(tokens, led_by)
+        asked = self._embed(tokens.masked_fill(hidden, self.mask_id), led_by)
+        return self.out(self.transformer.forward_hidden(context, asked))
+
+    def next_logits(
+        self, tokens: Int[Tensor, "b n"], action: Int[Tensor, " b"], cache: KVCache
+    ) -> tuple[Float[Tensor, "b n v"], list[KeyValue]]:
+        """Logits of the newest frame, whose hidden tokens are `mask_id`, after those in `cache`.
+
+        Args:
+            tokens: the newest frame.
+            action: what led to it; `start_action` for a session's first frame.
+            cache: earlier frames; not changed.
+
+        Returns:
+            Logits, and the frame's keys and values for `cache.append` once its tokens are final.
+        """
+        x = self._embed(tokens[:, None], action[:, None])
+        features, fresh = self.transformer.forward_cached(x, cache)
+        return self.out(features)[:, 0], fresh
+
+    def forward(
+        self, tokens: Int[Tensor, "b t n"], actions: Int[Tensor, "b t-1"]
+    ) -> tuple[Float[Tensor, ""], Metrics]:
+        """Training: cross-entropy of hidden tokens. Uses the global random generator.
+
+        Metrics: `accuracy` on hidden tokens and `copy_accuracy`, the share of them that equals the
+        frame before (the baseline to beat).
+        """
+        shown = self._corrupt(tokens)
+        if self.config.masking == "clip":
+            hidden = _clip_mask(tokens)
+            asked = self._embed(tokens.masked_fill(hidden, self.mask_id), self._led_by(actions))
+            logits = self.out(self.transformer(asked))
+        else:
+            hidden = _frame_mask(tokens)
+            logits = self.logits(shown, actions, hidden)
+        hidden[:, 0] = False  # the first frame is the prompt, never asked for
+        return self._loss(logits, tokens, hidden)
+
+    def _loss(
+        self, logits: Tensor, tokens: Tensor, hidden: Tensor
+    ) -> tuple[Float[Tensor, ""], Metrics]:
+        same = torch.zeros_like(hidden)
+        same[:, 1:] = tokens[:, 1:] == tokens[:, :-1]
+        target, asked, same = tokens[hidden], logits[hidden].float(), same[hidden]
+        entropy = F.cross_entropy(asked, target, reduction="none")
+        weight = 1 + self.config.changed_weight * (~same).float()
+        metrics = {
+            "cross_entropy": entropy.detach().mean(),
+            "accuracy": (asked.argmax(-1) == target).float().mean(),
+            "copy_accuracy": same.float().mean(),
+        }
+        return (weight * entropy).sum() / weight.sum(), metrics
+
+    def _corrupt(self, tokens: Int[Tensor, "b t n"]) -> Int[Tensor, "b t n"]:
+        rate = self.config.corruption * torch.rand(*tokens.shape[:2], 1, device=tokens.device)
+        replaced = torch.rand(tokens.shape, device=tokens.device) < rate
+        noise = torch.randint_like(tokens, self.config.codebook_size)
+        return torch.where(replaced, noise, tokens)
+
+    def _led_by(self, actions: Int[Tensor, "b t-1"]) -> Int[Tensor, "b t"]:
+        """The action that led to each frame; nothing known led to the first."""
+        return F.pad(actions, (1, 0), value=self.start_action)
+
+    def _embed(self, tokens: Int[Tensor, "b t n"], led_by: Int[Tensor, "b t"]) -> Tensor:
+        return self.token(tokens) + self.action(led_by)[:, :, None] + self.position
+
+
+def _frame_mask(tokens: Int[Tensor, "b t n"]) -> Bool[Tensor, "b t n"]:
+    """Each frame its own rate, cosine-spread as in sampling, a quarter of the frames wholly hidden.
+
+    The first pass over a new frame sees nothing of it, and with few passes it matters most.
+    """
+    b, t, _ = tokens.shape
+    rate = torch.cos(torch.pi / 2 * torch.rand(b, t, 1, device=tokens.device))
+    rate = rate.masked_fill(torch.rand(b, t, 1, device=tokens.device) < 0.25, 1.0)
+    return torch.rand(tokens.shape, device=tokens.device) < rate
+
+
+def _clip_mask(tokens: Int[Tensor, "b t n"]) -> Bool[Tensor, "b t n"]:
+    """The paper's: Bernoulli masking at one rate from U(0.5, 1) per clip, all frames but the first.
+
+    Source: Genie, section 2.1.
+    """
+    rate = 0.5 + 0.5 * torch.rand(len(tokens), 1, 1, device=tokens.device)
+    hidden = torch.rand(tokens.shape, device=tokens.device) < rate
+    hidden[:, 0] = False
+    return hidden

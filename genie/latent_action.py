@@ -1,0 +1,264 @@
+"""Latent action model: which of a few discrete actions led from one frame to the next.
+
+In: frames in 0..1. Out: actions, one per transition. Works on pixels; knows nothing of tokens.
+Training reconstructs the next frame from the past frames and the action alone, so that the action
+comes to mean whatever the past does not tell.
+
+Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 2.1; the convolutional inverse and
+forward models follow LAPO (Schmidt & Jiang 2024, arXiv:2312.10812).
+Differs: each transition's loss is divided by its copy-last-frame loss, or rare large motions (a
+jump) take all the codes; and the nets are shown the last frame moved on by the velocity that the
+picture already has, so that a falling player costs no code (see `extrapolate`).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from genie.codebook import Codebook, CodebookConfig, usage
+from genie.errors import UserError
+
+Metrics = dict[str, Tensor | float]
+
+# Below this mean squared error two frames count as equal; it keeps the normalised loss finite.
+STILL = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentActionConfig:
+    """Shape of the latent action model."""
+
+    height: int = 64
+    """Pixels; a multiple of 16."""
+    width: int = 64
+    """Pixels; a multiple of 16."""
+    num_actions: int = 8
+    """How many actions there are."""
+    history: int = 3
+    """Past frames shown besides the next one; 3 show position, velocity and acceleration."""
+    dim: int = 64
+    """Channels at the finest grid; coarser grids have twice and four times as many."""
+    code_dim: int = 8
+    """Width of an action's code."""
+    reset_below: float = 0.5
+    """A code used less often than this per batch, on average, is replaced."""
+    extrapolation: bool = True
+    """Show the last frame moved on at its present velocity."""
+
+    def __post_init__(self) -> None:
+        if self.height % 16 or self.width % 16:
+            raise UserError(
+                f"frames of {self.height}x{self.width}: the latent action model wants multiples "
+                "of 16; resize the videos when preparing them"
+            )
+        if self.num_actions < 2 or self.history < 1:
+            raise UserError(
+                f"num_actions is {self.num_actions} (wants 2 or more), "
+                f"history is {self.history} (wants 1 or more)"
+            )
+
+
+class LatentActionModel(nn.Module):
+    """Inverse model (frames to action) and forward model (past frames and action to frame)."""
+
+    def __init__(self, config: LatentActionConfig) -> None:
+        """Args: config: see `LatentActionConfig`."""
+        super().__init__()
+        self.config = config
+        num_past = config.history + config.extrapolation
+        grid = config.height // 16, config.width // 16
+        self.inverse = _InverseModel(num_past + 1, config.dim, config.code_dim, grid)
+        self.codebook = Codebook(
+            CodebookConfig(
+                kind="vq",
+                num_codes=config.num_actions,
+                code_dim=config.code_dim,
+                reset_below=config.reset_below,
+            ),
+            config.code_dim,
+        )
+        self.forward_model = _ForwardModel(
+            num_past, 1 + config.extrapolation, config.dim, config.code_dim
+        )
+
+    def infer(self, frames: Float[Tensor, "b t 3 h w"]) -> Int[Tensor, "b t-1"]:
+        """The action between each two neighbouring frames; action t leads from frame t to t+1.
+
+        Action t depends on frames t-history+1..t+1; before the clip's start the first frame is
+        taken to have stood still.
+        """
+        if frames.shape[1] < 2:
+            return torch.zeros(len(frames), 0, dtype=torch.long, device=frames.device)
+        past, following = self._transitions(frames)
+        _, actions, _ = self._act(past, following)
+        return rearrange(actions, "(b t) 1 -> b t", b=frames.shape[0])
+
+    def predict(
+        self, frames: Float[Tensor, "b t 3 h w"], actions: Int[Tensor, "b t"]
+    ) -> Float[Tensor, "b t 3 h w"]:
+        """The model's own picture of frame t+1 from frames ..t and action t.
+
+        Depends on frames 0..t and action t only.
+        """
+        past = self._past(frames)
+        codes = self.codebook.ids_to_codes(rearrange(actions, "b t -> (b t) 1"))[:, 0]
+        return rearrange(
+            self.forward_model(past, codes), "(b t) c h w -> b t c h w", b=frames.shape[0]
+        )
+
+    def forward(self, frames: Float[Tensor, "b t 3 h w"]) -> tuple[Float[Tensor, ""], Metrics]:
+        """Training on the transitions whose whole history is in the clip.
+
+        Needs t > history. Metrics: PSNR of the prediction and of copying the last frame, usage and
+        perplexity; in evaluation mode also `delta_psnr`, the PSNR with the inferred minus that with
+        shuffled actions, the paper's controllability measure applied to this model's own decoder:
+        near 0 the actions are ignored. Shuffling uses the global random generator.
+        """
+        past, following = self._transitions(frames, first=self.config.history - 1)
+        codes, actions, commitment = self._act(past, following)
+        error = (self.forward_model(past, codes) - following).square().mean(dim=(1, 2, 3))
+        still = (past[:, -3:] - following).square().mean(dim=(1, 2, 3))
+        loss = (error / (still + STILL)).mean() + commitment
+        metrics = {"psnr": _psnr(error), "copy_psnr": _psnr(still)}
+        if not self.training:
+            shuffled = codes[torch.randperm(len(codes), device=codes.device)]
+            missed = (self.forward_model(past, shuffled) - following).square().mean(dim=(1, 2, 3))
+            metrics["delta_psnr"] = metrics["psnr"] - _psnr(missed)
+        return loss, metrics | usage(actions, self.config.num_actions)
+
+    def _act(self, past: Tensor, following: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        latents = self.inverse(torch.cat([past, following], dim=1))
+        codes, actions, commitment = self.codebook(latents[:, None])
+        return codes[:, 0], actions, commitment
+
+    def _transitions(self, frames: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+        """Past and next frame of transitions first..t-2, channels last-frame-last."""
+        past = rearrange(self._past(frames[:, :-1]), "(b t) c h w -> b t c h w", b=len(frames))
+        following = frames[:, first + 1 :]
+        return past[:, first:].flatten(0, 1), following.flatten(0, 1)
+
+    def _past(self, frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "(b t) c h w"]:
+        """Per frame: [extrapolation,] the frames before it, oldest first, and itself last."""
+        history = self.config.history
+        padded = torch.cat([frames[:, :1].expand(-1, history, -1, -1, -1), frames], dim=1)
+        shown = [padded[:, 1 + k : 1 + k + frames.shape[1]] for k in range(history)]
+        if self.config.extrapolation:
+            before = padded[:, history - 1 : history - 1 + frames.shape[1]]
+            shown.insert(0, extrapolate(before, frames))
+        return torch.cat(shown, dim=2).flatten(0, 1)
+
+
+class _InverseModel(nn.Module):
+    def __init__(self, num_frames: int, dim: int, code_dim: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(num_frames * 12, dim, 3, padding=1)
+        self.down = nn.ModuleList(
+            nn.Conv2d(dim * min(4, 2**k), dim * min(4, 2 ** (k + 1)), 3, stride=2, padding=1)
+            for k in range(3)
+        )
+        self.refine = nn.ModuleList(
+            nn.Conv2d(dim * min(4, 2 ** (k + 1)), dim * min(4, 2 ** (k + 1)), 3, padding=1)
+            for k in range(3)
+        )
+        self.out = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(dim * 4 * grid[0] * grid[1], 4 * dim),
+            nn.GELU(),
+            nn.Linear(4 * dim, code_dim),
+        )
+
+    def forward(self, frames: Float[Tensor, "b c h w"]) -> Float[Tensor, "b e"]:
+        x = self.stem(_channels_last(F.pixel_unshuffle(frames, 2)))
+        for down, refine in zip(self.down, self.refine, strict=True):
+            x = down(F.gelu(x))
+            x = x + refine(F.gelu(x))
+        return self.out(F.gelu(x))
+
+
+class _ForwardModel(nn.Module):
+    """U-Net with the action's code modulating each level (FiLM, Perez et al. 2018)."""
+
+    def __init__(self, num_past: int, num_known: int, dim: int, code_dim: int) -> None:
+        super().__init__()
+        widths = [dim, 2 * dim, 4 * dim]
+        self.stem = nn.Conv2d(num_past * 12, dim, 3, padding=1)
+        self.down = nn.ModuleList(
+            nn.Conv2d(widths[k], widths[k + 1], 3, stride=2, padding=1) for k in range(2)
+        )
+        self.bottom = nn.ModuleList(nn.Conv2d(4 * dim, 4 * dim, 3, padding=1) for _ in range(3))
+        self.up = nn.ModuleList(
+            nn.Conv2d(widths[k + 1], 4 * widths[k], 1) for k in reversed(range(2))
+        )
+        self.merge = nn.ModuleList(
+            nn.Conv2d(2 * widths[k], widths[k], 3, padding=1) for k in reversed(range(2))
+        )
+        # Per pixel: a choice between the known frames, and what to add to it.
+        self.num_known = num_known
+        self.out = nn.Conv2d(dim, 4 * (3 + num_known), 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        modulated = [4 * dim] * 3 + [widths[1], widths[0]]
+        self.film = nn.ModuleList(nn.Linear(code_dim, 2 * width) for width in modulated)
+
+    def forward(
+        self, past: Float[Tensor, "b c h w"], codes: Float[Tensor, "b e"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        x = F.gelu(self.stem(_channels_last(F.pixel_unshuffle(past, 2))))
+        skips = []
+        for down in self.down:
+            skips.append(x)
+            x = F.gelu(down(x))
+        film = iter(self.film)
+        for bottom in self.bottom:
+            x = x + bottom(F.gelu(_modulate(x, next(film)(codes))))
+        for up, merge in zip(self.up, self.merge, strict=True):
+            x = torch.cat([F.pixel_shuffle(up(x), 2), skips.pop()], dim=1)
+            x = F.gelu(_modulate(merge(x), next(film)(codes)))
+        added, choice = F.pixel_shuffle(self.out(x), 2).float().split([3, self.num_known], dim=1)
+        known = torch.stack([past[:, -3:], past[:, :3]][: self.num_known], dim=1)
+        return (choice.softmax(dim=1)[:, :, None] * known).sum(dim=1) + added
+
+
+def extrapolate(
+    before: Float[Tensor, "b t 3 h w"], frames: Float[Tensor, "b t 3 h w"]
+) -> Float[Tensor, "b t 3 h w"]:
+    """Each frame moved on by the whole-picture translation that led to it from `before`.
+
+    The translation is the peak of the phase correlation (Kuglin & Hines 1975) in whole pixels;
+    pixels that come in from outside repeat the border. A picture that does not scroll stays.
+    """
+    h, w = frames.shape[-2:]
+    shift = _translation(before.mean(dim=2), frames.mean(dim=2))
+    rows = (torch.arange(h, device=frames.device) - shift[..., :1]).clamp(0, h - 1)
+    columns = (torch.arange(w, device=frames.device) - shift[..., 1:]).clamp(0, w - 1)
+    index = rows[..., :, None] * w + columns[..., None, :]
+    flat = rearrange(index, "b t h w -> b t 1 (h w)").expand(-1, -1, 3, -1)
+    return frames.flatten(-2).gather(-1, flat).unflatten(-1, (h, w))
+
+
+def _translation(
+    before: Float[Tensor, "b t h w"], after: Float[Tensor, "b t h w"]
+) -> Int[Tensor, "b t 2"]:
+    h, w = before.shape[-2:]
+    cross = torch.fft.rfft2(after) * torch.fft.rfft2(before).conj()
+    peak = torch.fft.irfft2(cross / cross.abs().clamp_min(1e-6), s=(h, w)).flatten(-2).argmax(-1)
+    shift = torch.stack([peak // w, peak % w], dim=-1)
+    half = torch.tensor([h // 2, w // 2], device=shift.device)
+    return (shift + half) % (2 * half) - half
+
+
+def _modulate(x: Tensor, film: Tensor) -> Tensor:
+    scale, offset = film[..., None, None].chunk(2, dim=1)
+    return x * (1 + scale) + offset
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _psnr(error: Float[Tensor, " b"]) -> Float[Tensor, ""]:
+    # Of the mean error: two equal frames would otherwise count as an endless number of decibels.
+    return -10 * error.detach().mean().clamp_min(1e-10).log10()

@@ -1,0 +1,208 @@
+"""Figures about frames and actions: pure functions of tensors, without state, files or models.
+
+Frames come in as floats in 0..1; whoever holds stored uint8 frames converts them first
+(`video.to_float`). Actions and codes come in as 0-based ids.
+Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 4, for `delta_psnr`; SSIM after
+Wang et al. 2004.
+Does not judge: no thresholds here, and no network whose weights would have to be downloaded.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import pack, rearrange, reduce, unpack
+from jaxtyping import Float, Int
+from torch import Tensor
+
+PSNR_CEILING = 60.0
+"""dB given to identical frames, whose PSNR is infinite and would swallow every mean."""
+
+
+def psnr(
+    frames: Float[Tensor, "*b 3 h w"], target: Float[Tensor, "*b 3 h w"]
+) -> Float[Tensor, "*b"]:
+    """Peak signal-to-noise ratio of each frame in dB, at most `PSNR_CEILING`."""
+    return decibels(squared_error(frames, target))
+
+
+def squared_error(
+    frames: Float[Tensor, "*b 3 h w"], target: Float[Tensor, "*b 3 h w"]
+) -> Float[Tensor, "*b"]:
+    """Mean squared error of each frame, in squared units of the 0..1 range."""
+    return reduce((frames - target).square(), "... c h w -> ...", "mean")
+
+
+def decibels(error: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """Turn mean squared errors into PSNR in dB. Averaging the errors first pools the frames."""
+    return -10 * error.clamp(min=10 ** (-PSNR_CEILING / 10)).log10()
+
+
+def delta_psnr(
+    target: Float[Tensor, "*b 3 h w"],
+    inferred: Float[Tensor, "*b 3 h w"],
+    drawn: Float[Tensor, "*b 3 h w"],
+) -> Float[Tensor, "*b"]:
+    """Controllability of each frame in dB, the paper's delta-t PSNR.
+
+    How much closer to the truth a rollout comes when it is led by the actions inferred from the
+    true video (`inferred`) than by actions drawn at random (`drawn`). Zero: actions do nothing.
+    """
+    return psnr(inferred, target) - psnr(drawn, target)
+
+
+def ssim(
+    frames: Float[Tensor, "*b 3 h w"], target: Float[Tensor, "*b 3 h w"]
+) -> Float[Tensor, "*b"]:
+    """Structural similarity of each frame, -1..1, averaged over channels and places.
+
+    Gaussian window of 11x11 pixels with deviation 1.5, K1 = 0.01, K2 = 0.03, only where the
+    window fits. Frames narrower than 11 pixels get a window as wide as the narrower side.
+    """
+    images, shape = pack([frames], "* c h w")
+    others, _ = pack([target], "* c h w")
+    mean_a, mean_b = _blur(images), _blur(others)
+    variance_a = _blur(images * images) - mean_a * mean_a
+    variance_b = _blur(others * others) - mean_b * mean_b
+    covariance = _blur(images * others) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    similarity /= (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
+    return unpack(reduce(similarity, "b c h w -> b", "mean"), shape, "*")[0]
+
+
+def _blur(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
+    side = min(11, *images.shape[-2:])
+    offsets = torch.arange(side, device=images.device, dtype=images.dtype) - (side - 1) / 2
+    weights = torch.softmax(-(offsets**2) / (2 * 1.5**2), dim=0)
+    planes, shape = pack([images], "* h w")
+    planes = rearrange(planes, "b h w -> b 1 h w")
+    planes = F.conv2d(planes, rearrange(weights, "k -> 1 1 k 1"))
+    planes = F.conv2d(planes, rearrange(weights, "k -> 1 1 1 k"))
+    return unpack(planes[:, 0], shape, "* h w")[0]
+
+
+def usage(codes: Int[Tensor, "*b"], num_codes: int) -> float:
+    """Share of the `num_codes` codes that occur at least once, 0..1."""
+    return codes.unique().numel() / num_codes
+
+
+def perplexity(codes: Int[Tensor, "*b"]) -> float:
+    """Effective number of codes in use, from 1 up: the exponential of their entropy."""
+    return _entropy(torch.bincount(codes.flatten())).exp().item()
+
+
+def _entropy(counts: Int[Tensor, "*b"]) -> Float[Tensor, ""]:
+    shares = counts.double() / counts.sum()
+    return torch.special.entr(shares).sum()
+
+
+def scroll(
+    before: Float[Tensor, "b 3 h w"], after: Float[Tensor, "b 3 h w"], max_shift: int = 24
+) -> Int[Tensor, "b 2"]:
+    """Motion of the view from one frame to the next in whole pixels, as (dx, dy).
+
+    Positive dx: the view moved right (the picture's content moved left). Positive dy: the view
+    moved up (the content moved down). Every shift of up to `max_shift` pixels, at most half the
+    frame, is tried on each axis; the one under which the overlapping parts tell most about each
+    other wins: overlap times the mutual information of two Gaussians with their correlation.
+    That prefers neither a flat corner (correlation 0) nor a small lucky one. Where several shifts
+    are as good, as in flat or periodic pictures, the smallest wins.
+    """
+    height, width = before.shape[-2:]
+    up, right = (min(max_shift, side // 2) for side in (height, width))
+    overlap, correlation = _overlaps(before, after, up, right)
+    information = -overlap * torch.log1p(-(correlation.clamp(0, 0.9999) ** 2))
+    dy = torch.arange(-up, up + 1, device=before.device)
+    dx = torch.arange(-right, right + 1, device=before.device)
+    # A pull towards no motion, far below what a real match gains and above rounding.
+    information = information - 0.1 * (dy[:, None] ** 2 + dx**2).sqrt()
+    best = rearrange(information, "b y x -> b (y x)").argmax(dim=1)
+    return torch.stack([dx[best % len(dx)], dy[best // len(dx)]], dim=1)
+
+
+def _overlaps(
+    before: Float[Tensor, "b 3 h w"], after: Float[Tensor, "b 3 h w"], up: int, right: int
+) -> tuple[Float[Tensor, "1 y x"], Float[Tensor, "b y x"]]:
+    """Pixels in the overlap, and correlation of both frames there, for every motion (dy, dx)."""
+    ones = torch.ones_like(before[:1, :1])
+    overlap = _slide(ones, ones, up, right).round()
+    middle = reduce(before, "b c h w -> b c 1 1", "mean")
+    before, after = before - middle, after - middle  # so that float32 sums keep their digits
+    mean_a = _slide(before, ones, up, right) / overlap
+    mean_b = _slide(ones, after, up, right) / overlap
+    variance_a = _slide(before**2, ones, up, right) / overlap - mean_a**2
+    variance_b = _slide(ones, after**2, up, right) / overlap - mean_b**2
+    covariance = _slide(before, after, up, right) / overlap - mean_a * mean_b
+    # Noise of 1/100 of the range is always assumed, so that flat parts tell nothing.
+    spread_a, spread_b = (
+        reduce(variance.clamp(min=0) + 0.01**2, "b c y x -> b y x", "sum")
+        for variance in (variance_a, variance_b)
+    )
+    shared = reduce(covariance, "b c y x -> b y x", "sum")
+    return overlap[:, 0], shared / (spread_a * spread_b).sqrt()
+
+
+def _slide(
+    a: Float[Tensor, "#b #c h w"], b: Float[Tensor, "#b #c h w"], up: int, right: int
+) -> Float[Tensor, "#b #c y x"]:
+    """Sum of a times b over their overlap, for every motion of the view from a to b.
+
+    Through the Fourier transform; the zeros beside the frames keep them from meeting wrapped.
+    """
+    size = (a.shape[-2] + up, a.shape[-1] + right)
+    spectrum = torch.fft.rfft2(a, s=size).conj() * torch.fft.rfft2(b, s=size)
+    sums = torch.fft.irfft2(spectrum, s=size).roll((up, right), dims=(-2, -1))
+    # Content that moves right is a view that moves left, hence the flip of x.
+    return sums[..., : 2 * up + 1, : 2 * right + 1].flip(-1)
+
+
+def eta_squared(values: Float[Tensor, " n"], groups: Int[Tensor, " n"]) -> float:
+    """Share of the variance of `values` that their group explains, 0..1.
+
+    0 where the values do not vary at all. By chance alone about (groups - 1) / (values - 1).
+    """
+    values = values.double()
+    _, group = groups.unique(return_inverse=True)
+    sizes = torch.bincount(group)
+    means = torch.bincount(group, weights=values) / sizes
+    between = (sizes * (means - values.mean()) ** 2).sum()
+    total = ((values - values.mean()) ** 2).sum()
+    return (between / total).item() if total > 0 else 0.0
+
+
+def normalized_mutual_information(a: Int[Tensor, " n"], b: Int[Tensor, " n"]) -> float:
+    """How much two labellings tell about each other, 0..1, whatever the labels are called.
+
+    Mutual information over the arithmetic mean of both entropies; 0 if either is constant.
+    """
+    table = cross_table(a, b)
+    entropy_a, entropy_b = _entropy(table.sum(dim=1)), _entropy(table.sum(dim=0))
+    shared = entropy_a + entropy_b - _entropy(table)
+    if min(entropy_a, entropy_b) <= 0:
+        return 0.0
+    return (2 * shared / (entropy_a + entropy_b)).clamp(min=0).item()
+
+
+def cross_table(
+    a: Int[Tensor, " n"], b: Int[Tensor, " n"], num_a: int = 0, num_b: int = 0
+) -> Int[Tensor, "i j"]:
+    """Counts of each pair of labels; `num_a`, `num_b`: at least so many rows and columns."""
+    num_a, num_b = max(num_a, int(a.max()) + 1), max(num_b, int(b.max()) + 1)
+    counts = torch.bincount(a.long() * num_b + b.long(), minlength=num_a * num_b)
+    return rearrange(counts, "(i j) -> i j", i=num_a)
+
+
+def vote(table: Int[Tensor, "a c"], weighted: bool = False) -> Int[Tensor, " a"]:
+    """The true action that each latent action most often stands for, from their counts.
+
+    `weighted`: every true action has the same weight in total, so that a frequent one does not
+    win every latent action. Ties, and latent actions never seen, go to the more frequent.
+    """
+    frequency = table.sum(dim=0).double()
+    shares = table / frequency.clamp(min=1) if weighted else table.double()
+    return (shares + 1e-9 * frequency / frequency.sum()).argmax(dim=1)
+
+
+def balanced_accuracy(predicted: Int[Tensor, " n"], true: Int[Tensor, " n"]) -> float:
+    """Mean over the classes that occur in `true` of the share recognised, 0..1."""
+    hits, sizes = torch.bincount(true, weights=(predicted == true).double()), torch.bincount(true)
+    return (hits[sizes > 0] / sizes[sizes > 0]).mean().item()

@@ -1,0 +1,222 @@
+"""ST-transformer: attention within a frame, then causal attention across frames, then one FFN.
+
+In and out: Float[Tensor, "b t n d"]. A frame never sees the future, and sees the `window - 1`
+frames before it. Knows nothing of video, actions or codebooks.
+
+Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 2, figure 4.
+Differs: rotary time positions (Su et al. 2021, arXiv:2104.09864) instead of absolute ones, so that
+keys and values of past frames stay valid while the window slides; RMS norms; QK-norm throughout.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+ROTARY_BASE = 1000.0
+
+KeyValue = tuple[Float[Tensor, "b n k t e"], Float[Tensor, "b n k t e"]]
+
+
+class STTransformer(nn.Module):
+    """A stack of ST-blocks. Work per frame is the same for any length of history."""
+
+    def __init__(self, *, dim: int, num_blocks: int, num_heads: int, window: int) -> None:
+        """Args: window: frames that one frame attends to, itself included."""
+        super().__init__()
+        self.window = window
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.blocks = nn.ModuleList(STBlock(dim, num_heads) for _ in range(num_blocks))
+        self.norm = nn.RMSNorm(dim)
+
+    def forward(self, x: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t n d"]:
+        """A whole clip at once."""
+        positions = torch.arange(x.shape[1], device=x.device)
+        rotation = _rotation(positions, self.head_dim)
+        may_attend = self._past(positions) | _itself(positions)
+        for block in self.blocks:
+            x, _ = block(x, rotation, may_attend)
+        return self.norm(x)
+
+    def forward_hidden(
+        self, context: Float[Tensor, "b t n d"], hidden: Float[Tensor, "b t n d"]
+    ) -> Float[Tensor, "b t n d"]:
+        """Read each frame of `hidden` after the frames of `context` that came before it.
+
+        Frame t of the result depends on frames 0..t-1 of `context` and frame t of `hidden` alone:
+        for every frame of a clip at once just what playing does for the newest one.
+        """
+        positions = torch.arange(context.shape[1], device=context.device)
+        rotation = _rotation(positions, self.head_dim)
+        past, itself = self._past(positions), _itself(positions)
+        for block in self.blocks:
+            new_context, key_value = block(context, rotation, past | itself)
+            both = torch.cat([past, itself], dim=1)
+            hidden, _ = block(hidden, rotation, both, past=key_value)
+            context = new_context
+        return self.norm(hidden)
+
+    def forward_cached(
+        self, x: Float[Tensor, "b 1 n d"], cache: "KVCache"
+    ) -> tuple[Float[Tensor, "b 1 n d"], list[KeyValue]]:
+        """The newest frame alone; `cache` stands for the frames before it and is not changed.
+
+        Returns:
+            The frame's features, and its keys and values for `cache.append` if it is to stay.
+        """
+        position = torch.tensor([cache.num_frames], device=x.device)
+        rotation = _rotation(position, self.head_dim)
+        fresh = []
+        for index, block in enumerate(self.blocks):
+            # The ring never holds a frame outside the window, so every slot may be seen.
+            x, key_value = block(x, rotation, None, past=cache.read(index))
+            fresh.append(key_value)
+        return self.norm(x), fresh
+
+    def new_cache(self) -> "KVCache":
+        """An empty cache for this stack."""
+        return KVCache(num_blocks=len(self.blocks), capacity=self.window - 1)
+
+    def _past(self, positions: Tensor) -> Bool[Tensor, "t t"]:
+        distance = positions[:, None] - positions[None, :]
+        return (distance > 0) & (distance < self.window)
+
+
+class KVCache:
+    """Keys and values of the last `capacity` frames, for every block, in a ring.
+
+    Constant size: frame number 10,000 overwrites the slot of the oldest frame. Its owner decides
+    what is appended; reading changes nothing.
+    """
+
+    def __init__(self, *, num_blocks: int, capacity: int) -> None:
+        """Args: capacity: past frames kept (0 or more)."""
+        self.capacity = capacity
+        self.num_frames = 0
+        self._blocks: list[KeyValue | None] = [None] * num_blocks
+
+    def read(self, block: int) -> KeyValue | None:
+        """Keys and values of one block in slot order, or None while there are none."""
+        return self._blocks[block]
+
+    def append(self, fresh: list[KeyValue]) -> None:
+        """Store the newest frame's keys and values (from `forward_cached`)."""
+        slot = self.num_frames % self.capacity if self.capacity else 0
+        for block, pair in enumerate(fresh):
+            if self.capacity:
+                self._blocks[block] = tuple(
+                    self._put(stored, new, slot)
+                    for stored, new in zip(self._blocks[block] or (None, None), pair, strict=True)
+                )
+        self.num_frames += 1
+
+    def copy(self) -> "KVCache":
+        """An independent copy. Tensors are never written in place, so they can be shared."""
+        other = KVCache(num_blocks=len(self._blocks), capacity=self.capacity)
+        other.num_frames = self.num_frames
+        other._blocks = list(self._blocks)
+        return other
+
+    def _put(self, stored: Tensor | None, new: Tensor, slot: int) -> Tensor:
+        if stored is None:
+            return new
+        if stored.shape[3] < self.capacity:
+            return torch.cat([stored, new], dim=3)
+        return torch.cat([stored[:, :, :, :slot], new, stored[:, :, :, slot + 1 :]], dim=3)
+
+
+class STBlock(nn.Module):
+    """Spatial attention, temporal attention, FFN; pre-norm, residual."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        """Args: dim: model width, divisible by num_heads."""
+        super().__init__()
+        self.spatial = Attention(dim, num_heads)
+        self.temporal = Attention(dim, num_heads)
+        self.feed_forward = nn.Sequential(
+            nn.RMSNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t n d"],
+        rotation: tuple[Tensor, Tensor],
+        may_attend: Bool[Tensor, "t s"] | None,
+        past: KeyValue | None = None,
+    ) -> tuple[Float[Tensor, "b t n d"], KeyValue]:
+        """One block; `past` is put before the frames' own keys and values in time attention."""
+        q, k, v = self.spatial.project(x, "b t n (c k e) -> c b t k n e")
+        x = x + self.spatial.output(attend(q, k, v), "b t k n e -> b t n (k e)")
+        q, k, v = self.temporal.project(x, "b t n (c k e) -> c b n k t e")
+        q, k = _rotate(q, rotation), _rotate(k, rotation)
+        keys, values = (k, v) if past is None else _join(past, (k, v))
+        attended = attend(q, keys, values, may_attend)
+        x = x + self.temporal.output(attended, "b n k t e -> b t n (k e)")
+        return x + self.feed_forward(x), (k, v)
+
+
+class Attention(nn.Module):
+    """The learnt half of attention: projections, norms and the way back."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        """Args: dim: model width, divisible by num_heads."""
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = nn.RMSNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.query_scale = nn.Parameter(torch.ones(dim // num_heads))
+        self.key_scale = nn.Parameter(torch.ones(dim // num_heads))
+        self.out = nn.Linear(dim, dim, bias=False)
+
+    def project(self, x: Tensor, layout: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys (both RMS-normed per head) and values in the layout asked for."""
+        q, k, v = rearrange(self.qkv(self.norm(x)), layout, c=3, k=self.num_heads)
+        return _rms_norm(q, self.query_scale), _rms_norm(k, self.key_scale), v
+
+    def output(self, attended: Tensor, layout: str) -> Tensor:
+        """Heads merged and projected back to the model's width."""
+        return self.out(rearrange(attended, layout))
+
+
+def attend(
+    q: Float[Tensor, "... t e"],
+    k: Float[Tensor, "... s e"],
+    v: Float[Tensor, "... s e"],
+    may_attend: Bool[Tensor, "t s"] | None = None,
+) -> Float[Tensor, "... t e"]:
+    """Softmax attention; True in `may_attend` allows a pair."""
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v.to(q.dtype), attn_mask=may_attend)
+    # On CPU and for frames of 64 tokens two plain matmuls beat the fused kernel in bf16.
+    scores = q @ k.mT * q.shape[-1] ** -0.5
+    if may_attend is not None:
+        scores = scores.masked_fill(~may_attend, float("-inf"))
+    return scores.softmax(dim=-1).to(v.dtype) @ v
+
+
+def _rms_norm(x: Tensor, scale: Tensor) -> Tensor:
+    # nn.RMSNorm leaves the fused kernel when autocast makes x bf16 and its scale stays float32.
+    return F.rms_norm(x, scale.shape, scale.to(x.dtype))
+
+
+def _join(past: KeyValue, own: KeyValue) -> KeyValue:
+    return torch.cat([past[0], own[0]], dim=3), torch.cat([past[1], own[1]], dim=3)
+
+
+def _itself(positions: Tensor) -> Bool[Tensor, "t t"]:
+    return positions[:, None] == positions[None, :]
+
+
+def _rotation(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    # float64: a session may run for millions of frames and the angle must stay exact.
+    exponent = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64) / head_dim
+    angles = positions.double()[:, None] * ROTARY_BASE**-exponent
+    return angles.cos().float(), angles.sin().float()
+
+
+def _rotate(x: Float[Tensor, "... t e"], rotation: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = (table.to(x.dtype) for table in rotation)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

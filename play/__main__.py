@@ -1,0 +1,216 @@
+"""`python -m play`: options in, a window or a file out.
+
+Everything that loads torch is imported after the options are parsed, so that `--help` is quick.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from glob import escape
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+if TYPE_CHECKING:
+    from genie.world import World
+    from play.game import StartGame
+    from play.keymap import KeyMap
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MAX_PROMPT_FRAMES = 8
+WINDOW_SIDE = 512
+FILE_SIDE = 256
+"""Pixels along the longer side of a picture, about, unless --scale is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Play a world learnt from videos.
+
+    1-8, arrow keys or WASD act, R restarts, P pauses, G saves a GIF, Esc quits.
+    """
+
+    prompt: Path | None = None
+    """Image that the world starts from, or a video or GIF whose last frames it continues.
+    Without it, the world's first prompt in examples/prompts."""
+    world: Path = Path("checkpoints/coinrun")
+    """Folder of the world."""
+    headless: bool = False
+    """Open no window: play --actions, or a scripted walk, and write --export."""
+    actions: str | None = None
+    """Latent actions to play, such as 3,3,3,0,1 (with --headless)."""
+    export: Path | None = None
+    """GIF or MP4 to write, by its ending. Without it, rollout.gif."""
+    fps: float | None = None
+    """Frames per second. Without it, those of the videos that the world learnt from."""
+    scale: int | None = None
+    """Whole-number enlargement of the picture. Without it, about 512 pixels in the window and 256
+    in files."""
+    seed: int = 0
+    """The same seed and actions give the same frames."""
+    steps: int | None = None
+    """MaskGIT steps a frame. Without it, the world's own."""
+    temperature: float | None = None
+    """Of the sampling, 0 or more. Without it, the world's own."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = tyro.cli(
+        Options,
+        prog="python -m play",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    try:
+        return _report_errors(options)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _report_errors(options: Options) -> int:
+    from genie.errors import UserError
+
+    try:
+        _play(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _play(options: Options) -> None:
+    from play import headless
+    from play.keymap import KeyMap
+
+    _check(options)
+    actions = headless.parse_actions(options.actions) if options.actions is not None else None
+    prompt_path = options.prompt or _first_prompt(options.world)
+    opens_window = not options.headless and _has_display(options)
+    world = _load(options.world)
+    if actions is not None:
+        headless.check_actions(actions, world.num_actions)
+    keymap = KeyMap.load(options.world, world.num_actions)
+    start = _starter(world, prompt_path, options)
+    if opens_window:
+        _open_window(world, keymap, start, options)
+    else:
+        line = headless.run(
+            start(),
+            actions or headless.scripted_walk(keymap),
+            _export(options),
+            fps=options.fps or world.fps,
+            scale=options.scale or _fitting_scale(world.size, FILE_SIDE),
+        )
+        print(line)
+
+
+def _check(options: Options) -> None:
+    """Refuse whatever can be refused before the world is loaded."""
+    from genie import video
+    from genie.errors import UserError
+
+    if options.actions is not None and not options.headless:
+        raise UserError("--actions plays without a window: add --headless")
+    if options.fps is not None and not 0.1 <= options.fps <= 240:
+        raise UserError(f"--fps is {options.fps}: give 0.1 to 240")
+    if options.scale is not None and not 1 <= options.scale <= 32:
+        raise UserError(f"--scale is {options.scale}: give a whole number from 1 to 32")
+    if not 0 <= options.seed < 2**63:
+        raise UserError(f"--seed is {options.seed}: give a whole number from 0 to 2^63-1")
+    if options.steps is not None and options.steps < 1:
+        raise UserError(f"--steps is {options.steps}: give at least 1")
+    if options.temperature is not None and not (
+        isfinite(options.temperature) and options.temperature >= 0
+    ):
+        raise UserError(f"--temperature is {options.temperature}: give 0 or more")
+    if options.prompt is not None and not options.prompt.is_file():
+        raise UserError(f"no prompt {options.prompt}: give an image, a video or a GIF")
+    if not options.world.is_dir():
+        raise UserError(
+            f"no world folder {options.world}: give --world or make one with python -m train"
+        )
+    if options.headless or options.export is not None:
+        video.check_writable(_export(options))
+
+
+def _export(options: Options) -> Path:
+    from play.recorder import DEFAULT_EXPORT
+
+    return options.export or DEFAULT_EXPORT
+
+
+def _first_prompt(world: Path) -> Path:
+    from genie.errors import UserError
+
+    folder = REPOSITORY / "examples" / "prompts"
+    prompts = sorted(folder.glob(f"{escape(world.resolve().name)}*.png"))
+    if not prompts:
+        raise UserError(f"no prompt for {world} in {folder}: give --prompt image.png")
+    return prompts[0]
+
+
+def _has_display(options: Options) -> bool:
+    from genie import video
+
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    from play import window
+
+    if window.open_display():
+        return True
+    export = video.check_writable(_export(options))
+    print(f"no display here: a scripted walk goes to {export} instead of a window")
+    return False
+
+
+def _load(folder: Path) -> "World":
+    from genie.world import World
+
+    return World.from_pretrained(folder)
+
+
+def _starter(world: "World", prompt_path: Path, options: Options) -> "StartGame":
+    prompt = _read_prompt(prompt_path, world.size)
+    return lambda: world.start(
+        prompt,
+        seed=options.seed,
+        maskgit_steps=options.steps,
+        temperature=options.temperature,
+    )
+
+
+def _read_prompt(path: Path, size: tuple[int, int]) -> object:
+    from genie import video
+
+    suffix = path.suffix.lower()
+    if suffix in video.VIDEO_SUFFIXES:
+        frames = video.read(path, size)
+        # A GIF of one picture is an image: only the image reader lays its transparency on white.
+        if len(frames) > 1 or suffix != ".gif":
+            return frames[-MAX_PROMPT_FRAMES:]
+    return video.read_image(path, size)
+
+
+def _open_window(world: "World", keymap: "KeyMap", start: "StartGame", options: Options) -> None:
+    from play.window import Window
+
+    Window(
+        start,
+        keymap,
+        title=world.name,
+        fps=options.fps or world.fps,
+        scale=options.scale or _fitting_scale(world.size, WINDOW_SIDE),
+        export=_export(options),
+        export_scale=options.scale or _fitting_scale(world.size, FILE_SIDE),
+    ).run()
+
+
+def _fitting_scale(size: tuple[int, int], side: int) -> int:
+    return max(1, side // max(size))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

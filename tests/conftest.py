@@ -1,0 +1,122 @@
+"""Synthetic games whose truth is known, and tiny worlds. Sizes differ pairwise on purpose."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from genie import data, video
+from genie.codebook import CodebookConfig
+from genie.dynamics import DynamicsConfig
+from genie.latent_action import LatentActionConfig
+from genie.tokenizer import TokenizerConfig
+from genie.world import SamplingConfig, World, WorldConfig
+
+HEIGHT, WIDTH = 32, 48
+MOVES = np.array([(0, 0), (0, -3), (0, 3), (-3, 0), (3, 0)])
+MOVE_NAMES = ["none", "LEFT", "RIGHT", "UP", "DOWN"]
+
+torch.set_num_threads(2)
+
+
+def moving_square(num_frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A bright square on a dark, dotted ground, moved by a random action held for a few frames.
+
+    Returns frames uint8 (t, h, w, 3) and actions (t-1,), indices into MOVES.
+    """
+    rng = np.random.default_rng(seed)
+    ground = np.where(rng.random((HEIGHT, WIDTH, 1)) < 0.03, 90, 30).astype(np.uint8)
+    position = np.array([rng.integers(8, HEIGHT - 16), rng.integers(8, WIDTH - 16)])
+    frames, actions, action = [], [], 0
+    for t in range(num_frames):
+        frame = np.broadcast_to(ground, (HEIGHT, WIDTH, 3)).copy()
+        frame[position[0] : position[0] + 8, position[1] : position[1] + 8] = (250, 200, 60)
+        frames.append(frame)
+        if t % 3 == 0:
+            action = int(rng.integers(len(MOVES)))
+        wanted = position + MOVES[action]
+        inside = (wanted >= 0).all() and wanted[0] <= HEIGHT - 8 and wanted[1] <= WIDTH - 8
+        actions.append(action if inside else 0)
+        position = wanted if inside else position
+    return np.stack(frames), np.array(actions[:-1])
+
+
+def square_frames(num_clips: int, num_frames: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Float frames "b t 3 h w" in 0..1 and true actions "b t-1"."""
+    clips = [moving_square(num_frames, seed * 10_000 + i) for i in range(num_clips)]
+    frames = torch.from_numpy(np.stack([frames for frames, _ in clips])).movedim(-1, 2)
+    return video.to_float(frames), torch.from_numpy(np.stack([actions for _, actions in clips]))
+
+
+def tiny_world_config(**sampling) -> WorldConfig:
+    return WorldConfig(
+        tokenizer=TokenizerConfig(
+            height=HEIGHT,
+            width=WIDTH,
+            dim=32,
+            encoder_blocks=1,
+            decoder_blocks=1,
+            num_heads=2,
+            window=3,
+            codebook=CodebookConfig(levels=(5, 4, 3)),
+        ),
+        latent_action=LatentActionConfig(
+            height=HEIGHT, width=WIDTH, num_actions=5, history=2, dim=8, code_dim=6
+        ),
+        dynamics=DynamicsConfig(
+            num_tokens=24,
+            codebook_size=60,
+            num_actions=5,
+            dim=40,
+            num_blocks=2,
+            num_heads=4,
+            window=4,
+        ),
+        sampling=SamplingConfig(**{"maskgit_steps": 3, "temperature": 1.0} | sampling),
+        fps=12.0,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_world() -> World:
+    torch.manual_seed(7)
+    world = World(tiny_world_config(), name="tiny")
+    # Random heads give near-uniform logits; larger ones make the choices depend on the input.
+    torch.nn.init.normal_(world.dynamics.out.weight, std=0.5)
+    torch.nn.init.normal_(world.dynamics.action.weight, std=1.0)
+    return world
+
+
+@pytest.fixture(scope="session")
+def tiny_world_folder(tiny_world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("worlds") / "tiny"
+    tiny_world.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recorded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lossless videos of moving squares as the recorder of real games lays them out."""
+    folder = tmp_path_factory.mktemp("recorded") / "square"
+    true_actions = {}
+    for split, count, first in (("train", 6, 0), ("heldout", 4, 1000)):
+        (folder / split).mkdir(parents=True)
+        for seed in range(first, first + count):
+            frames, actions = moving_square(40, seed)
+            name = f"{split}/level-{seed:06d}-episode-00000"
+            video.write(folder / f"{name}.mp4", list(frames), fps=12, lossless=True)
+            true_actions[name] = actions
+    np.savez(folder / "true_actions.npz", **true_actions)
+    (folder / "recording.json").write_text(
+        json.dumps({"game": "square", "fps": 12, "true_actions": MOVE_NAMES})
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared_folder(recorded_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared") / "square"
+    data.prepare(recorded_folder, folder, size=(HEIGHT, WIDTH))
+    return folder

@@ -1,0 +1,362 @@
+"""The evaluation on worlds whose figures are known beforehand, and its command end to end."""
+
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from genie.data import FrameStore
+from genie.errors import UserError
+from genie.world import World
+from train import evaluate
+
+SIDE = 32
+SPEED = 3
+MOVES = {"NONE": (0, 0), "LEFT": (-1, 0), "RIGHT": (1, 0), "UP": (0, 1), "RIGHT+UP": (1, 1)}
+NAMES = list(MOVES)
+
+
+class Landscape:
+    """A large picture through which a camera moves; knows its views again."""
+
+    def __init__(self) -> None:
+        coarse = torch.rand(1, 3, 150, 150, generator=torch.Generator().manual_seed(0))
+        self.scene = (F.interpolate(coarse, size=(600, 600), mode="bilinear")[0] * 255).byte()
+        self.places = {}
+
+    def view(self, right: int, up: int) -> torch.Tensor:
+        frame = self.scene[:, 300 - up : 300 - up + SIDE, 300 + right : 300 + right + SIDE].clone()
+        self.places[frame.numpy().tobytes()] = right, up
+        return frame
+
+    def place(self, frame: torch.Tensor) -> tuple[int, int]:
+        return self.places[frame.numpy().tobytes()]
+
+    def move(self, place: tuple[int, int], action: int) -> tuple[int, int]:
+        across, upward = MOVES[NAMES[action]]
+        return place[0] + SPEED * across, place[1] + SPEED * upward
+
+
+class WalkStore(FrameStore):
+    """Videos of random walks through a landscape; `actions` holds what was pressed."""
+
+    def __init__(self, landscape: Landscape, lengths: list[int]) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.size, self.fps = (SIDE, SIDE), 10.0
+        self.video_names = [f"heldout/walk-{number}" for number in range(len(lengths))]
+        self.video_starts = np.cumsum([0, *lengths])
+        self.actions, frames = {}, []
+        for name, length in zip(self.video_names, lengths, strict=True):
+            pressed = torch.randint(len(NAMES), (length - 1,), generator=generator).tolist()
+            place = (0, 0)
+            frames.append(landscape.view(*place))
+            for action in pressed:
+                place = landscape.move(place, action)
+                frames.append(landscape.view(*place))
+            self.actions[name] = np.array(pressed)
+        self.frames = torch.stack(frames)
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        return self.frames[start:stop]
+
+
+class PerfectWorld:
+    """Does what the landscape does; its latent actions are the true ones, counted backwards."""
+
+    name, size, fps, num_actions, device = "perfect", (SIDE, SIDE), 10.0, len(NAMES), "cpu"
+
+    def __init__(self, landscape: Landscape, heeds_actions: bool = True) -> None:
+        self.landscape, self.heeds_actions = landscape, heeds_actions
+        self.tokenizer = self.latent_action = self
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        return frames
+
+    def decode(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens
+
+    def infer(self, frames: torch.Tensor) -> torch.Tensor:
+        clips = (frames * 255).round().byte()
+        return torch.tensor([self._actions([self.landscape.place(f) for f in c]) for c in clips])
+
+    def _actions(self, places: list[tuple[int, int]]) -> list[int]:
+        steps = pairwise(places)
+        moves = [((b[0] - a[0]) // SPEED, (b[1] - a[1]) // SPEED) for a, b in steps]
+        return [self.num_actions - 1 - list(MOVES.values()).index(move) for move in moves]
+
+    def rollout(self, prompt: torch.Tensor, actions: torch.Tensor, *, seed: int) -> torch.Tensor:
+        films = zip(prompt[:, -1], actions.tolist(), strict=True)
+        return torch.stack([self._film(frame, led_by) for frame, led_by in films])
+
+    def _film(self, frame: torch.Tensor, actions: list[int]) -> torch.Tensor:
+        place, frames = self.landscape.place(frame), []
+        for action in actions:
+            if self.heeds_actions:
+                place = self.landscape.move(place, self.num_actions - 1 - action)
+            frames.append(self.landscape.view(*place))
+        return torch.stack(frames)
+
+    def start(self, prompt: torch.Tensor, *, seed: int) -> "PerfectWorld":
+        return self
+
+    def step(self, action: int) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def landscape() -> Landscape:
+    return Landscape()
+
+
+@pytest.fixture(scope="module")
+def walks(landscape: Landscape) -> WalkStore:
+    return WalkStore(landscape, [60, 45, 30, 60, 50, 12])
+
+
+@pytest.fixture
+def true_actions(walks: WalkStore, tmp_path: Path) -> Path:
+    return save_true_actions(tmp_path, walks.actions)
+
+
+def save_true_actions(folder: Path, actions: dict[str, np.ndarray], names=NAMES) -> Path:
+    np.savez_compressed(folder / "true_actions.npz", **actions)
+    (folder / "recording.json").write_text(json.dumps({"version": 1, "true_actions": names}))
+    return folder / "true_actions.npz"
+
+
+def test_a_perfect_world_gets_perfect_figures(landscape, walks, true_actions):
+    figures = evaluate.evaluate(PerfectWorld(landscape), walks, true_actions, num_clips=12)
+    assert figures["num_clips"] == 12
+    assert figures["tokenizer"] == pytest.approx({"psnr": 60, "psnr_pooled": 60, "ssim": 1})
+    assert list(figures["rollout"]) == [str(step) for step in range(1, 16)]
+    for step in figures["rollout"].values():
+        assert step["generated"] == step["tokenizer"] == pytest.approx(figures["tokenizer"])
+        assert step["copy_last_frame"]["psnr"] < 60
+    gain = figures["rollout"]["8"]["gain_over_copy"]
+    assert gain["mean"] == pytest.approx(60 - figures["rollout"]["8"]["copy_last_frame"]["psnr"])
+    assert figures["delta_psnr"]["4"]["mean"] > 20
+    assert 0 < figures["delta_psnr"]["4"]["standard_error"] < 10
+    assert figures["latent_action"]["usage"] == 1
+    assert 4.5 < figures["latent_action"]["perplexity"] <= 5
+    assert sum(figures["latent_action"]["histogram"]) == 12 * 18
+    for kind, num_classes in {"all": 5, "horizontal": 3, "vertical": 2, "moves": 5}.items():
+        agreement = figures["true_actions"][kind]
+        assert agreement["balanced_accuracy"] == 1
+        assert agreement["balanced_accuracy_weighted_vote"] == 1
+        assert agreement["chance"] == pytest.approx(1 / num_classes)
+    assert figures["true_actions"]["all"]["nmi"] == pytest.approx(1)
+    assert figures["true_actions"]["vertical"]["nmi"] < 0.9, "five actions say more than up or not"
+
+
+def test_the_held_actions_of_a_perfect_world_move_the_view_as_they_should(landscape, walks):
+    scroll = evaluate.evaluate(PerfectWorld(landscape), walks, num_clips=8)["scroll"]
+    assert scroll["num_prompts"] == 8
+    assert scroll["eta_squared"] == pytest.approx({"across": 1, "up_down": 1})
+    for movement, name in zip(scroll["actions"], reversed(NAMES), strict=True):
+        dx, dy = (SPEED * evaluate.HELD_STEPS * axis for axis in MOVES[name])
+        assert (movement["median_dx"], movement["median_dy"]) == (dx, dy), name
+        shares = {side: float(side.upper() in name) for side in ("right", "left", "up")}
+        assert {side: movement[side] for side in shares} == shares
+        assert movement["still"] == float(name == "NONE")
+
+
+def test_a_world_that_ignores_its_actions_is_not_controllable(landscape, walks):
+    world = PerfectWorld(landscape, heeds_actions=False)
+    figures = evaluate.evaluate(world, walks, num_clips=8, horizon=5)
+    assert figures["true_actions"] is None
+    assert figures["delta_psnr"] == {t: {"mean": 0, "standard_error": 0} for t in ("1", "2", "4")}
+    assert figures["scroll"]["eta_squared"] == {"across": 0, "up_down": 0}
+    for step in figures["rollout"].values():
+        assert step["generated"] == step["copy_last_frame"]
+        assert step["gain_over_copy"]["mean"] == 0
+
+
+def test_latent_actions_that_mean_nothing_stay_at_chance(landscape, walks, true_actions):
+    world = PerfectWorld(landscape)
+    generator = torch.Generator().manual_seed(0)
+    world.infer = lambda frames: torch.randint(5, (len(frames), 18), generator=generator)
+    truth = evaluate.TrueActions.open(true_actions)
+    figures = evaluate.true_action_figures(world, walks, truth, horizon=15, seed=0)
+    assert figures["horizontal"]["nmi"] < 0.1
+    assert abs(figures["horizontal"]["balanced_accuracy"] - 1 / 3) < 0.15
+
+
+def test_true_actions_are_read_at_the_transitions_of_the_latent_ones(
+    landscape, walks, true_actions
+):
+    truth = evaluate.TrueActions.open(true_actions)
+    world = PerfectWorld(landscape)
+    latent, true, video_ids = evaluate.label_transitions(world, walks, truth, horizon=15, seed=0)
+    assert torch.equal(true, 4 - latent)
+    assert set(video_ids.tolist()) == {0, 1, 2, 3, 4}, "the last video is too short for a clip"
+    # Videos of 60, 45, 30, 60 and 50 frames hold 3, 2, 1, 3 and 3 windows of 19 frames.
+    assert len(latent) == 15 * 12
+
+
+def test_the_same_seed_draws_the_same_and_another_draws_others(walks):
+    first = evaluate.draw_clips(walks, 6, horizon=5, seed=0)
+    assert first.shape == (6, 9, 3, SIDE, SIDE)
+    assert torch.equal(first, evaluate.draw_clips(walks, 6, horizon=5, seed=0))
+    assert not torch.equal(first, evaluate.draw_clips(walks, 6, horizon=5, seed=1))
+
+
+def test_clips_do_not_overlap_unless_there_would_be_too_few(walks):
+    # Frames of a walk may repeat, so clips are told apart by their rows.
+    walks = WalkStore(Landscape(), [20, 20])
+    walks.frames = torch.arange(40, dtype=torch.uint8).reshape(40, 1, 1, 1).expand(40, 3, 8, 8)
+    rows = evaluate.draw_clips(walks, 4, horizon=6, seed=0)[:, :, 0, 0, 0]
+    assert sorted(rows.flatten().tolist()) == list(range(40))
+    assert len(evaluate.draw_clips(walks, 5, horizon=6, seed=0)) == 5
+    assert len(evaluate.draw_clips(walks, 100, horizon=6, seed=0)) == 22
+
+
+@pytest.mark.parametrize(("num_clips", "horizon"), [(0, 5), (4, 0), (4, 57)])
+def test_impossible_clips_are_refused(walks, num_clips: int, horizon: int):
+    with pytest.raises(UserError, match=r"give (1 or more|longer videos)"):
+        evaluate.draw_clips(walks, num_clips, horizon, seed=0)
+
+
+def test_frames_of_another_size_are_refused(landscape, walks):
+    world = PerfectWorld(landscape)
+    world.size = (16, 24)
+    with pytest.raises(UserError, match="frames of 16x24 but the data has 32x32"):
+        evaluate.evaluate(world, walks)
+
+
+def test_true_actions_of_another_recording_are_refused(landscape, walks, tmp_path: Path):
+    short = {name: actions[:-1] for name, actions in walks.actions.items()}
+    unnamed = {name: actions + 1 for name, actions in walks.actions.items()}
+    other = {f"other/{name}": actions for name, actions in walks.actions.items()}
+    for number, actions in enumerate((short, unnamed, other)):
+        (tmp_path / str(number)).mkdir()
+        path = save_true_actions(tmp_path / str(number), actions)
+        with pytest.raises(UserError, match="true actions do not fit"):
+            evaluate.evaluate(PerfectWorld(landscape), walks, path, num_clips=2)
+
+
+def test_a_broken_file_of_true_actions_is_refused(tmp_path: Path, true_actions: Path):
+    recording = tmp_path / "recording.json"
+    saved = recording.read_text()
+    for text in ("{}", "no json", "[]", '{"true_actions": null}'):
+        recording.write_text(text)
+        with pytest.raises(UserError, match="cannot read the true actions"):
+            evaluate.TrueActions.open(true_actions)
+    recording.unlink()
+    with pytest.raises(UserError, match="cannot read the true actions"):
+        evaluate.TrueActions.open(true_actions)
+    recording.write_text(saved)
+    whole = true_actions.read_bytes()
+    damaged = whole[:60] + bytes(20) + whole[80:]
+    for content in (b"", b"no archive", bytes(range(256)), whole[:-40], damaged):
+        true_actions.write_bytes(content)
+        with pytest.raises(UserError, match="cannot read the true actions"):
+            evaluate.TrueActions.open(true_actions)
+    with pytest.raises(UserError, match="cannot read the true actions"):
+        evaluate.TrueActions.open(tmp_path / "missing.npz")
+
+
+def test_one_video_is_not_enough_for_a_probe(landscape, tmp_path: Path):
+    store = WalkStore(landscape, [40])
+    truth = evaluate.TrueActions.open(save_true_actions(tmp_path, store.actions))
+    with pytest.raises(UserError, match="two videos"):
+        evaluate.true_action_figures(PerfectWorld(landscape), store, truth, horizon=15, seed=0)
+
+
+def test_merges_join_the_buttons_that_move_the_view_alike():
+    names = ["LEFT+DOWN", "LEFT", "LEFT+UP", "DOWN", "NONE", "UP", "RIGHT", "RIGHT+UP", "D"]
+    merges = {kind: m.tolist() for kind, m in evaluate.TrueActions({}, names).merges().items()}
+    assert len(set(merges["all"])) == len(names)
+    assert merges["horizontal"] == [0, 0, 0, 1, 1, 1, 2, 2, 1]
+    assert merges["vertical"] == [0, 0, 1, 0, 0, 1, 0, 1, 0]
+    assert len(set(merges["moves"])) == 6
+
+
+def test_pictures_show_every_action_from_every_prompt(landscape, walks, tmp_path: Path):
+    evaluate.draw_pictures(PerfectWorld(landscape), walks, tmp_path, horizon=4, seed=0)
+    tile = 2 * (SIDE + 2)
+    with Image.open(tmp_path / "actions.png") as sheet:
+        assert sheet.size == (60 + 5 * tile, 16 + 3 * 5 * tile)
+    with Image.open(tmp_path / "rollouts.png") as sheet:
+        assert sheet.size == (60 + 5 * tile, 16 + 8 * 2 * tile)
+        rows = np.asarray(sheet)[16:, 60:].reshape(8, 2, tile, -1, 3)
+    assert np.array_equal(rows[:, 0], rows[:, 1]), "a perfect world's rollout is the real clip"
+    with Image.open(tmp_path / "actions.gif") as animation:
+        assert animation.n_frames == 5
+        assert animation.size == (60 + 5 * tile, 16 + 3 * tile)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "actions.gif",
+        "actions.png",
+        "rollouts.png",
+    ]
+
+
+def test_a_contact_sheet_keeps_each_pixel_crisp():
+    pictures = torch.zeros(1, 2, 3, 4, 6, dtype=torch.uint8)
+    pictures[0, 1, :, 2, 3] = torch.tensor([9, 90, 200])
+    sheet = evaluate.contact_sheet(pictures, ["row"], ["a", "b"])
+    places = np.argwhere((sheet == [9, 90, 200]).all(axis=-1))
+    # One pixel of margin round every picture, all of it twice as large.
+    top, left = 16 + 2 * (1 + 2), 60 + 2 * (6 + 2) + 2 * (1 + 3)
+    assert places.tolist() == [[top + y, left + x] for y in (0, 1) for x in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def report(tiny_world_folder: Path, prepared_folder: Path, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("evaluation") / "deep" / "report"
+    evaluate.main(configure(tiny_world_folder, prepared_folder, out))
+    return out
+
+
+def configure(world: Path, data: Path, out: Path, **others) -> evaluate.EvaluateConfig:
+    options = {"num_clips": 3, "horizon": 5, **others}
+    return evaluate.EvaluateConfig(world=world, data=data, out=out, **options)
+
+
+def test_the_command_writes_figures_and_pictures(report: Path, tiny_world_folder: Path):
+    wanted = ["actions.gif", "actions.png", "metrics.json", "rollouts.png"]
+    assert sorted(path.name for path in report.iterdir()) == wanted
+    figures = json.loads((report / "metrics.json").read_text())
+    world = World.from_pretrained(tiny_world_folder)
+    assert len(figures["scroll"]["actions"]) == world.num_actions
+    assert list(figures["rollout"]) == ["1", "2", "3", "4", "5"]
+    assert figures["latency"]["p95_ms"] >= figures["latency"]["p50_ms"] > 0
+    assert figures["latency"]["num_threads"] == torch.get_num_threads()
+    assert 0 < figures["tokenizer"]["psnr"] < 60
+
+
+def test_a_second_run_gives_the_same_figures(
+    report: Path, tiny_world_folder: Path, prepared_folder: Path, tmp_path: Path, capsys
+):
+    evaluate.main(configure(tiny_world_folder, prepared_folder, tmp_path))
+    first, second = (json.loads((f / "metrics.json").read_text()) for f in (report, tmp_path))
+    assert first.pop("latency").keys() == second.pop("latency").keys()
+    assert first == second
+    for name in ("actions.png", "actions.gif", "rollouts.png"):
+        assert (report / name).read_bytes() == (tmp_path / name).read_bytes()
+    printed = capsys.readouterr().out
+    for word in ("tokenizer:", "PSNR generated", "delta PSNR", "perplexity", "eta squared", "p95"):
+        assert word in printed
+    assert max(map(len, printed.splitlines()[:-1])) <= 100
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="nothing can be written"):
+        evaluate.main(configure(tmp_path, tmp_path, tmp_path / "file" / "report"))
+
+
+def test_the_command_line_says_in_one_line_what_is_wrong(tmp_path: Path):
+    command = [sys.executable, "-m", "train.evaluate", str(tmp_path / "no-world"), str(tmp_path)]
+    root = Path(__file__).resolve().parents[1]
+    options = ["--out", str(tmp_path / "report")]
+    done = subprocess.run([*command, *options], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert not (tmp_path / "report").exists(), "nothing is left behind"

@@ -1,0 +1,1 @@
+"""Training: one stage a script, all in order by `python -m train`."""

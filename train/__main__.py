@@ -1,0 +1,93 @@
+"""Everything in order: `python -m train --data DIR --out checkpoints/NAME --preset nano`.
+
+Videos are prepared, the tokenizer and the latent action model are trained (side by side on a CPU,
+one half of the cores each), the dynamics follows, and the world is written. Killed at any time, the
+same command goes on where it was.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from genie import data
+from genie.errors import UserError
+from train import dynamics, latent_action, prepare, tokenizer
+from train.loop import is_finished
+from train.stage import DEFAULT_PRESET, one_line_errors
+
+PRESETS = [
+    name for name in tokenizer.PRESETS
+    if name in latent_action.PRESETS and name in dynamics.PRESETS
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """From a folder of videos to a playable world."""
+
+    data: Path
+    """Folder with videos, or one made by python -m train.prepare."""
+    out: Path
+    """Folder that the world is written to."""
+    preset: str = DEFAULT_PRESET
+    """tiny (a minute, for tests), nano (2 CPU cores, under an hour), base (one GPU), paper."""
+    run: Path | None = None
+    """Folder for all that is not the world; default runs/ and the name of --out."""
+    size: tuple[int, int] = (64, 64)
+    """Height and width in pixels, where videos are still to be prepared."""
+
+
+def main(config: PipelineConfig) -> None:
+    """Run what is left to run."""
+    if config.preset not in PRESETS:
+        raise UserError(f"no preset {config.preset!r}: choose one of {', '.join(PRESETS)}")
+    run = config.run or Path("runs") / config.out.name
+    prepared = config.data
+    if not data.is_prepared(prepared):
+        prepared = run / "data"
+        if not data.is_prepared(prepared):
+            source = prepare.PrepareConfig(source=config.data, out=prepared, size=config.size)
+            prepare.main(source)
+    shared = ["--preset", config.preset, "--data", str(prepared), "--run", str(run)]
+    encoders = [s for s in ("tokenizer", "latent_action") if not is_finished(run / s)]
+    _run_stages(encoders, shared)
+    _run_stages(["dynamics"], [*shared, "--out", str(config.out)])
+
+
+def _run_stages(stages: list[str], flags: list[str]) -> None:
+    """Stages that do not need each other: together on a CPU, one after the other on a GPU."""
+    at_once = 1 if torch.cuda.is_available() else max(1, min(len(stages), os.cpu_count() or 1))
+    while stages:
+        batch, stages = stages[:at_once], stages[at_once:]
+        threads = max(1, (os.cpu_count() or 1) // len(batch))
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-m", f"train.{stage}", *flags, "--threads", str(threads)],
+                env=os.environ | {"OMP_NUM_THREADS": str(threads), "TQDM_POSITION": str(line)},
+            )
+            for line, stage in enumerate(batch)
+        ]
+        _wait(batch, running)
+
+
+def _wait(stages: list[str], running: list[subprocess.Popen]) -> None:
+    failed = ""
+    try:
+        for stage, process in zip(stages, running, strict=True):
+            failed = failed or (stage if process.wait() else "")
+    finally:
+        for process in running:
+            process.terminate()
+            process.wait()
+    if failed:
+        raise UserError(f"stage {failed} stopped (its message is above); mend it and repeat")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(tyro.cli(PipelineConfig, description=__doc__))

@@ -1,0 +1,85 @@
+"""Stage 2: train the latent action model. `accelerate launch train/latent_action.py --data DIR`."""
+
+from dataclasses import dataclass, field, replace
+
+from genie.data import Clips
+from genie.errors import UserError
+from genie.latent_action import LatentActionConfig, LatentActionModel
+from train.loop import LoopConfig, Trainer, describe
+from train.stage import StageConfig, one_line_errors, open_stores, parse, set_up
+
+COLLAPSED_PERPLEXITY = 1.5
+COLLAPSED_DELTA_PSNR = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentActionStage(StageConfig):
+    """Train the latent action model."""
+
+    clip_frames: int = 6
+    """Frames in a training clip; all transitions with a full history behind them are learnt."""
+    model: LatentActionConfig = field(default_factory=LatentActionConfig)
+    """Shape of the net; height and width come from the data."""
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(num_steps=4000, batch_size=16, learning_rate=1e-3)
+    )
+    """How it is trained."""
+
+
+PRESETS = {
+    "tiny": LatentActionStage(
+        clip_frames=4,
+        model=LatentActionConfig(num_actions=5, history=2, dim=8, code_dim=4),
+        loop=LoopConfig(num_steps=60, batch_size=8, learning_rate=3e-3, warmup_steps=10),
+    ),
+    "nano": LatentActionStage(model=LatentActionConfig(dim=32)),
+    "base": LatentActionStage(
+        clip_frames=8,
+        model=LatentActionConfig(dim=96),
+        loop=LoopConfig(num_steps=20_000, batch_size=64, learning_rate=6e-4, num_workers=6),
+    ),
+}
+
+
+def main(config: LatentActionStage) -> dict[str, float]:
+    """Train, or go on training; gives the held-out metrics.
+
+    Raises:
+        UserError: if the actions have collapsed, so that no dynamics is trained on them.
+    """
+    set_up(config, config.loop.seed)
+    train, heldout = open_stores(config)
+    height, width = train.size
+    model = replace(config.model, height=height, width=width)
+    trainer = Trainer(
+        LatentActionModel(model),
+        Clips(train, config.clip_frames),
+        Clips(heldout, config.clip_frames),
+        config.loop,
+        config.run / "latent_action",
+        describe(
+            model=model, loop=config.loop, clip_frames=config.clip_frames, data=train.fingerprint
+        ),
+    )
+    metrics = trainer.run()
+    check_alive(metrics)
+    return metrics
+
+
+def check_alive(metrics: dict[str, float]) -> None:
+    """Refuse a model whose actions carry nothing.
+
+    Raises:
+        UserError: naming the two figures that show it and what to try.
+    """
+    perplexity, delta = metrics["perplexity"], metrics["delta_psnr"]
+    if perplexity < COLLAPSED_PERPLEXITY or delta < COLLAPSED_DELTA_PSNR:
+        raise UserError(
+            f"the latent actions collapsed (perplexity {perplexity:.2f}, delta PSNR {delta:.2f} dB)"
+            ": train longer, give more varied videos, or raise --model.reset-below"
+        )
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(parse(PRESETS, "Stage 2: train the latent action model."))

@@ -1,0 +1,99 @@
+"""Stage 1: train the video tokenizer. `accelerate launch train/tokenizer.py --data DIR`."""
+
+from dataclasses import dataclass, field, replace
+
+from genie.codebook import CodebookConfig
+from genie.data import Clips
+from genie.tokenizer import Tokenizer, TokenizerConfig
+from train.loop import LoopConfig, Trainer, describe
+from train.stage import StageConfig, one_line_errors, open_stores, parse, set_up
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerStage(StageConfig):
+    """Train the video tokenizer."""
+
+    clip_frames: int = 8
+    """Frames in a training clip."""
+    model: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """Shape of the net; height and width come from the data."""
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(num_steps=4800, batch_size=4, learning_rate=1e-3)
+    )
+    """How it is trained."""
+
+
+PRESETS = {
+    "tiny": TokenizerStage(
+        clip_frames=4,
+        model=TokenizerConfig(
+            dim=32,
+            encoder_blocks=1,
+            decoder_blocks=1,
+            num_heads=2,
+            window=4,
+            codebook=CodebookConfig(levels=(4, 4, 4)),
+        ),
+        loop=LoopConfig(num_steps=60, batch_size=4, learning_rate=3e-3, warmup_steps=10),
+    ),
+    "nano": TokenizerStage(),
+    "base": TokenizerStage(
+        clip_frames=16,
+        model=TokenizerConfig(
+            patch_size=4, dim=384, encoder_blocks=4, decoder_blocks=6, num_heads=6, window=8
+        ),
+        loop=LoopConfig(
+            num_steps=12_000, batch_size=32, learning_rate=6e-4, compile=True, num_workers=6
+        ),
+    ),
+    # Genie, appendix F, tables 15 and 8. The printed cosine has equal ends: a constant rate.
+    "paper": TokenizerStage(
+        clip_frames=16,
+        model=TokenizerConfig(
+            patch_size=4,
+            stem="linear",
+            dim=512,
+            encoder_blocks=8,
+            decoder_blocks=8,
+            num_heads=8,
+            window=16,
+            codebook=CodebookConfig(kind="vq", num_codes=1024, code_dim=32),
+            changed_weight=0.0,
+        ),
+        loop=LoopConfig(
+            num_steps=300_000,
+            batch_size=48,
+            learning_rate=3e-4,
+            final_learning_rate=3e-4,
+            schedule="cosine",
+            warmup_steps=10_000,
+            betas=(0.9, 0.9),
+            compile=True,
+            num_workers=6,
+        ),
+    ),
+}
+
+
+def main(config: TokenizerStage) -> dict[str, float]:
+    """Train, or go on training; gives the held-out metrics."""
+    set_up(config, config.loop.seed)
+    train, heldout = open_stores(config)
+    height, width = train.size
+    model = replace(config.model, height=height, width=width)
+    trainer = Trainer(
+        Tokenizer(model),
+        Clips(train, config.clip_frames),
+        Clips(heldout, config.clip_frames, stride=config.clip_frames),
+        config.loop,
+        config.run / "tokenizer",
+        describe(
+            model=model, loop=config.loop, clip_frames=config.clip_frames, data=train.fingerprint
+        ),
+    )
+    return trainer.run()
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(parse(PRESETS, "Stage 1: train the video tokenizer."))
