@@ -1,1 +1,33 @@
-"""Genie: playable worlds learnt from videos without labels."""
+"""Genie: playable worlds learnt from videos without action labels.
+
+Six tensors cross the borders between files. They are the only legend of shapes there is:
+
+| name                    | type                          | range  | made by, read by                  |
+|-------------------------|-------------------------------|--------|-----------------------------------|
+| `frames` (stored, shown)| `UInt8[Tensor, "t 3 h w"]`    | 0..255 | `video`; `data`, screen           |
+| `frames` (in nets)      | `Float[Tensor, "b t 3 h w"]`  | 0..1   | `video.to_float`; tokenizer, LAM  |
+| `tokens`                | `Int[Tensor, "b t n"]`        | 0..v-1 | `Tokenizer.encode`; dynamics      |
+| `actions`               | `Int[Tensor, "b t-1"]`        | 0..a-1 | `LatentActionModel.infer`, a key  |
+| `logits`                | `Float[Tensor, "b t n v"]`    | real   | `Dynamics`; `maskgit`, loss       |
+| `frame` (for people)    | numpy `uint8 (h, w, 3)`       | 0..255 | `Session.step`; `play`            |
+
+Axes: b batch, t frames, n tokens in a frame, h w pixels, d model width, e code width, v codebook
+size, a number of actions, k heads, s cached frames. Action t leads from frame t to frame t+1.
+"""
+
+from typing import Any
+
+__all__ = ["Session", "UserError", "World", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `python -m play --help` need not wait for torch."""
+    if name == "UserError":
+        from genie.errors import UserError
+
+        return UserError
+    if name in __all__:
+        from genie import world
+
+        return world.World.from_pretrained if name == "load" else getattr(world, name)
+    raise AttributeError(f"module 'genie' has no attribute {name!r}")

@@ -336,6 +336,7 @@ def _check_splits(card: Card, source: Path) -> None:
 
 
 def _save_shards(folder: Path, split: str) -> None:
+    datasets.disable_progress_bars()  # the caller shows one of its own, over the videos
     unsharded = folder / f"{split}.arrow"
     datasets.Dataset.from_file(str(unsharded)).save_to_disk(str(folder / split))
     unsharded.unlink()

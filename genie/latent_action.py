@@ -40,7 +40,7 @@ class LatentActionConfig:
     """How many actions there are."""
     history: int = 3
     """Past frames shown besides the next one; 3 show position, velocity and acceleration."""
-    dim: int = 64
+    dim: int = 32
     """Channels at the finest grid; coarser grids have twice and four times as many."""
     code_dim: int = 8
     """Width of an action's code."""

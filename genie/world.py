@@ -7,9 +7,9 @@ keys, windows or clocks.
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from genie.dynamics import Dynamics, DynamicsConfig
 from genie.errors import UserError
 from genie.latent_action import LatentActionConfig, LatentActionModel
 from genie.maskgit import fill_frame
+from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 from genie.tokenizer import Tokenizer, TokenizerConfig
 
 FORMAT_VERSION = 1
@@ -53,8 +54,10 @@ class WorldConfig:
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Shape of the tokenizer."""
-    latent_action: LatentActionConfig = field(default_factory=LatentActionConfig)
-    """Shape of the latent action model."""
+    latent_action: LatentActionConfig | STLatentActionConfig = field(
+        default_factory=LatentActionConfig
+    )
+    """Shape of the latent action model; which of the two it is follows from the fields."""
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     """Shape of the dynamics model."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -93,7 +96,7 @@ class World(nn.Module):
         super().__init__()
         self.config, self.name = config, name
         self.tokenizer = Tokenizer(config.tokenizer)
-        self.latent_action = LatentActionModel(config.latent_action)
+        self.latent_action = make_latent_action(config.latent_action)
         self.dynamics = Dynamics(config.dynamics)
         self.eval()
 
@@ -189,6 +192,15 @@ class World(nn.Module):
             temperature=own.temperature if temperature is None else temperature,
             choice_temperature=own.choice_temperature,
         )
+
+
+def make_latent_action(
+    config: LatentActionConfig | STLatentActionConfig,
+) -> LatentActionModel | STLatentActionModel:
+    """The model that a config describes, with random weights."""
+    if isinstance(config, STLatentActionConfig):
+        return STLatentActionModel(config)
+    return LatentActionModel(config)
 
 
 class Rollout:
@@ -321,12 +333,13 @@ def read_config(folder: Path) -> WorldConfig:
     return config_from_dict(WorldConfig, values, where=str(path))
 
 
-def config_from_dict(kind: type, values: dict[str, Any], where: str) -> Any:
+def config_from_dict(kind: Any, values: dict[str, Any], where: str) -> Any:
     """A config dataclass from its JSON form; every field must be there and none besides.
 
     Raises:
         UserError: naming the file and the field that disagrees.
     """
+    kind = _closest(kind, values)
     known = {f.name for f in fields(kind)}
     for name in sorted(known ^ set(values)):
         what = "misses" if name in known else "has an unknown"
@@ -334,10 +347,16 @@ def config_from_dict(kind: type, values: dict[str, Any], where: str) -> Any:
     hints = get_type_hints(kind)
     made = {}
     for name, value in values.items():
-        if is_dataclass(hints[name]):
+        if isinstance(value, dict):
             value = config_from_dict(hints[name], value, where=f"{where}: {name}")
         made[name] = tuple(value) if isinstance(value, list) else value
     return kind(**made)
+
+
+def _closest(kind: Any, values: dict[str, Any]) -> type:
+    """Of a union of dataclasses the one that shares most fields with `values`."""
+    options = get_args(kind) or (kind,)
+    return max(options, key=lambda option: len({f.name for f in fields(option)} & values.keys()))
 
 
 def save_weights(net: nn.Module, path: Path) -> None:

@@ -185,12 +185,8 @@ def _starter(world: "World", prompt_path: Path, options: Options) -> "StartGame"
 def _read_prompt(path: Path, size: tuple[int, int]) -> object:
     from genie import video
 
-    suffix = path.suffix.lower()
-    if suffix in video.VIDEO_SUFFIXES:
-        frames = video.read(path, size)
-        # A GIF of one picture is an image: only the image reader lays its transparency on white.
-        if len(frames) > 1 or suffix != ".gif":
-            return frames[-MAX_PROMPT_FRAMES:]
+    if path.suffix.lower() in video.VIDEO_SUFFIXES:
+        return video.read(path, size)[-MAX_PROMPT_FRAMES:]
     return video.read_image(path, size)
 
 

@@ -308,9 +308,10 @@ def test_a_contact_sheet_keeps_each_pixel_crisp():
 
 
 @pytest.fixture(scope="module")
-def report(tiny_world_folder: Path, prepared_folder: Path, tmp_path_factory) -> Path:
+def report(tiny_world_folder, prepared_folder, recorded_folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("evaluation") / "deep" / "report"
-    evaluate.main(configure(tiny_world_folder, prepared_folder, out))
+    true_actions = recorded_folder / "true_actions.npz"
+    evaluate.main(configure(tiny_world_folder, prepared_folder, out, true_actions=true_actions))
     return out
 
 
@@ -329,6 +330,7 @@ def test_the_command_writes_figures_and_pictures(report: Path, tiny_world_folder
     assert figures["latency"]["p95_ms"] >= figures["latency"]["p50_ms"] > 0
     assert figures["latency"]["num_threads"] == torch.get_num_threads()
     assert 0 < figures["tokenizer"]["psnr"] < 60
+    assert set(figures["true_actions"]) == {"all", "horizontal", "vertical", "moves"}
 
 
 def test_a_second_run_gives_the_same_figures(
@@ -336,6 +338,7 @@ def test_a_second_run_gives_the_same_figures(
 ):
     evaluate.main(configure(tiny_world_folder, prepared_folder, tmp_path))
     first, second = (json.loads((f / "metrics.json").read_text()) for f in (report, tmp_path))
+    assert first.pop("true_actions") and second.pop("true_actions") is None
     assert first.pop("latency").keys() == second.pop("latency").keys()
     assert first == second
     for name in ("actions.png", "actions.gif", "rollouts.png"):

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image, ImageGrab, ImageSequence
 
 from play import window
+from play.bar import BAR
 from play.keymap import KeyMap
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -140,10 +141,12 @@ class Player:
     def settled_square(self):
         """Where the square stands once the picture has stopped changing."""
         before = None
-        while (now := self.square()) != before:
+        for _ in range(20):
+            if (now := self.square()) == before:
+                return now
             before = now
             time.sleep(0.25)
-        return now
+        pytest.fail(f"the square does not come to rest, it is at {now}")
 
     def quit(self):
         self.xdotool("key", "Escape")
@@ -292,8 +295,10 @@ def test_command_plays_a_world_and_is_interrupted_quietly(display, tiny_world_fo
     Image.new("RGB", (40, 40), GROUND).save(tmp_path / "prompt.png")
     places = ("--world", tiny_world_folder, "--prompt", "prompt.png", "--export", "walk.mp4")
     with playing(display, ("-m", "play", *places), tmp_path) as player:
+        player.wait_for(lambda: (player.screen() == BAR).all(-1).any())
+        waiting = player.screen()
         player.xdotool("key", "2")
-        time.sleep(0.5)
+        player.wait_for(lambda: (player.screen() != waiting).any())
         player.xdotool("key", "g")
         assert player.process.stdout.readline() == "saved 2 frames to walk.mp4\n"
         player.process.send_signal(signal.SIGINT)

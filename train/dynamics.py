@@ -15,13 +15,22 @@ from genie import video
 from genie.data import Clips, FrameStore, TokenStore
 from genie.dynamics import Dynamics, DynamicsConfig
 from genie.latent_action import LatentActionConfig, LatentActionModel
+from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 from genie.tokenizer import Tokenizer, TokenizerConfig
-from genie.world import SamplingConfig, World, WorldConfig, config_from_dict
+from genie.world import (
+    SamplingConfig,
+    World,
+    WorldConfig,
+    config_from_dict,
+    make_latent_action,
+)
 from train.loop import LoopConfig, Trainer, describe, has_fast_bf16, load_finished, read_description
 from train.stage import StageConfig, one_line_errors, open_stores, parse, set_up
 
 # Frames encoded at once, and frames before them that only warm up the temporal attention.
 ENCODE_FRAMES, LEAD_FRAMES = 120, 8
+
+ActionModel = LatentActionModel | STLatentActionModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +134,7 @@ def main(config: DynamicsStage) -> dict[str, float]:
     return metrics
 
 
-def load_encoders(run: Path) -> tuple[Tokenizer, LatentActionModel]:
+def load_encoders(run: Path) -> tuple[Tokenizer, ActionModel]:
     """The two finished stages of a run folder.
 
     Raises:
@@ -134,7 +143,7 @@ def load_encoders(run: Path) -> tuple[Tokenizer, LatentActionModel]:
     nets = []
     for stage, kind, make in (
         ("tokenizer", TokenizerConfig, Tokenizer),
-        ("latent_action", LatentActionConfig, LatentActionModel),
+        ("latent_action", LatentActionConfig | STLatentActionConfig, make_latent_action),
     ):
         values = read_description(run / stage)["model"]
         net = make(config_from_dict(kind, values, where=str(run / stage / "config.json")))
@@ -143,7 +152,7 @@ def load_encoders(run: Path) -> tuple[Tokenizer, LatentActionModel]:
 
 
 def encode_split(
-    tokenizer: Tokenizer, latent_action: LatentActionModel, store: FrameStore, folder: Path
+    tokenizer: Tokenizer, latent_action: ActionModel, store: FrameStore, folder: Path
 ) -> TokenStore:
     """Tokens and actions of a split: the stored ones if these nets made them, else computed."""
     fingerprint = _fingerprint(tokenizer, latent_action, store)
@@ -171,7 +180,7 @@ def encode_split(
 def save_world(
     config: WorldConfig,
     tokenizer: Tokenizer,
-    latent_action: LatentActionModel,
+    latent_action: ActionModel,
     dynamics: Dynamics,
     out: Path,
 ) -> None:
@@ -194,7 +203,7 @@ def _pieces(store: FrameStore) -> list[tuple[int, int, int]]:
     return pieces
 
 
-def _fingerprint(tokenizer: Tokenizer, latent_action: LatentActionModel, store: FrameStore) -> str:
+def _fingerprint(tokenizer: Tokenizer, latent_action: ActionModel, store: FrameStore) -> str:
     digest = hashlib.sha256(store.fingerprint.encode())
     for net in (tokenizer, latent_action):
         for name, tensor in net.state_dict().items():

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass, field, replace
 
+import tyro
+
 from genie.data import Clips
 from genie.errors import UserError
-from genie.latent_action import LatentActionConfig, LatentActionModel
+from genie.latent_action import LatentActionConfig
+from genie.st_latent_action import STLatentActionConfig
+from genie.world import make_latent_action
 from train.loop import LoopConfig, Trainer, describe
 from train.stage import StageConfig, one_line_errors, open_stores, parse, set_up
 
@@ -18,10 +22,12 @@ class LatentActionStage(StageConfig):
 
     clip_frames: int = 6
     """Frames in a training clip; all transitions with a full history behind them are learnt."""
-    model: LatentActionConfig = field(default_factory=LatentActionConfig)
+    model: tyro.conf.AvoidSubcommands[LatentActionConfig | STLatentActionConfig] = field(
+        default_factory=LatentActionConfig
+    )
     """Shape of the net; height and width come from the data."""
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(num_steps=4000, batch_size=16, learning_rate=1e-3)
+        default_factory=lambda: LoopConfig(num_steps=5000, batch_size=16, learning_rate=1e-3)
     )
     """How it is trained."""
 
@@ -29,14 +35,30 @@ class LatentActionStage(StageConfig):
 PRESETS = {
     "tiny": LatentActionStage(
         clip_frames=4,
-        model=LatentActionConfig(num_actions=5, history=2, dim=8, code_dim=4),
-        loop=LoopConfig(num_steps=60, batch_size=8, learning_rate=3e-3, warmup_steps=10),
+        model=LatentActionConfig(num_actions=5, history=2, dim=16, code_dim=4),
+        loop=LoopConfig(num_steps=300, batch_size=16, learning_rate=3e-3, warmup_steps=10),
     ),
-    "nano": LatentActionStage(model=LatentActionConfig(dim=32)),
+    "nano": LatentActionStage(),
     "base": LatentActionStage(
         clip_frames=8,
         model=LatentActionConfig(dim=96),
         loop=LoopConfig(num_steps=20_000, batch_size=64, learning_rate=6e-4, num_workers=6),
+    ),
+    # Genie, appendix F, tables 16 and 9.
+    "paper": LatentActionStage(
+        clip_frames=16,
+        model=STLatentActionConfig(),
+        loop=LoopConfig(
+            num_steps=200_000,
+            batch_size=36,
+            learning_rate=3e-5,
+            final_learning_rate=3e-6,
+            schedule="cosine",
+            warmup_steps=5_000,
+            betas=(0.9, 0.9),
+            compile=True,
+            num_workers=6,
+        ),
     ),
 }
 
@@ -52,7 +74,7 @@ def main(config: LatentActionStage) -> dict[str, float]:
     height, width = train.size
     model = replace(config.model, height=height, width=width)
     trainer = Trainer(
-        LatentActionModel(model),
+        make_latent_action(model),
         Clips(train, config.clip_frames),
         Clips(heldout, config.clip_frames),
         config.loop,

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
 import tyro
 from tqdm import tqdm
 
@@ -29,7 +28,6 @@ class PrepareConfig:
 
 def main(config: PrepareConfig) -> data.Card:
     """Prepare and say what came of it."""
-    datasets.disable_progress_bars()
     card = data.prepare(
         config.source,
         config.out,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import datasets
 import torch
 import tyro
 
@@ -51,7 +50,6 @@ def set_up(config: StageConfig, seed: int) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(seed)
-    datasets.disable_progress_bars()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 

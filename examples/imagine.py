@@ -1,0 +1,32 @@
+"""The whole path in one page: a clip's actions are inferred, then dreamt again from its start.
+
+python examples/imagine.py CLIP.mp4 imagined.gif
+"""
+
+import sys
+
+import genie
+from genie import video
+
+
+def main(clip: str, out: str, world_folder: str = "checkpoints/coinrun") -> None:
+    world = genie.load(world_folder)
+    stored = video.read(clip, world.size)  # t 3 h w, 0..255
+    frames = video.to_float(stored)  # t 3 h w, 0..1
+
+    actions = world.latent_action.infer(frames[None])  # 1 t-1: what someone pressed, inferred
+
+    session = world.start(prompt=stored[0])
+    rollout = [session.frame]  # h w 3, 0..255: ready for any screen
+    rollout += [session.step(action) for action in actions[0].tolist()]
+    video.write(out, rollout, fps=world.fps, scale=4)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4):
+        sys.exit("usage: python examples/imagine.py CLIP OUT.gif [WORLD]")
+    try:
+        main(*sys.argv[1:])
+    except genie.UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

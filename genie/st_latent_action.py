@@ -1,0 +1,138 @@
+"""The paper's latent action model: ST-transformers over a whole clip.
+
+In: frames in 0..1. Out: actions, one per transition. Same face as `LatentActionModel`, which learns
+faster on every budget that we tried; this one is what the `paper` preset needs.
+
+Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 2.1 and appendix C.1.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from genie.codebook import Codebook, CodebookConfig, usage
+from genie.errors import UserError
+from genie.st_transformer import STTransformer
+
+Metrics = dict[str, Tensor | float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class STLatentActionConfig:
+    """Shape of the paper's latent action model."""
+
+    height: int = 64
+    """Pixels; a multiple of patch_size."""
+    width: int = 64
+    """Pixels; a multiple of patch_size."""
+    num_actions: int = 6
+    """How many actions there are."""
+    patch_size: int = 16
+    """Side of a patch in pixels; appendix F does not print it, the main model uses 16."""
+    dim: int = 512
+    """Model width."""
+    num_blocks: int = 8
+    """ST-blocks in the encoder, and as many in the decoder."""
+    num_heads: int = 8
+    """Attention heads."""
+    window: int = 16
+    """Frames that one frame attends to, itself included."""
+    code_dim: int = 32
+    """Width of an action's code."""
+    reset_below: float = 0.5
+    """A code used less often than this per batch, on average, is replaced."""
+
+    def __post_init__(self) -> None:
+        if self.height % self.patch_size or self.width % self.patch_size:
+            raise UserError(
+                f"frames of {self.height}x{self.width} cannot be cut into patches of "
+                f"{self.patch_size}: choose sides that are multiples of it"
+            )
+
+
+class STLatentActionModel(nn.Module):
+    """Causal encoder to codes, causal decoder from past frames and codes to the next frame."""
+
+    def __init__(self, config: STLatentActionConfig) -> None:
+        """Args: config: see `STLatentActionConfig`."""
+        super().__init__()
+        self.config = config
+        self.encoder = _Half(config, out=config.dim)
+        self.to_latent = nn.Linear(config.dim, config.code_dim)
+        codes = CodebookConfig(
+            kind="vq",
+            num_codes=config.num_actions,
+            code_dim=config.code_dim,
+            reset_below=config.reset_below,
+        )
+        self.codebook = Codebook(codes, config.code_dim)
+        self.from_code = nn.Linear(config.code_dim, config.dim)
+        self.decoder = _Half(config, out=3 * config.patch_size**2)
+
+    def infer(self, frames: Float[Tensor, "b t 3 h w"]) -> Int[Tensor, "b t-1"]:
+        """The action between each two neighbouring frames; action t depends on frames 0..t+1."""
+        return self._act(frames)[1]
+
+    def predict(
+        self, frames: Float[Tensor, "b t 3 h w"], actions: Int[Tensor, "b t"]
+    ) -> Float[Tensor, "b t 3 h w"]:
+        """The model's own picture of frame t+1 from frames 0..t and actions 0..t."""
+        return self._render(frames, self.codebook.ids_to_codes(actions))
+
+    def forward(self, frames: Float[Tensor, "b t 3 h w"]) -> tuple[Float[Tensor, ""], Metrics]:
+        """Training: mean squared error of the next frames plus commitment. Metrics as its twin's.
+
+        In evaluation mode `delta_psnr` shuffles the actions by the global random generator.
+        """
+        codes, actions, commitment = self._act(frames)
+        past, following = frames[:, :-1], frames[:, 1:]
+        error = (self._render(past, codes) - following).square().mean()
+        metrics = {"psnr": _psnr(error), "copy_psnr": _psnr((past - following).square().mean())}
+        if not self.training:
+            order = torch.randperm(actions.numel(), device=actions.device)
+            shuffled = codes.flatten(0, 1)[order].unflatten(0, actions.shape)
+            missed = (self._render(past, shuffled) - following).square().mean()
+            metrics["delta_psnr"] = metrics["psnr"] - _psnr(missed)
+        return error + commitment, metrics | usage(actions, self.config.num_actions)
+
+    def _act(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # Causal over t+1 frames: what the encoder knows at frame t+1 is x_1:t and x_t+1.
+        features = self.encoder(frames)[:, 1:].mean(dim=2)
+        return self.codebook(self.to_latent(features))
+
+    def _render(self, past: Tensor, codes: Float[Tensor, "b t e"]) -> Tensor:
+        patches = self.decoder(past, self.from_code(codes)[:, :, None])
+        p, rows = self.config.patch_size, self.config.height // self.config.patch_size
+        layout = "b t (r q) (c p1 p2) -> b t c (r p1) (q p2)"
+        return rearrange(patches, layout, r=rows, p1=p, p2=p).float().sigmoid()
+
+
+class _Half(nn.Module):
+    """Patch embedding, ST-transformer, linear head."""
+
+    def __init__(self, config: STLatentActionConfig, out: int) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        num_patches = config.height * config.width // config.patch_size**2
+        self.embed = nn.Linear(3 * config.patch_size**2, config.dim)
+        self.position = nn.Parameter(0.02 * torch.randn(num_patches, config.dim))
+        self.transformer = STTransformer(
+            dim=config.dim,
+            num_blocks=config.num_blocks,
+            num_heads=config.num_heads,
+            window=config.window,
+        )
+        self.head = nn.Linear(config.dim, out)
+
+    def forward(self, frames: Tensor, added: Tensor | None = None) -> Tensor:
+        layout = "b t c (r p1) (q p2) -> b t (r q) (c p1 p2)"
+        patches = rearrange(frames, layout, p1=self.patch_size, p2=self.patch_size)
+        x = self.embed(patches) + self.position
+        return self.head(self.transformer(x if added is None else x + added))
+
+
+def _psnr(error: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    return -10 * error.detach().clamp_min(1e-10).log10()

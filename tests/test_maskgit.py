@@ -1,0 +1,149 @@
+"""The sampler against stand-ins that record what they are shown."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genie.maskgit import fill_frame
+
+SIZE = 13
+MASK = SIZE
+
+
+class Recorder:
+    """Stands in for a net: gives fixed logits and keeps each input."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits, self.seen = logits, []
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.seen.append(tokens.clone())
+        return self.logits
+
+
+def random_logits(batch_size: int, num_tokens: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(batch_size, num_tokens, SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+def fill(predict, batch_size: int, num_tokens: int, seed: int = 0, **options) -> torch.Tensor:
+    options = {"num_steps": 4, "temperature": 1.0, "choice_temperature": 1.0} | options
+    return fill_frame(
+        predict,
+        batch_size=batch_size,
+        num_tokens=num_tokens,
+        mask_id=MASK,
+        generator=torch.Generator().manual_seed(seed),
+        **options,
+    )
+
+
+@settings(deadline=None)
+@given(
+    num_tokens=st.integers(1, 70),
+    num_steps=st.integers(1, 30),
+    temperature=st.sampled_from([0.0, 0.5, 1.0]),
+    choice_temperature=st.sampled_from([0.0, 1.0, 4.5]),
+    seed=st.integers(0, 1000),
+)
+def test_tokens_are_revealed_along_the_cosine_and_never_change(
+    num_tokens, num_steps, temperature, choice_temperature, seed
+):
+    recorder = Recorder(random_logits(2, num_tokens, seed))
+    tokens = fill(
+        recorder,
+        2,
+        num_tokens,
+        seed,
+        num_steps=num_steps,
+        temperature=temperature,
+        choice_temperature=choice_temperature,
+    )
+    assert len(recorder.seen) == num_steps, "one pass each step"
+    assert ((tokens >= 0) & (tokens < SIZE)).all(), "a token stayed hidden"
+    for step, seen in enumerate(recorder.seen):
+        wanted = math.floor(num_tokens * math.cos(math.pi / 2 * step / num_steps))
+        hidden = seen == MASK
+        assert (hidden.sum(dim=1) == wanted).all(), f"pass {step} hides other than {wanted} tokens"
+        assert torch.equal(seen[~hidden], tokens[~hidden]), "a revealed token changed later"
+
+
+def test_each_pass_sees_what_was_chosen_before():
+    """The stand-in answers with how many tokens it is shown, so the answers tell who saw what."""
+
+    def count_shown(tokens: torch.Tensor) -> torch.Tensor:
+        shown = (tokens != MASK).sum(dim=1, keepdim=True).expand_as(tokens)
+        return 50.0 * torch.nn.functional.one_hot(shown, SIZE).float()
+
+    tokens = fill(count_shown, 3, 12, num_steps=4)
+    left = [math.floor(12 * math.cos(math.pi / 2 * step / 4)) for step in range(5)]
+    wanted = sorted(
+        12 - before for before, after in zip(left, left[1:], strict=False)
+        for _ in range(before - after)
+    )  # fmt: skip
+    assert tokens.sort(dim=1).values.tolist() == [wanted] * 3
+
+
+def test_temperature_0_takes_the_most_likely_token():
+    logits = random_logits(3, 20)
+    for seed in range(3):
+        tokens = fill(Recorder(logits), 3, 20, seed, temperature=0.0)
+        assert torch.equal(tokens, logits.argmax(dim=-1))
+
+
+def test_entropy_of_the_draws_grows_with_the_temperature():
+    logits = random_logits(1, 4).expand(4000, -1, -1)
+    entropies = []
+    for temperature in (0.0, 0.25, 0.5, 1.0, 2.0):
+        tokens = fill(Recorder(logits), 4000, 4, temperature=temperature, num_steps=2)
+        share = torch.nn.functional.one_hot(tokens, SIZE).float().mean(dim=0)
+        entropies.append(torch.special.entr(share).sum(dim=-1).mean().item())
+    steps = [b - a for a, b in zip(entropies, entropies[1:], strict=False)]
+    assert entropies[0] == 0 and min(steps) > 0.05, f"temperature has no effect: {entropies}"
+
+
+def test_temperature_1_draws_from_the_nets_own_distribution():
+    logits = random_logits(1, 3)
+    tokens = fill(Recorder(logits.expand(20_000, -1, -1)), 20_000, 3, num_steps=1)
+    share = torch.nn.functional.one_hot(tokens, SIZE).float().mean(dim=0)
+    assert (share - logits[0].softmax(dim=-1)).abs().max() < 0.02
+
+
+def test_without_choice_noise_the_surest_tokens_come_first():
+    logits = torch.zeros(1, 10, SIZE)
+    logits[0, :, 0] = torch.arange(10.0) + 1  # the later, the surer
+    recorder = Recorder(logits)
+    fill(recorder, 1, 10, num_steps=5, temperature=0.0, choice_temperature=0.0)
+    for seen in recorder.seen[1:]:
+        num_hidden = int((seen == MASK).sum())
+        assert (seen[0, :num_hidden] == MASK).all(), "an unsure token came before a sure one"
+
+
+def test_choice_noise_changes_the_order():
+    logits = torch.zeros(1, 10, SIZE)
+    logits[0, :, 0] = 1 + 0.01 * torch.arange(10.0)
+    orders = set()
+    for seed in range(6):
+        recorder = Recorder(logits)
+        fill(recorder, 1, 10, seed, num_steps=5, temperature=0.0, choice_temperature=4.0)
+        orders.add(tuple((recorder.seen[1] == MASK)[0].tolist()))
+    assert len(orders) > 1, "the order is the same for every seed"
+
+
+def test_same_seed_same_tokens_and_no_other_source_of_chance():
+    logits = random_logits(2, 24)
+    state = torch.random.get_rng_state()
+    first = fill(Recorder(logits), 2, 24, seed=5)
+    assert torch.equal(torch.random.get_rng_state(), state), "the global generator was used"
+    assert torch.equal(fill(Recorder(logits), 2, 24, seed=5), first)
+    assert not torch.equal(fill(Recorder(logits), 2, 24, seed=6), first)
+
+
+@pytest.mark.parametrize("num_steps", [1, 24, 100])
+def test_one_pass_and_more_passes_than_tokens_work(num_steps: int):
+    recorder = Recorder(random_logits(2, 24))
+    tokens = fill(recorder, 2, 24, num_steps=num_steps)
+    assert len(recorder.seen) == num_steps and (tokens != MASK).all()
+    assert (recorder.seen[0] == MASK).all(), "the first pass must see nothing of the frame"
