@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from genie import video
+from genie.checkpoint import config_from_dict
 from genie.data import Clips, FrameStore, TokenStore
 from genie.dynamics import Dynamics, DynamicsConfig
 from genie.latent_action import LatentActionConfig, LatentActionModel
@@ -21,7 +22,6 @@ from genie.world import (
     SamplingConfig,
     World,
     WorldConfig,
-    config_from_dict,
     make_latent_action,
 )
 from train.loop import LoopConfig, Trainer, describe, has_fast_bf16, load_finished, read_description

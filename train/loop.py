@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from genie import video
+from genie.checkpoint import load_weights, save_weights
 from genie.data import Clips
 from genie.errors import UserError
-from genie.world import load_weights, save_weights
 
 
 @dataclass(frozen=True, kw_only=True)
