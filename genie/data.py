@@ -8,7 +8,9 @@ import hashlib
 import json
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from genie.errors import UserError
 SPLITS = ("train", "heldout")
 FORMAT_VERSION = 1
 IN_MEMORY_SHARE = 0.15
+READ_AHEAD = 8
 
 
 @dataclass(kw_only=True)
@@ -302,16 +305,25 @@ def _readable(
     skipped: dict[str, str],
     progress: Callable[[list[Path]], Iterable[Path]],
 ) -> Iterator[tuple[Path, UInt8[Tensor, "t 3 h w"]]]:
-    for path in progress(paths):
+    def read(path: Path) -> UInt8[Tensor, "t 3 h w"] | UserError:
         try:
-            frames = video.read(path, size)
+            return video.read(path, size)
         except UserError as error:
-            skipped[str(path)] = str(error)
-            continue
-        if len(frames) < min_frames:
-            skipped[str(path)] = f"has {len(frames)} frames, {min_frames} are wanted"
-            continue
-        yield path, frames
+            return error
+
+    # Decoding leaves Python's lock, so threads share the cores; a few files ahead bound the memory.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        ahead = deque(pool.submit(read, path) for path in paths[:READ_AHEAD])
+        for index, path in enumerate(progress(paths)):
+            frames = ahead.popleft().result()
+            if index + READ_AHEAD < len(paths):
+                ahead.append(pool.submit(read, paths[index + READ_AHEAD]))
+            if isinstance(frames, UserError):
+                skipped[str(path)] = str(frames)
+            elif len(frames) < min_frames:
+                skipped[str(path)] = f"has {len(frames)} frames, {min_frames} are wanted"
+            else:
+                yield path, frames
 
 
 def _split_of(name: str, heldout_share: float) -> str:

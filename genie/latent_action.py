@@ -104,7 +104,7 @@ class LatentActionModel(nn.Module):
 
         Depends on frames 0..t and action t only.
         """
-        past = self._past(frames)
+        past = self._past(frames, first=0)
         codes = self.codebook.ids_to_codes(rearrange(actions, "b t -> (b t) 1"))[:, 0]
         return rearrange(
             self.forward_model(past, codes), "(b t) c h w -> b t c h w", b=frames.shape[0]
@@ -136,19 +136,20 @@ class LatentActionModel(nn.Module):
         return codes[:, 0], actions, commitment
 
     def _transitions(self, frames: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
-        """Past and next frame of transitions first..t-2, channels last-frame-last."""
-        past = rearrange(self._past(frames[:, :-1]), "(b t) c h w -> b t c h w", b=len(frames))
-        following = frames[:, first + 1 :]
-        return past[:, first:].flatten(0, 1), following.flatten(0, 1)
+        """Past (channels: the last frame last) and next frame of transitions first..t-2."""
+        return self._past(frames[:, :-1], first), frames[:, first + 1 :].flatten(0, 1)
 
-    def _past(self, frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "(b t) c h w"]:
-        """Per frame: [extrapolation,] the frames before it, oldest first, and itself last."""
+    def _past(self, frames: Float[Tensor, "b t 3 h w"], first: int) -> Float[Tensor, "_ c h w"]:
+        """Per frame from `first` on: [extrapolation,] the frames before it, oldest first, itself.
+
+        Batch and time are merged into the first axis.
+        """
         history = self.config.history
         padded = torch.cat([frames[:, :1].expand(-1, history, -1, -1, -1), frames], dim=1)
-        shown = [padded[:, 1 + k : 1 + k + frames.shape[1]] for k in range(history)]
+        shown = [padded[:, 1 + k + first : 1 + k + frames.shape[1]] for k in range(history)]
         if self.config.extrapolation:
-            before = padded[:, history - 1 : history - 1 + frames.shape[1]]
-            shown.insert(0, extrapolate(before, frames))
+            before = padded[:, history - 1 + first : history - 1 + frames.shape[1]]
+            shown.insert(0, extrapolate(before, shown[-1]))
         return torch.cat(shown, dim=2).flatten(0, 1)
 
 
@@ -227,11 +228,11 @@ def extrapolate(
 ) -> Float[Tensor, "b t 3 h w"]:
     """Each frame moved on by the whole-picture translation that led to it from `before`.
 
-    The translation is the peak of the phase correlation (Kuglin & Hines 1975) in whole pixels;
-    pixels that come in from outside repeat the border. A picture that does not scroll stays.
+    The translation is found by `translation`; pixels that come in from outside repeat the border.
+    A picture that does not scroll stays as it is.
     """
     h, w = frames.shape[-2:]
-    shift = _translation(before.mean(dim=2), frames.mean(dim=2))
+    shift = translation(before.mean(dim=2), frames.mean(dim=2))
     rows = (torch.arange(h, device=frames.device) - shift[..., :1]).clamp(0, h - 1)
     columns = (torch.arange(w, device=frames.device) - shift[..., 1:]).clamp(0, w - 1)
     index = rows[..., :, None] * w + columns[..., None, :]
@@ -239,15 +240,32 @@ def extrapolate(
     return frames.flatten(-2).gather(-1, flat).unflatten(-1, (h, w))
 
 
-def _translation(
+@torch.no_grad()
+def translation(
     before: Float[Tensor, "b t h w"], after: Float[Tensor, "b t h w"]
 ) -> Int[Tensor, "b t 2"]:
+    """Whole-pixel (down, right) motion of the picture, up to a quarter of its sides.
+
+    The shift with the least mean squared difference over the overlap, for all shifts at once by
+    FFT. (Phase correlation, which needs no search, finds few of pixel art's shifts: flat areas
+    have no phase.)
+    """
     h, w = before.shape[-2:]
-    cross = torch.fft.rfft2(after) * torch.fft.rfft2(before).conj()
-    peak = torch.fft.irfft2(cross / cross.abs().clamp_min(1e-6), s=(h, w)).flatten(-2).argmax(-1)
-    shift = torch.stack([peak // w, peak % w], dim=-1)
-    half = torch.tensor([h // 2, w // 2], device=shift.device)
-    return (shift + half) % (2 * half) - half
+    padded = h + h // 4, w + w // 4  # room for the largest shift, so that none wraps around
+    spectra = [
+        torch.fft.rfft2(plane.float(), s=padded)
+        for plane in (before, before.square(), after, after.square(), torch.ones_like(before))
+    ]
+    b, b_squared, a, a_squared, ones = spectra
+    squares = a_squared * ones.conj() + ones * b_squared.conj() - 2 * a * b.conj()
+    difference = torch.fft.irfft2(squares, s=padded)
+    down, right = (torch.arange(-(n // 4), n // 4 + 1, device=b.device) for n in (h, w))
+    overlap = (h - down.abs())[:, None] * (w - right.abs())
+    # Between equals the smaller shift is taken; the weight is far below any real difference.
+    preference = 1e-5 * (down.abs()[:, None] + right.abs())
+    cost = difference[..., down[:, None], right] / overlap + preference
+    best = cost.flatten(-2).argmin(dim=-1)
+    return torch.stack([down[best // len(right)], right[best % len(right)]], dim=-1)
 
 
 def _modulate(x: Tensor, film: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 ROTARY_BASE = 1000.0
 
 KeyValue = tuple[Float[Tensor, "b n k t e"], Float[Tensor, "b n k t e"]]
+PastKeyValue = tuple[Float[Tensor, "b n k s e"], Float[Tensor, "b n k s e"]]
 
 
 class STTransformer(nn.Module):
@@ -95,9 +96,9 @@ class KVCache:
         """Args: capacity: past frames kept (0 or more)."""
         self.capacity = capacity
         self.num_frames = 0
-        self._blocks: list[KeyValue | None] = [None] * num_blocks
+        self._blocks: list[PastKeyValue | None] = [None] * num_blocks
 
-    def read(self, block: int) -> KeyValue | None:
+    def read(self, block: int) -> PastKeyValue | None:
         """Keys and values of one block in slot order, or None while there are none."""
         return self._blocks[block]
 
@@ -143,8 +144,8 @@ class STBlock(nn.Module):
         self,
         x: Float[Tensor, "b t n d"],
         rotation: tuple[Tensor, Tensor],
-        may_attend: Bool[Tensor, "t s"] | None,
-        past: KeyValue | None = None,
+        may_attend: Bool[Tensor, "t _"] | None,
+        past: PastKeyValue | None = None,
     ) -> tuple[Float[Tensor, "b t n d"], KeyValue]:
         """One block; `past` is put before the frames' own keys and values in time attention."""
         q, k, v = self.spatial.project(x, "b t n (c k e) -> c b t k n e")
@@ -201,7 +202,7 @@ def _rms_norm(x: Tensor, scale: Tensor) -> Tensor:
     return F.rms_norm(x, scale.shape, scale.to(x.dtype))
 
 
-def _join(past: KeyValue, own: KeyValue) -> KeyValue:
+def _join(past: PastKeyValue, own: KeyValue) -> tuple[Tensor, Tensor]:
     return torch.cat([past[0], own[0]], dim=3), torch.cat([past[1], own[1]], dim=3)
 
 

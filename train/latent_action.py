@@ -27,7 +27,7 @@ class LatentActionStage(StageConfig):
     )
     """Shape of the net; height and width come from the data."""
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(num_steps=5000, batch_size=16, learning_rate=1e-3)
+        default_factory=lambda: LoopConfig(num_steps=4600, batch_size=16, learning_rate=1e-3)
     )
     """How it is trained."""
 

@@ -18,7 +18,7 @@ class TokenizerStage(StageConfig):
     model: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Shape of the net; height and width come from the data."""
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(num_steps=4800, batch_size=4, learning_rate=1e-3)
+        default_factory=lambda: LoopConfig(num_steps=4200, batch_size=4, learning_rate=1e-3)
     )
     """How it is trained."""
 
