@@ -121,7 +121,7 @@ class World(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "World":
-        """Load a checkpoint folder.
+        """Load a checkpoint folder, onto a GPU where there is one.
 
         Raises:
             UserError: if a file is missing or unreadable, the version is unknown, a field is
@@ -131,7 +131,7 @@ class World(nn.Module):
         world = cls(read_config(folder), name=folder.resolve().name)
         for net in NETS:
             load_weights(getattr(world, net), folder / f"{net}.safetensors")
-        return world.eval()
+        return world.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and one safetensors file per net. Files are replaced one by one, whole.

@@ -41,7 +41,7 @@ class Options:
     headless: bool = False
     """Open no window: play --actions, or a scripted walk, and write --export."""
     actions: str | None = None
-    """Latent actions to play, such as 3,3,3,0,1 (with --headless)."""
+    """Latent actions to play (with --headless), such as 3,3,3,0,1. Action 0 is key 1."""
     export: Path | None = None
     """GIF or MP4 to write, by its ending. Without it, rollout.gif."""
     fps: float | None = None

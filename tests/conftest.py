@@ -106,7 +106,7 @@ def recorded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in range(first, first + count):
             frames, actions = moving_square(40, seed)
             name = f"{split}/level-{seed:06d}-episode-00000"
-            video.write(folder / f"{name}.mp4", list(frames), fps=12, lossless=True)
+            video.write(folder / f"{name}.mp4", list(frames), fps=12.0, lossless=True)
             true_actions[name] = actions
     np.savez(folder / "true_actions.npz", **true_actions)
     (folder / "recording.json").write_text(

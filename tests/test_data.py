@@ -23,7 +23,7 @@ SIZE = (16, 24)
 def write_video(path: Path, num_frames: int = 18, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = np.random.default_rng(seed).integers(0, 256, (num_frames, *SIZE, 3), np.uint8)
-    video.write(path, list(frames), fps=9, lossless=path.suffix != ".gif")
+    video.write(path, list(frames), fps=9.0, lossless=path.suffix != ".gif")
     return path
 
 

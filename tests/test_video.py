@@ -76,7 +76,7 @@ def test_picture_to_frame_and_back_changes_nothing(picture: np.ndarray):
 @pytest.mark.parametrize("ending", [".mp4", ".mkv"])
 def test_lossless_video_comes_back_exactly(clip: list[np.ndarray], tmp_path: Path, ending: str):
     path = tmp_path / f"clip{ending}"
-    video.write(path, clip, fps=12, lossless=True)
+    video.write(path, clip, fps=12.0, lossless=True)
     found = video.read(path)
     assert torch.equal(found.movedim(1, -1), torch.from_numpy(np.stack(clip)))
     assert video.read_fps(path) == pytest.approx(12)
@@ -91,7 +91,7 @@ def test_lossless_keeps_noise_and_odd_sides(tmp_path: Path):
 
 def test_ordinary_mp4_is_close_and_plays_anywhere(clip: list[np.ndarray], tmp_path: Path):
     path = tmp_path / "clip.mp4"
-    video.write(path, clip, fps=12)
+    video.write(path, clip, fps=12.0)
     difference = video.read(path).movedim(1, -1).numpy().astype(float) - np.stack(clip)
     assert np.sqrt((difference**2).mean()) < 8, "the picture is far from what was written"
     with av.open(str(path)) as container:
@@ -102,7 +102,7 @@ def test_ordinary_mp4_is_close_and_plays_anywhere(clip: list[np.ndarray], tmp_pa
 @pytest.mark.parametrize("ending", [".gif", ".mp4"])
 def test_scale_repeats_each_pixel(clip: list[np.ndarray], tmp_path: Path, ending: str):
     path = tmp_path / f"large{ending}"
-    video.write(path, clip, fps=10, scale=3, lossless=ending == ".mp4")
+    video.write(path, clip, fps=10.0, scale=3, lossless=ending == ".mp4")
     first = video.read(path)[0].movedim(0, -1).numpy()
     assert first.shape == (96, 144, 3)
     spread = [first[row::3, column::3].astype(int) for row in range(3) for column in range(3)]
@@ -113,7 +113,7 @@ def test_scale_repeats_each_pixel(clip: list[np.ndarray], tmp_path: Path, ending
 def test_gif_keeps_colours_speed_and_loops(tmp_path: Path):
     frames = [np.roll(moving_square(1, seed=5)[0][0], 2 * shift, axis=1) for shift in range(8)]
     path = tmp_path / "clip.gif"
-    video.write(path, frames, fps=10)
+    video.write(path, frames, fps=10.0)
     found = video.read(path).movedim(1, -1).numpy()
     assert len(found) == len(frames)
     assert np.abs(found.astype(int) - np.stack(frames)).max() <= 2, "few colours should be exact"
@@ -125,7 +125,7 @@ def test_gif_keeps_colours_speed_and_loops(tmp_path: Path):
 def test_reading_at_another_size_crops_the_middle(tmp_path: Path):
     frame = np.zeros((16, 48, 3), np.uint8)
     frame[:, 16:32] = COLOUR
-    video.write(tmp_path / "wide.mp4", [frame] * 3, fps=5, lossless=True)
+    video.write(tmp_path / "wide.mp4", [frame] * 3, fps=5.0, lossless=True)
     found = video.read(tmp_path / "wide.mp4", size=(8, 8))
     assert found.shape == (3, 3, 8, 8)
     assert (found.movedim(1, -1) == torch.tensor(COLOUR, dtype=torch.uint8)).all()
@@ -162,7 +162,7 @@ def test_failed_writing_leaves_no_trace(
     frames = failure(clip, monkeypatch)
     for path in (old, tmp_path / f"new{ending}"):
         with pytest.raises((UserError, ValueError)):
-            video.write(path, frames, fps=10)
+            video.write(path, frames, fps=10.0)
     assert [p.name for p in tmp_path.iterdir()] == [old.name], "something half-written stayed"
     assert old.read_bytes() == b"what was there before"
 
@@ -172,7 +172,7 @@ def test_full_disk_is_the_users_business(
 ):
     full_disk(clip, monkeypatch)
     with pytest.raises(UserError, match="No space left") as error:
-        video.write(tmp_path / "new.mp4", clip, fps=10)
+        video.write(tmp_path / "new.mp4", clip, fps=10.0)
     assert_one_line_about(error, tmp_path / "new.mp4")
 
 
@@ -182,7 +182,7 @@ def test_places_that_cannot_be_written_are_refused(
 ):
     (tmp_path / "folder.gif").mkdir()
     with pytest.raises(UserError):
-        video.write(tmp_path / name, clip, fps=10)
+        video.write(tmp_path / name, clip, fps=10.0)
     assert [p.name for p in tmp_path.iterdir()] == ["folder.gif"]
 
 
@@ -190,12 +190,12 @@ def test_places_that_cannot_be_written_are_refused(
 def test_folder_without_permission_is_refused(clip: list[np.ndarray], tmp_path: Path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="may write"):
-        video.write(tmp_path / "clip.gif", clip, fps=10)
+        video.write(tmp_path / "clip.gif", clip, fps=10.0)
 
 
 def test_no_frames_make_no_file(tmp_path: Path):
     with pytest.raises(UserError, match="no frames"):
-        video.write(tmp_path / "empty.mp4", [], fps=10)
+        video.write(tmp_path / "empty.mp4", [], fps=10.0)
     assert not list(tmp_path.iterdir())
 
 
@@ -226,7 +226,7 @@ def sound_only(path: Path) -> None:
 
 
 def ends_before_its_index(path: Path) -> None:
-    video.write(path, noise(20), fps=10, lossless=True)
+    video.write(path, noise(20), fps=10.0, lossless=True)
     cut(path, 0.6)
 
 
@@ -254,7 +254,7 @@ def test_bad_video_is_refused_in_one_line(tmp_path: Path, make: Callable):
 
 def test_truncated_mkv_is_refused(tmp_path: Path):
     path = tmp_path / "recording.mkv"
-    video.write(path, noise(40), fps=10, lossless=True)
+    video.write(path, noise(40), fps=10.0, lossless=True)
     cut(path, 0.6)
     with pytest.raises(UserError, match="breaks off") as error:
         video.read(path)

@@ -53,7 +53,7 @@ class LoopConfig:
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """auto: bf16 where this machine computes it quickly, or what `accelerate launch` was told."""
     compile: bool = False
-    """torch.compile the net: slower to start, faster per step; needs a C++ compiler."""
+    """torch.compile the net where it trains on a GPU; a CPU always runs it eagerly."""
     seed: int = 0
     """Of the weights, the order of the clips and every draw while training."""
     log_every: int = 20
@@ -88,7 +88,7 @@ class Trainer:
         _claim_folder(folder, description)
         self._resume()
         self.model, self.optimizer = self.accelerator.prepare(net, self.optimizer)
-        if config.compile:
+        if config.compile and self.accelerator.device.type == "cuda":
             self.model = torch.compile(self.model)
         self.batches = self._loader(train_clips, _StepSampler(train_clips, config, self.step))
         self.heldout = self._loader(heldout_clips, _StepSampler(heldout_clips, config, 0))
