@@ -1,4 +1,4 @@
-"""One face over vector-quantize-pytorch's codebooks: quantise, ids to codes, usage.
+"""One face over vector-quantize-pytorch's codebooks: quantise, ids to codes.
 
 In: latents. Out: codes, ids and a loss. Knows nothing of transformers or pixels.
 
@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, VectorQuantize
@@ -78,13 +77,3 @@ class Codebook(nn.Module):
         if isinstance(self.quantizer, FSQ):
             return self.quantizer.indices_to_codes(ids)
         return self.quantizer.get_output_from_indices(ids)
-
-
-def usage(ids: Int[Tensor, "*shape"], size: int) -> dict[str, float]:
-    """Share of codes in use (0..1) and perplexity exp(entropy) (1..size) over a batch of ids."""
-    share = torch.bincount(ids.flatten(), minlength=size).double() / ids.numel()
-    entropy = -(share * share.clamp_min(1e-12).log()).sum()
-    return {
-        "usage": (share > 0).double().mean().item(),
-        "perplexity": entropy.exp().item(),
-    }

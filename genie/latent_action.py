@@ -19,8 +19,9 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from genie.codebook import Codebook, CodebookConfig, usage
+from genie.codebook import Codebook, CodebookConfig
 from genie.errors import UserError
+from genie.metrics import code_use
 
 Metrics = dict[str, Tensor | float]
 
@@ -128,7 +129,7 @@ class LatentActionModel(nn.Module):
             shuffled = codes[torch.randperm(len(codes), device=codes.device)]
             missed = (self.forward_model(past, shuffled) - following).square().mean(dim=(1, 2, 3))
             metrics["delta_psnr"] = metrics["psnr"] - _psnr(missed)
-        return loss, metrics | usage(actions, self.config.num_actions)
+        return loss, metrics | code_use(actions, self.config.num_actions)
 
     def _act(self, past: Tensor, following: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         latents = self.inverse(torch.cat([past, following], dim=1))

@@ -93,6 +93,11 @@ def perplexity(codes: Int[Tensor, "*b"]) -> float:
     return _entropy(torch.bincount(codes.flatten())).exp().item()
 
 
+def code_use(codes: Int[Tensor, "*b"], num_codes: int) -> dict[str, float]:
+    """Both of them by name, as the nets log them while they learn."""
+    return {"usage": usage(codes, num_codes), "perplexity": perplexity(codes)}
+
+
 def _entropy(counts: Int[Tensor, "*b"]) -> Float[Tensor, ""]:
     shares = counts.double() / counts.sum()
     return torch.special.entr(shares).sum()

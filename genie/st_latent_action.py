@@ -13,8 +13,9 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from genie.codebook import Codebook, CodebookConfig, usage
+from genie.codebook import Codebook, CodebookConfig
 from genie.errors import UserError
+from genie.metrics import code_use
 from genie.st_transformer import STTransformer
 
 Metrics = dict[str, Tensor | float]
@@ -96,7 +97,7 @@ class STLatentActionModel(nn.Module):
             shuffled = codes.flatten(0, 1)[order].unflatten(0, actions.shape)
             missed = (self._render(past, shuffled) - following).square().mean()
             metrics["delta_psnr"] = metrics["psnr"] - _psnr(missed)
-        return error + commitment, metrics | usage(actions, self.config.num_actions)
+        return error + commitment, metrics | code_use(actions, self.config.num_actions)
 
     def _act(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Causal over t+1 frames: what the encoder knows at frame t+1 is x_1:t and x_t+1.

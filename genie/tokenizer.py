@@ -16,8 +16,9 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from genie.codebook import Codebook, CodebookConfig, usage
+from genie.codebook import Codebook, CodebookConfig
 from genie.errors import UserError
+from genie.metrics import code_use
 from genie.st_transformer import KVCache, STTransformer
 
 Metrics = dict[str, Tensor | float]
@@ -117,7 +118,7 @@ class Tokenizer(nn.Module):
         loss = (weight * (error.square() + 0.1 * error.abs())).sum() / weight.sum() + commitment
         mse = error.detach().square().mean(dim=(2, 3, 4))
         metrics = {"psnr": -10 * mse.clamp_min(1e-10).log10().mean()}
-        return loss, metrics | usage(tokens, self.codebook.size)
+        return loss, metrics | code_use(tokens, self.codebook.size)
 
     def _quantize(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         b, t = frames.shape[:2]

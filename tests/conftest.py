@@ -18,8 +18,6 @@ HEIGHT, WIDTH = 32, 48
 MOVES = np.array([(0, 0), (0, -3), (0, 3), (-3, 0), (3, 0)])
 MOVE_NAMES = ["none", "LEFT", "RIGHT", "UP", "DOWN"]
 
-torch.set_num_threads(2)
-
 
 def moving_square(num_frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A bright square on a dark, dotted ground, moved by a random action held for a few frames.

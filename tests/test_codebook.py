@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
-from genie.codebook import Codebook, CodebookConfig, usage
+from genie.codebook import Codebook, CodebookConfig
 from genie.errors import UserError
 
 DIM = 7
@@ -86,24 +84,6 @@ def test_dead_codes_come_back_to_life():
         codebook(centres[which] + 0.05 * torch.randn(4, 64, DIM))
     _, ids, _ = codebook.eval()(centres[None])
     assert len(ids.unique()) >= 7, f"8 clusters share the codes {ids.unique().tolist()}"
-
-
-def test_usage_in_closed_form():
-    size = 6
-    one = usage(torch.full((4, 5), 3), size)
-    assert one["usage"] == pytest.approx(1 / 6) and one["perplexity"] == pytest.approx(1)
-    two = usage(torch.tensor([0, 0, 5, 5]), size)
-    assert two["usage"] == pytest.approx(2 / 6) and two["perplexity"] == pytest.approx(2)
-    even = usage(torch.arange(size).repeat(7), size)
-    assert even["usage"] == pytest.approx(1) and even["perplexity"] == pytest.approx(size)
-
-
-@given(st.lists(st.integers(0, 8), min_size=1, max_size=40))
-def test_perplexity_is_at_most_the_number_of_codes_in_use(ids: list[int]):
-    found = usage(torch.tensor(ids), 9)
-    in_use = len(set(ids))
-    assert found["usage"] == pytest.approx(in_use / 9)
-    assert 1 - 1e-6 <= found["perplexity"] <= in_use + 1e-6
 
 
 @pytest.mark.parametrize(

@@ -313,8 +313,7 @@ def usage_figures(actions: Int[Tensor, "b t"], num_actions: int) -> dict:
     return {
         "num_actions": num_actions,
         "num_transitions": actions.numel(),
-        "usage": metrics.usage(actions, num_actions),
-        "perplexity": metrics.perplexity(actions),
+        **metrics.code_use(actions, num_actions),
         "histogram": torch.bincount(actions.flatten(), minlength=num_actions).tolist(),
     }
 
