@@ -4,9 +4,9 @@ In: frozen dataclasses and nets. Out: files, and the same again. Knows no partic
 """
 
 import os
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -15,24 +15,40 @@ from torch import nn
 from genie.errors import UserError
 
 
-def config_from_dict(kind: Any, values: dict[str, Any], where: str) -> Any:
+def config_from_dict(kind: Any, values: Any, where: str) -> Any:
     """A config dataclass from its JSON form; every field must be there and none besides.
 
     Raises:
         UserError: naming the file and the field that disagrees.
     """
+    if not isinstance(values, dict):
+        raise UserError(f"{where} is {values!r}, fields in braces are wanted: restore the file")
     kind = _closest(kind, values)
     known = {f.name for f in fields(kind)}
     for name in sorted(known ^ set(values)):
         what = "misses" if name in known else "has an unknown"
         raise UserError(f"{where} {what} field {name!r}: it does not fit this program's version")
     hints = get_type_hints(kind)
-    made = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            value = config_from_dict(hints[name], value, where=f"{where}: {name}")
-        made[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**made)
+    return kind(**{k: _from_json(hints[k], v, f"{where}: {k}") for k, v in values.items()})
+
+
+def _from_json(kind: Any, value: Any, where: str) -> Any:
+    if any(is_dataclass(option) for option in get_args(kind) or (kind,)):
+        return config_from_dict(kind, value, where)
+    value = tuple(value) if isinstance(value, list) else value
+    if not _fits(kind, value):
+        raise UserError(f"{where} is {value!r}, {kind} is wanted: restore the file")
+    return float(value) if kind is float else value
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    """Whether a plain value can stand in a field of this type; whole numbers pass for floats."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(get_args(kind)[0], item) for item in value)
+    allowed = (int, float) if kind is float else get_origin(kind) or kind
+    return isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
 
 
 def _closest(kind: Any, values: dict[str, Any]) -> type:

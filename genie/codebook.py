@@ -35,8 +35,11 @@ class CodebookConfig:
     def __post_init__(self) -> None:
         if self.kind == "fsq" and (not self.levels or min(self.levels) < 2):
             raise UserError(f"levels is {self.levels}: every axis needs at least 2 values")
-        if self.kind == "vq" and self.num_codes < 2:
-            raise UserError(f"num_codes is {self.num_codes}: a codebook needs at least 2")
+        if self.kind == "vq" and (self.num_codes < 2 or self.code_dim < 1):
+            raise UserError(
+                f"num_codes is {self.num_codes} (wants 2 or more), "
+                f"code_dim is {self.code_dim} (wants 1 or more)"
+            )
 
     @property
     def size(self) -> int:

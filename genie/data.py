@@ -23,6 +23,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from genie import video
+from genie.checkpoint import config_from_dict
 from genie.errors import UserError
 
 SPLITS = ("train", "heldout")
@@ -44,7 +45,7 @@ class Card:
     fps: float
     """Frames per second of the first video."""
     fingerprint: str = ""
-    """Hash of all frames and names, in order; ties tokens to the frames they were made from."""
+    """Hash of all frames, names and splits, in order; ties tokens to the frames they were made from."""
     videos: dict[str, dict[str, int]] = field(default_factory=dict)
     """Per split: each video's name and number of frames, in the order of the rows."""
     skipped: dict[str, str] = field(default_factory=dict)
@@ -120,13 +121,18 @@ def read_card(folder: Path) -> Card:
     """
     if not is_prepared(folder):
         raise UserError(f"{folder} is not a prepared folder: run python -m train.prepare first")
-    values = json.loads((folder / "card.json").read_text())
-    if values.get("version") != FORMAT_VERSION:
+    path = folder / "card.json"
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): prepare the data again") from error
+    version = values.get("version") if isinstance(values, dict) else None
+    if version != FORMAT_VERSION:
         raise UserError(
-            f"{folder} has data format {values.get('version')}, this program reads "
-            f"{FORMAT_VERSION}: run python -m train.prepare again"
+            f"{path} has data format {version}, this program reads {FORMAT_VERSION}: "
+            "run python -m train.prepare again"
         )
-    return Card(**values)
+    return config_from_dict(Card, values, where=str(path))
 
 
 class FrameStore:
@@ -284,9 +290,11 @@ def _write_frames(
     for path, frames in _readable(paths, size, min_frames, card.skipped, progress):
         name = path.relative_to(source).with_suffix("").as_posix()
         split = _split_of(name, heldout_share)
+        if name in card.videos[split]:
+            name += path.suffix  # clip.mp4 beside clip.mkv: two videos, two names
         rows = frames.flatten(1).numpy()
         writers[split].write_table(pa.table({"frame": _fixed_lists(rows)}))
-        digest.update(name.encode())
+        digest.update(f"{split} {name} ".encode())
         digest.update(rows)
         card.videos[split][name] = len(rows)
         card.fps = card.fps or video.read_fps(path)

@@ -52,11 +52,15 @@ class STTransformer(nn.Module):
         positions = torch.arange(context.shape[1], device=context.device)
         rotation = _rotation(positions, self.head_dim)
         past, itself = self._past(positions), _itself(positions)
-        for block in self.blocks:
-            new_context, key_value = block(context, rotation, past | itself)
-            both = torch.cat([past, itself], dim=1)
-            hidden, _ = block(hidden, rotation, both, past=key_value)
-            context = new_context
+        past_or_itself = torch.cat([past, itself], dim=1)
+        *earlier, last = self.blocks
+        for block in earlier:
+            following, key_value = block(context, rotation, past | itself)
+            hidden, _ = block(hidden, rotation, past_or_itself, past=key_value)
+            context = following
+        # Of the last block's context only keys and values are read.
+        _, _, key_value = last.within_frame(context, rotation)
+        hidden, _ = last(hidden, rotation, past_or_itself, past=key_value)
         return self.norm(hidden)
 
     def forward_cached(
@@ -148,14 +152,20 @@ class STBlock(nn.Module):
         past: PastKeyValue | None = None,
     ) -> tuple[Float[Tensor, "b t n d"], KeyValue]:
         """One block; `past` is put before the frames' own keys and values in time attention."""
+        x, q, key_value = self.within_frame(x, rotation)
+        keys, values = key_value if past is None else _join(past, key_value)
+        attended = attend(q, keys, values, may_attend)
+        x = x + self.temporal.output(attended, "b n k t e -> b t n (k e)")
+        return x + self.feed_forward(x), key_value
+
+    def within_frame(
+        self, x: Float[Tensor, "b t n d"], rotation: tuple[Tensor, Tensor]
+    ) -> tuple[Float[Tensor, "b t n d"], Float[Tensor, "b n k t e"], KeyValue]:
+        """The half that sees one frame: spatial attention, then time's queries, keys and values."""
         q, k, v = self.spatial.project(x, "b t n (c k e) -> c b t k n e")
         x = x + self.spatial.output(attend(q, k, v), "b t k n e -> b t n (k e)")
         q, k, v = self.temporal.project(x, "b t n (c k e) -> c b n k t e")
-        q, k = _rotate(q, rotation), _rotate(k, rotation)
-        keys, values = (k, v) if past is None else _join(past, (k, v))
-        attended = attend(q, keys, values, may_attend)
-        x = x + self.temporal.output(attended, "b n k t e -> b t n (k e)")
-        return x + self.feed_forward(x), (k, v)
+        return x, _rotate(q, rotation), (_rotate(k, rotation), v)
 
 
 class Attention(nn.Module):

@@ -192,6 +192,20 @@ def _decode(path: Path, size: Size | None) -> Iterator[np.ndarray]:
             raise UserError(f"{path} breaks off after {count} frames ({error})") from error
         if count < stream.frames:
             raise UserError(f"{path} breaks off: {count} of its {stream.frames} frames are there")
+        if count and _missing_seconds(stream, frame) > 1.5 * float(
+            frame.duration * frame.time_base
+        ):
+            raise UserError(f"{path} breaks off after {count} frames: it declares a longer film")
+
+
+def _missing_seconds(stream: av.VideoStream, last: av.VideoFrame) -> float:
+    """How much later than its last frame a Matroska stream says it ends; 0 if it does not say."""
+    declared = stream.metadata.get("DURATION")
+    if not declared or last.time is None or not last.duration:
+        return 0.0
+    hours, minutes, seconds = declared.split(":")
+    end = last.time + float(last.duration * last.time_base)
+    return 3600 * int(hours) + 60 * int(minutes) + float(seconds) - end
 
 
 def _encode(path: Path, pictures: Sequence[np.ndarray], fps: float, lossless: bool) -> None:
@@ -229,7 +243,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow clips these modes at 255 instead of scaling them.
         grey = np.asarray(image, dtype=np.float32)
-        peak = 65535 if grey.max() > 255 else 255
+        peak = 65535 if image.mode.startswith("I;16") or grey.max() > 255 else 255
         return Image.fromarray((grey.clip(0, peak) * (255 / peak)).astype(np.uint8)).convert("RGB")
     if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -171,7 +171,7 @@ def test_unusable_folder_is_refused_and_leaves_nothing(tmp_path: Path, fill, mes
 
 
 def test_missing_folder_is_named(tmp_path: Path):
-    with pytest.raises(UserError, match="no folder .*nowhere"):
+    with pytest.raises(UserError, match=r"no folder .*nowhere"):
         data.prepare(tmp_path / "nowhere", tmp_path / "out", size=SIZE)
     assert not list(tmp_path.iterdir())
 

@@ -1,5 +1,6 @@
 """The sampler against stand-ins that record what they are shown."""
 
+import itertools
 import math
 
 import pytest
@@ -80,7 +81,7 @@ def test_each_pass_sees_what_was_chosen_before():
     tokens = fill(count_shown, 3, 12, num_steps=4)
     left = [math.floor(12 * math.cos(math.pi / 2 * step / 4)) for step in range(5)]
     wanted = sorted(
-        12 - before for before, after in zip(left, left[1:], strict=False)
+        12 - before for before, after in itertools.pairwise(left)
         for _ in range(before - after)
     )  # fmt: skip
     assert tokens.sort(dim=1).values.tolist() == [wanted] * 3
@@ -100,7 +101,7 @@ def test_entropy_of_the_draws_grows_with_the_temperature():
         tokens = fill(Recorder(logits), 4000, 4, temperature=temperature, num_steps=2)
         share = torch.nn.functional.one_hot(tokens, SIZE).float().mean(dim=0)
         entropies.append(torch.special.entr(share).sum(dim=-1).mean().item())
-    steps = [b - a for a, b in zip(entropies, entropies[1:], strict=False)]
+    steps = [b - a for a, b in itertools.pairwise(entropies)]
     assert entropies[0] == 0 and min(steps) > 0.05, f"temperature has no effect: {entropies}"
 
 

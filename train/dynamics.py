@@ -46,7 +46,7 @@ class DynamicsStage(StageConfig):
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How the finished world draws frames."""
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(num_steps=4300, batch_size=4, learning_rate=8e-4)
+        default_factory=lambda: LoopConfig(num_steps=3300, batch_size=4, learning_rate=8e-4)
     )
     """How it is trained."""
 

@@ -13,7 +13,6 @@ Does not judge: the reader compares the figures with the baselines beside them.
 import io
 import json
 import os
-import sys
 import time
 import zipfile
 import zlib
@@ -36,6 +35,7 @@ from genie import metrics, video
 from genie.data import Clips, FrameStore
 from genie.errors import UserError
 from genie.world import World
+from train.stage import one_line_errors
 
 HISTORY = 3  # true frames before the prompt; only the latent action model sees them
 BATCH = 32
@@ -659,8 +659,5 @@ def write(path: Path, content: bytes) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors():
         main(tyro.cli(EvaluateConfig))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
