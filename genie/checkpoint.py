@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from genie.errors import UserError
@@ -62,7 +62,7 @@ def save_weights(net: nn.Module, path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     try:
-        save_file(state, str(partial))
+        partial.write_bytes(save(state))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

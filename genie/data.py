@@ -45,7 +45,7 @@ class Card:
     fps: float
     """Frames per second of the first video."""
     fingerprint: str = ""
-    """Hash of all frames, names and splits, in order; ties tokens to the frames they were made from."""
+    """Hash of all frames, names and splits, in order; ties tokens to their frames."""
     videos: dict[str, dict[str, int]] = field(default_factory=dict)
     """Per split: each video's name and number of frames, in the order of the rows."""
     skipped: dict[str, str] = field(default_factory=dict)

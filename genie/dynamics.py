@@ -48,10 +48,12 @@ class DynamicsConfig:
     """Extra weight of tokens that differ from the frame before."""
 
     def __post_init__(self) -> None:
-        if self.dim % (2 * self.num_heads):
+        if self.num_heads < 1 or self.dim % (2 * self.num_heads):
             raise UserError(f"dim {self.dim} is not a multiple of 2 x num_heads {self.num_heads}")
         if self.window < 2:
             raise UserError(f"window is {self.window}: the dynamics needs at least one past frame")
+        if not 0 <= self.corruption <= 1:
+            raise UserError(f"corruption is {self.corruption}: a share from 0 to 1 is wanted")
 
 
 class Dynamics(nn.Module):
@@ -126,7 +128,7 @@ class Dynamics(nn.Module):
         shown = self._corrupt(tokens)
         if self.config.masking == "clip":
             hidden = _clip_mask(tokens)
-            asked = self._embed(tokens.masked_fill(hidden, self.mask_id), self._led_by(actions))
+            asked = self._embed(shown.masked_fill(hidden, self.mask_id), self._led_by(actions))
             logits = self.out(self.transformer(asked))
         else:
             hidden = _frame_mask(tokens)
@@ -155,7 +157,7 @@ class Dynamics(nn.Module):
         noise = torch.randint_like(tokens, self.config.codebook_size)
         return torch.where(replaced, noise, tokens)
 
-    def _led_by(self, actions: Int[Tensor, "b t-1"]) -> Int[Tensor, "b t"]:
+    def _led_by(self, actions: Int[Tensor, "b t"]) -> Int[Tensor, "b t+1"]:
         """The action that led to each frame; nothing known led to the first."""
         return F.pad(actions, (1, 0), value=self.start_action)
 

@@ -52,6 +52,11 @@ class TokenizerConfig:
     """Extra weight of pixels that differ from the frame before (0: the paper's plain loss)."""
 
     def __post_init__(self) -> None:
+        if min(self.patch_size, self.num_heads, self.window) < 1:
+            raise UserError(
+                f"patch_size is {self.patch_size}, num_heads is {self.num_heads}, "
+                f"window is {self.window}: each must be 1 or more"
+            )
         if self.height % self.patch_size or self.width % self.patch_size:
             raise UserError(
                 f"frames of {self.height}x{self.width} cannot be cut into patches of "

@@ -192,20 +192,18 @@ def _decode(path: Path, size: Size | None) -> Iterator[np.ndarray]:
             raise UserError(f"{path} breaks off after {count} frames ({error})") from error
         if count < stream.frames:
             raise UserError(f"{path} breaks off: {count} of its {stream.frames} frames are there")
-        if count and _missing_seconds(stream, frame) > 1.5 * float(
-            frame.duration * frame.time_base
-        ):
+        if count and _lacks_its_end(stream, frame):
             raise UserError(f"{path} breaks off after {count} frames: it declares a longer film")
 
 
-def _missing_seconds(stream: av.VideoStream, last: av.VideoFrame) -> float:
-    """How much later than its last frame a Matroska stream says it ends; 0 if it does not say."""
+def _lacks_its_end(stream: av.VideoStream, last: av.VideoFrame) -> bool:
+    """Whether a Matroska stream, which counts no frames, says that it ends after its last frame."""
     declared = stream.metadata.get("DURATION")
     if not declared or last.time is None or not last.duration:
-        return 0.0
+        return False
     hours, minutes, seconds = declared.split(":")
-    end = last.time + float(last.duration * last.time_base)
-    return 3600 * int(hours) + 60 * int(minutes) + float(seconds) - end
+    length = float(last.duration * last.time_base)
+    return 3600 * int(hours) + 60 * int(minutes) + float(seconds) - last.time > 2.5 * length
 
 
 def _encode(path: Path, pictures: Sequence[np.ndarray], fps: float, lossless: bool) -> None:

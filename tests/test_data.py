@@ -64,7 +64,8 @@ def test_store_holds_each_videos_frames(prepared_folder: Path, recorded_folder: 
     store = FrameStore.open(prepared_folder, split)
     assert store.size == (HEIGHT, WIDTH) and store.fps == pytest.approx(12)
     assert len(store) == store.video_starts[-1] == 40 * len(store.video_names)
-    for name, (start, stop) in zip(store.video_names, pairwise(store.video_starts), strict=True):
+    rows = pairwise(store.video_starts.tolist())
+    for name, (start, stop) in zip(store.video_names, rows, strict=True):
         wanted = video.read(recorded_folder / f"{name}.mp4")
         assert torch.equal(store.read(start, stop), wanted), f"{name} has other frames in the store"
         assert torch.equal(store.read(start + 7, start + 9), wanted[7:9])
@@ -108,7 +109,8 @@ def test_two_videos_of_one_name_are_both_kept(source: Path, tmp_path: Path):
     store = FrameStore.open(tmp_path / "out", "train")
     assert len(store.video_names) == len(set(store.video_names)) == 3
     contents = [
-        store.read(start, stop).numpy().tobytes() for start, stop in pairwise(store.video_starts)
+        store.read(start, stop).numpy().tobytes()
+        for start, stop in pairwise(store.video_starts.tolist())
     ]
     for path in source.glob("train/**/*.m*"):
         assert video.read(path).numpy().tobytes() in contents, f"the frames of {path} are mixed up"
@@ -129,7 +131,7 @@ def test_another_split_gives_another_fingerprint(tmp_path: Path):
         write_video(tmp_path / "videos" / f"video-{seed}.mp4", seed=seed)
     cards = [
         data.prepare(tmp_path / "videos", tmp_path / str(share), size=SIZE, heldout_share=share)
-        for share in (0.3, 0.8)
+        for share in (0.3, 0.6)
     ]
     assert cards[0].videos != cards[1].videos
     assert cards[0].fingerprint != cards[1].fingerprint, "tokens of one would be taken for another"

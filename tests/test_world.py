@@ -32,9 +32,15 @@ def prompt() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def lively_world(tiny_world: World) -> World:
-    """Small random embeddings say little to a net that never learnt; larger ones make it listen."""
+    """Nets that never learnt see and say next to nothing; larger weights make this one listen."""
+    torch.manual_seed(8)
     lively = copy.deepcopy(tiny_world)
     torch.nn.init.normal_(lively.dynamics.token.weight, std=1.0)
+    with torch.no_grad():
+        for name, weight in lively.tokenizer.stem.named_parameters():
+            weight *= 0 if name.endswith("bias") else 3
+        for weight in lively.tokenizer.head.parameters():
+            weight *= 2.5
     return lively
 
 
