@@ -19,8 +19,8 @@ MOVES = np.array([(0, 0), (0, -3), (0, 3), (-3, 0), (3, 0)])
 MOVE_NAMES = ["none", "LEFT", "RIGHT", "UP", "DOWN"]
 
 
-def moving_square(num_frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A bright square on a dark, dotted ground, moved by a random action held for a few frames.
+def moving_square(num_frames: int, seed: int, hold: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """A bright square on a dark, dotted ground, moved by a random action held for `hold` frames.
 
     Returns frames uint8 (t, h, w, 3) and actions (t-1,), indices into MOVES.
     """
@@ -32,7 +32,7 @@ def moving_square(num_frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         frame = np.broadcast_to(ground, (HEIGHT, WIDTH, 3)).copy()
         frame[position[0] : position[0] + 8, position[1] : position[1] + 8] = (250, 200, 60)
         frames.append(frame)
-        if t % 3 == 0:
+        if t % hold == 0:
             action = int(rng.integers(len(MOVES)))
         wanted = position + MOVES[action]
         inside = (wanted >= 0).all() and wanted[0] <= HEIGHT - 8 and wanted[1] <= WIDTH - 8
@@ -41,9 +41,11 @@ def moving_square(num_frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(frames), np.array(actions[:-1])
 
 
-def square_frames(num_clips: int, num_frames: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+def square_frames(
+    num_clips: int, num_frames: int, seed: int = 0, hold: int = 3
+) -> tuple[torch.Tensor, ...]:
     """Float frames "b t 3 h w" in 0..1 and true actions "b t-1"."""
-    clips = [moving_square(num_frames, seed * 10_000 + i) for i in range(num_clips)]
+    clips = [moving_square(num_frames, seed * 10_000 + i, hold) for i in range(num_clips)]
     frames = torch.from_numpy(np.stack([frames for frames, _ in clips])).movedim(-1, 2)
     return video.to_float(frames), torch.from_numpy(np.stack([actions for _, actions in clips]))
 
@@ -81,9 +83,11 @@ def tiny_world_config(**sampling) -> WorldConfig:
 def tiny_world() -> World:
     torch.manual_seed(7)
     world = World(tiny_world_config(), name="tiny")
-    # Random heads give near-uniform logits; larger ones make the choices depend on the input.
+    # Fresh nets hardly look at their input; larger weights make every choice depend on it.
+    torch.nn.init.normal_(world.tokenizer.codebook.quantizer.project_in.weight, std=0.5)
     torch.nn.init.normal_(world.dynamics.out.weight, std=0.5)
-    torch.nn.init.normal_(world.dynamics.action.weight, std=1.0)
+    for weights in (world.dynamics.token.weight, world.dynamics.action.weight):
+        torch.nn.init.normal_(weights, std=1.0)
     return world
 
 

@@ -125,7 +125,7 @@ def test_masks_follow_their_recipes():
     torch.manual_seed(0)
     tokens = torch.zeros(400, 6, 24, dtype=torch.long)
     per_frame = _frame_mask(tokens).float().mean(dim=2)
-    assert 0.2 < (per_frame == 1).float().mean() < 0.4, "about a quarter wholly hidden"
+    assert 0.25 < (per_frame == 1).float().mean() < 0.6, "a quarter and more wholly hidden"
     assert per_frame.std(dim=1).mean() > 0.1, "each frame has a rate of its own"
     whole_clip = _clip_mask(tokens)
     assert not whole_clip[:, 0].any(), "the first frame is always shown"
