@@ -33,9 +33,9 @@ NETS = ("tokenizer", "latent_action", "dynamics")
 class SamplingConfig:
     """How new frames are drawn; found by free-running rollouts on held-out clips."""
 
-    maskgit_steps: int = 4
+    maskgit_steps: int = 2
     """Passes over a new frame; more is slower."""
-    temperature: float = 0.5
+    temperature: float = 0.3
     """Of the token draws; 0 takes the most likely token."""
     choice_temperature: float = 1.0
     """Noise in the order in which tokens are revealed."""

@@ -1,139 +1,266 @@
-"""Latent action models: causal, never shown the answer, and able to find the buttons."""
+"""Latent action models: what a prediction may know, and that codes become the buttons pressed."""
 
 import pytest
 import torch
-from conftest import HEIGHT, MOVES, WIDTH, square_frames, tiny_world_config
+from conftest import HEIGHT, WIDTH, square_frames
+from torch import nn
 
 from genie.errors import UserError
-from genie.latent_action import LatentActionConfig, LatentActionModel, extrapolate, translation
+from genie.latent_action import LatentActionConfig, LatentActionModel, extrapolate
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 
+FRAMES, CHANGED, ACTIONS = 9, 4, 5
+Model = LatentActionModel | STLatentActionModel
 
-def _conv() -> LatentActionModel:
-    model = LatentActionModel(tiny_world_config().latent_action)
-    # The head starts at zero (the prediction is the last frame); let every input show.
-    torch.nn.init.normal_(model.forward_model.out.weight, std=0.1)
+
+def make(kind: str) -> Model:
+    """Random weights, large enough that frames and actions matter."""
+    torch.manual_seed(0)
+    if kind == "paper":
+        model = STLatentActionModel(
+            STLatentActionConfig(
+                height=HEIGHT, width=WIDTH, num_actions=ACTIONS, dim=16, num_blocks=1, num_heads=2
+            )
+        )
+    else:
+        model = LatentActionModel(
+            LatentActionConfig(
+                height=HEIGHT,
+                width=WIDTH,
+                num_actions=ACTIONS,
+                history=2,
+                dim=8,
+                code_dim=6,
+                extrapolation=kind == "extrapolating",
+            )
+        )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim < 2:
+                weight *= 0 if name.endswith("bias") else 1
+            elif not weight.any():
+                nn.init.normal_(weight, std=0.1)  # the layer that starts at zero
+            elif weight.ndim == 4:
+                weight *= 2
     return model.eval()
 
 
-def _st() -> STLatentActionModel:
-    config = STLatentActionConfig(
-        height=HEIGHT, width=WIDTH, num_actions=5, dim=24, num_blocks=1, num_heads=2, code_dim=6
-    )
-    return STLatentActionModel(config).eval()
-
-
-@pytest.fixture(params=[_conv, _st], ids=["conv", "st"])
-def model(request: pytest.FixtureRequest):
-    torch.manual_seed(11)
-    return request.param()
+@pytest.fixture(scope="module", params=["extrapolating", "plain", "paper"])
+def model(request: pytest.FixtureRequest) -> Model:
+    return make(request.param)
 
 
 @pytest.fixture(scope="module")
-def frames() -> torch.Tensor:
-    return square_frames(2, 8, seed=3)[0]
+def clip() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    frames = square_frames(3, FRAMES, seed=1)[0]
+    return frames, torch.randint(ACTIONS, (3, FRAMES), generator=generator)
+
+
+def changed_at(frames: torch.Tensor, t: int) -> torch.Tensor:
+    other = frames.clone()
+    other[:, t] = 1 - other[:, t].roll(5, dims=-1)
+    return other
+
+
+def frames_that_differ(one: torch.Tensor, other: torch.Tensor) -> list[int]:
+    return ((one - other).abs().flatten(2).amax(dim=(0, 2)) > 1e-6).nonzero().flatten().tolist()
+
+
+def latents_of(model: Model, frames: torch.Tensor) -> torch.Tensor:
+    """What the codebook is given, one per transition."""
+    seen = []
+    hook = model.codebook.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    model.infer(frames)
+    hook.remove()
+    return seen[0].reshape(len(frames), frames.shape[1] - 1, -1)
+
+
+# What a prediction may know
 
 
 @torch.no_grad()
-def test_action_sees_no_frame_beyond_the_next(model, frames: torch.Tensor):
-    changed = frames.clone()
-    changed[:, 5:] = 1 - changed[:, 5:]
-    before, after = model.infer(frames), model.infer(changed)
-    assert torch.equal(before[:, :4], after[:, :4]), "action 3 leads to frame 4, which is the same"
+def test_prediction_depends_on_past_frames_only(model: Model, clip):
+    frames, actions = clip
+    wanted = model.predict(frames, actions)
+    found = frames_that_differ(model.predict(changed_at(frames, CHANGED), actions), wanted)
+    assert found[0] == CHANGED, "the picture of frame t+1 sees frame t+1, or ignores frame t"
+    later = frames.clone()
+    later[:, CHANGED + 1 :] = 1 - later[:, CHANGED + 1 :]
+    assert frames_that_differ(model.predict(later, actions), wanted)[0] == CHANGED + 1
 
 
 @torch.no_grad()
-def test_prediction_never_sees_its_answer(model, frames: torch.Tensor):
-    actions = torch.randint(5, (2, 8))
-    changed = frames.clone()
-    changed[:, 5:] = 1 - changed[:, 5:]
-    before, after = model.predict(frames, actions), model.predict(changed, actions)
-    torch.testing.assert_close(before[:, :5], after[:, :5], msg="frame 5 leaked into its own guess")
-    assert (before[:, 5] - after[:, 5]).abs().max() > 1e-4, "the newest frame is ignored"
+def test_prediction_depends_on_its_action_and_on_none_that_follow(model: Model, clip):
+    frames, actions = clip
+    other = actions.clone()
+    other[:, CHANGED] = (other[:, CHANGED] + 1) % ACTIONS
+    found = frames_that_differ(model.predict(frames, other), model.predict(frames, actions))
+    assert found[0] == CHANGED, "action t must lead from frame t to frame t+1"
+    if isinstance(model, LatentActionModel):
+        assert found == [CHANGED], "an action says nothing about later frames"
+
+
+def test_gradient_of_a_prediction_reaches_no_later_frame(model: Model, clip):
+    given = clip[0].clone().requires_grad_()
+    model.predict(given, clip[1])[:, CHANGED].sum().backward()
+    reach = given.grad.abs().sum(dim=(0, 2, 3, 4))
+    assert (reach[CHANGED + 1 :] == 0).all(), "the decoder learns from what it should predict"
+    assert (reach[CHANGED - 1 : CHANGED + 1] > 0).all(), "the decoder does not see its history"
 
 
 @torch.no_grad()
-def test_prediction_sees_no_later_action(model, frames: torch.Tensor):
-    actions = torch.zeros(2, 8, dtype=torch.long)
-    changed = actions.clone()
-    changed[:, 5] = 3
-    before, after = model.predict(frames, actions), model.predict(frames, changed)
-    torch.testing.assert_close(before[:, :5], after[:, :5], msg="a later action changed the past")
-    assert (before[:, 5] - after[:, 5]).abs().max() > 1e-6, "the action is ignored"
-
-
-def test_gradient_of_a_prediction_reaches_the_past_only(model, frames: torch.Tensor):
-    leaf = frames.clone().requires_grad_()
-    model.predict(leaf, torch.zeros(2, 8, dtype=torch.long))[:, 4].sum().backward()
-    assert (leaf.grad[:, 5:] == 0).all() and (leaf.grad[:, 4] != 0).any()
-
-
-@torch.no_grad()
-def test_one_frame_has_no_action(model, frames: torch.Tensor):
-    assert model.infer(frames[:, :1]).shape == (2, 0)
-
-
-def test_translation_of_a_cut_out_is_found():
-    torch.manual_seed(0)
-    picture = torch.rand(1, 1, 80, 120)
-    for down, right in ((0, 0), (5, -7), (-8, 11), (3, 0)):
-        before = picture[:, :, 20:52, 30:78]
-        after = picture[:, :, 20 - down : 52 - down, 30 - right : 78 - right]
-        assert translation(before, after).tolist() == [[[down, right]]]
-
-
-def test_extrapolation_goes_on_at_the_same_speed():
-    torch.manual_seed(0)
-    picture = torch.rand(1, 1, 3, 80, 120)
-    first, second, third = (
-        picture[..., 20 + 4 * k : 52 + 4 * k, 30 + 6 * k : 78 + 6 * k] for k in range(3)
-    )
-    guess = extrapolate(first, second)
-    torch.testing.assert_close(guess[..., :-4, :-6], third[..., :-4, :-6])
-
-
-def test_flat_picture_stays_still():
-    flat = torch.full((1, 1, 32, 48), 0.3)
-    assert translation(flat, flat).tolist() == [[[0, 0]]]
-
-
-def test_recovers_the_buttons_of_a_moving_square():
-    """Trained on pixels alone; true actions only score it, on clips it never saw."""
-    torch.manual_seed(0)
-    model = LatentActionModel(
-        LatentActionConfig(
-            height=HEIGHT, width=WIDTH, num_actions=len(MOVES), history=2, dim=16, code_dim=6
+def test_action_depends_on_no_frame_after_the_one_it_leads_to(model: Model, clip):
+    frames = clip[0]
+    wanted = model.infer(frames)
+    assert wanted.shape == (3, FRAMES - 1)
+    for t in range(1, FRAMES):
+        assert torch.equal(model.infer(frames[:, : t + 1]), wanted[:, :t]), (
+            f"actions before frame {t} look beyond it"
         )
-    )
-    frames, true = square_frames(64, 20, seed=1)
-    num_steps, rate = 300, 3e-3
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95))
+    latents = latents_of(model, frames)
+    found = frames_that_differ(latents_of(model, changed_at(frames, CHANGED)), latents)
+    assert found[0] == CHANGED - 1, "action t must look at frame t+1, and not beyond"
+
+
+def test_gradient_of_an_action_reaches_no_later_frame(model: Model, clip):
+    given = clip[0].clone().requires_grad_()
+    latents_of(model, given)[:, CHANGED].sum().backward()
+    reach = given.grad.abs().sum(dim=(0, 2, 3, 4))
+    assert (reach[CHANGED + 2 :] == 0).all(), "an action knows what comes after it"
+    assert (reach[CHANGED : CHANGED + 2] > 0).all(), "an action does not see its own transition"
+
+
+@torch.no_grad()
+def test_history_has_its_length(clip):
+    """Frames older than the history say nothing: the same buttons everywhere in a video."""
+    frames, actions = clip
+    model = make("plain")
+    old = changed_at(frames, 1)
+    assert frames_that_differ(model.predict(old, actions), model.predict(frames, actions)) == [1, 2]
+    assert frames_that_differ(latents_of(model, old), latents_of(model, frames)) == [0, 1, 2]
+
+
+@torch.no_grad()
+def test_a_single_frame_has_no_action(model: Model, clip):
+    assert model.infer(clip[0][:, :1]).shape == (3, 0), "a prompt of one frame must do"
+
+
+# Motion that goes on by itself
+
+
+def scrolling(num_frames: int, down: int, right: int) -> torch.Tensor:
+    """A window that moves over a larger random picture at constant speed."""
+    scene = torch.rand(1, 3, 200, 200, generator=torch.Generator().manual_seed(0))
+    starts = [(100 - t * down, 100 - t * right) for t in range(num_frames)]
+    return torch.stack([scene[:, :, y : y + HEIGHT, x : x + WIDTH] for y, x in starts], dim=1)
+
+
+@pytest.mark.parametrize(("down", "right"), [(0, 0), (0, 3), (2, -5), (-4, 1)])
+def test_extrapolation_moves_the_picture_on(down: int, right: int):
+    frames = scrolling(4, down, right)
+    shown = extrapolate(frames[:, :-2], frames[:, 1:-1])
+    inner = (..., slice(6, -6), slice(6, -6))
+    torch.testing.assert_close(shown[inner], frames[:, 2:][inner])
+
+
+def test_extrapolation_leaves_a_still_picture_alone():
+    frames = square_frames(2, 1)[0].expand(-1, 2, -1, -1, -1)
+    assert torch.equal(extrapolate(frames, frames), frames)
+
+
+# Learning
+
+
+def train(model: Model, batches, learning_rate: float, num_steps: int) -> list[dict]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95))
+    history = []
+    model.train()
     for step in range(num_steps):
+        rate = learning_rate * min(1, (step + 1) / 10, 2 * (num_steps - step) / num_steps)
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / 30, (num_steps - step) / (0.4 * num_steps))
-        clips, start = torch.randint(64, (16,)), int(torch.randint(16, ()))
-        loss, _ = model(frames[clips, start : start + 5])
+            group["lr"] = rate
+        loss, metrics = model(next(batches))
         optimizer.zero_grad()
         loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        history.append({"loss": loss.item()} | {k: float(v) for k, v in metrics.items()})
+    return history
+
+
+def forever(frames: torch.Tensor):
+    while True:
+        yield frames
+
+
+def test_learns_one_batch_by_heart():
+    torch.manual_seed(0)
+    frames = square_frames(4, 6, seed=5)[0]
+    config = LatentActionConfig(
+        height=HEIGHT, width=WIDTH, num_actions=ACTIONS, history=2, dim=16, code_dim=6
+    )
+    last = train(LatentActionModel(config), forever(frames), 3e-3, 150)[-1]
+    gain = last["psnr"] - last["copy_psnr"]
+    assert gain > 6, f"only {gain:.1f} dB better than copying the last frame"
+
+
+def test_the_papers_model_learns_one_batch_by_heart():
+    torch.manual_seed(0)
+    frames = square_frames(4, 6, seed=5)[0]
+    config = STLatentActionConfig(
+        height=HEIGHT, width=WIDTH, num_actions=ACTIONS, dim=48, num_blocks=1, num_heads=2
+    )
+    last = train(STLatentActionModel(config), forever(frames), 4e-3, 150)[-1]
+    gain = last["psnr"] - last["copy_psnr"]
+    assert gain > 3, f"only {gain:.1f} dB better than copying the last frame"
+
+
+def windows(frames: torch.Tensor, batch_size: int, num_frames: int):
+    """Random windows of random clips."""
+    while True:
+        clips = torch.randint(len(frames), (batch_size,))
+        start = int(torch.randint(frames.shape[1] - num_frames + 1, ()))
+        yield frames[clips, start : start + num_frames]
+
+
+@torch.no_grad()
+def inferred(model: LatentActionModel, frames: torch.Tensor, actions: torch.Tensor):
+    """Latent and true actions of the transitions with a full history."""
+    first = model.config.history - 1
+    return model.infer(frames)[:, first:].flatten(), actions[:, first:].flatten()
+
+
+def test_codes_become_the_buttons_of_the_moving_square():
+    torch.manual_seed(0)
+    frames, actions = square_frames(64, 20, seed=1)
+    config = LatentActionConfig(
+        height=HEIGHT, width=WIDTH, num_actions=8, history=2, dim=16, code_dim=6
+    )
+    model = LatentActionModel(config)
+    train(model, windows(frames, 16, 5), 3e-3, 400)
     model.eval()
-    table = torch.zeros(len(MOVES), len(MOVES))
-    table.index_put_((model.infer(frames)[:, 1:], true[:, 1:]), torch.tensor(1.0), accumulate=True)
-    fresh, pressed = square_frames(32, 20, seed=2)
-    found = table.argmax(dim=1)[model.infer(fresh)[:, 1:]]
-    accuracy = (found == pressed[:, 1:]).float().mean().item()
-    assert accuracy > 0.9, f"only {accuracy:.2f} of the buttons are told by the latent actions"
+    latent, true = inferred(model, frames, actions)
+    counts = torch.zeros(config.num_actions, ACTIONS)
+    counts.index_put_((latent, true), torch.ones(len(true)), accumulate=True)
+    latent, true = inferred(model, *square_frames(32, 20, seed=2))
+    accuracy = (counts.argmax(dim=1)[latent] == true).float().mean().item()
+    assert accuracy > 0.9, f"the codes tell the true action for {accuracy:.0%} of new transitions"
+    torch.manual_seed(0)
+    with torch.no_grad():
+        metrics = model(frames[:, :5])[1]
+    assert metrics["delta_psnr"] > 3, "the model's own decoder does not obey the actions"
 
 
-def test_evaluation_tells_what_the_actions_carry(frames: torch.Tensor):
-    model = _conv()
-    _, metrics = model(frames)
-    assert "delta_psnr" in metrics
-    _, metrics = model.train()(frames)
-    assert "delta_psnr" not in metrics
-
-
-@pytest.mark.parametrize("values", [{"height": 40}, {"num_actions": 1}, {"history": 0}])
-def test_impossible_shape_is_refused(values: dict):
-    with pytest.raises(UserError, match="wants"):
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"height": 40}, "40x64"),
+        ({"width": 8}, "64x8"),
+        ({"num_actions": 1}, "num_actions is 1"),
+        ({"history": 0}, "history is 0"),
+    ],
+)
+def test_impossible_shape_is_refused(values: dict, message: str):
+    with pytest.raises(UserError, match=message):
         LatentActionConfig(**values)
