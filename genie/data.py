@@ -216,7 +216,7 @@ class TokenStore:
         rows = datasets.Dataset.from_file(str(folder / "rows.arrow"))
         table = _Table.of(rows)
         tokens = torch.from_numpy(table.read("tokens", 0, len(rows)).copy())
-        actions = torch.from_numpy(np.array(rows.data.column("action")))
+        actions = torch.from_numpy(rows.data.column("action").to_numpy().copy())
         return cls(tokens.reshape(len(rows), -1), actions, video_starts)
 
 

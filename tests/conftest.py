@@ -41,6 +41,22 @@ def moving_square(num_frames: int, seed: int, hold: int = 3) -> tuple[np.ndarray
     return np.stack(frames), np.array(actions[:-1])
 
 
+def scrolling_ground(num_frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A view that moves over a patchwork of colours, by a random action held for three frames."""
+    rng = np.random.default_rng(seed)
+    patches = rng.integers(0, 255, (60, 60, 3), dtype=np.uint8)
+    ground = patches.repeat(8, axis=0).repeat(8, axis=1)
+    position, frames, actions = np.array([220, 220]), [], []
+    for t in range(num_frames):
+        row, column = position
+        frames.append(ground[row : row + HEIGHT, column : column + WIDTH])
+        if t % 3 == 0:
+            action = int(rng.integers(len(MOVES)))
+        actions.append(action)
+        position = position + MOVES[action]
+    return np.stack(frames), np.array(actions[:-1])
+
+
 def square_frames(
     num_clips: int, num_frames: int, seed: int = 0, hold: int = 3
 ) -> tuple[torch.Tensor, ...]:
@@ -100,19 +116,19 @@ def tiny_world_folder(tiny_world: World, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def recorded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Lossless videos of moving squares as the recorder of real games lays them out."""
+    """Lossless videos of a scrolling ground as the recorder of real games lays them out."""
     folder = tmp_path_factory.mktemp("recorded") / "square"
     true_actions = {}
     for split, count, first in (("train", 6, 0), ("heldout", 4, 1000)):
         (folder / split).mkdir(parents=True)
         for seed in range(first, first + count):
-            frames, actions = moving_square(40, seed)
+            frames, actions = scrolling_ground(40, seed)
             name = f"{split}/level-{seed:06d}-episode-00000"
             video.write(folder / f"{name}.mp4", list(frames), fps=12.0, lossless=True)
             true_actions[name] = actions
     np.savez(folder / "true_actions.npz", **true_actions)
     (folder / "recording.json").write_text(
-        json.dumps({"game": "square", "fps": 12, "true_actions": MOVE_NAMES})
+        json.dumps({"game": "ground", "fps": 12, "true_actions": MOVE_NAMES})
     )
     return folder
 

@@ -216,42 +216,6 @@ def test_the_papers_model_learns_one_batch_by_heart():
     assert gain > 3, f"only {gain:.1f} dB better than copying the last frame"
 
 
-def windows(frames: torch.Tensor, batch_size: int, num_frames: int):
-    """Random windows of random clips."""
-    while True:
-        clips = torch.randint(len(frames), (batch_size,))
-        start = int(torch.randint(frames.shape[1] - num_frames + 1, ()))
-        yield frames[clips, start : start + num_frames]
-
-
-@torch.no_grad()
-def inferred(model: LatentActionModel, frames: torch.Tensor, actions: torch.Tensor):
-    """Latent and true actions of the transitions with a full history."""
-    first = model.config.history - 1
-    return model.infer(frames)[:, first:].flatten(), actions[:, first:].flatten()
-
-
-def test_codes_become_the_buttons_of_the_moving_square():
-    torch.manual_seed(0)
-    frames, actions = square_frames(64, 20, seed=1)
-    config = LatentActionConfig(
-        height=HEIGHT, width=WIDTH, num_actions=8, history=2, dim=16, code_dim=6
-    )
-    model = LatentActionModel(config)
-    train(model, windows(frames, 16, 5), 3e-3, 400)
-    model.eval()
-    latent, true = inferred(model, frames, actions)
-    counts = torch.zeros(config.num_actions, ACTIONS)
-    counts.index_put_((latent, true), torch.ones(len(true)), accumulate=True)
-    latent, true = inferred(model, *square_frames(32, 20, seed=2))
-    accuracy = (counts.argmax(dim=1)[latent] == true).float().mean().item()
-    assert accuracy > 0.9, f"the codes tell the true action for {accuracy:.0%} of new transitions"
-    torch.manual_seed(0)
-    with torch.no_grad():
-        metrics = model(frames[:, :5])[1]
-    assert metrics["delta_psnr"] > 3, "the model's own decoder does not obey the actions"
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [

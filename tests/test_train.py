@@ -1,217 +1,445 @@
-"""Training: schedules, exact resume, honest refusals, and the commands of the README."""
+"""Training: the schedule, runs that resume as if nothing had happened, and the commands."""
 
 import json
+import math
+import os
+import runpy
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import HEIGHT, WIDTH
+from conftest import HEIGHT, WIDTH, square_frames, tiny_world_config
+from safetensors.torch import load_file
+from torch import nn
 
 from genie import video
-from genie.data import FrameStore
+from genie.data import Clips, FrameStore, TokenStore
+from genie.dynamics import Dynamics
 from genie.errors import UserError
-from genie.world import World
-from train import dynamics, latent_action, tokenizer
-from train.loop import LoopConfig, Trainer, learning_rate
-from train.stage import parse
+from genie.latent_action import LatentActionModel
+from genie.tokenizer import Tokenizer
+from genie.world import NETS, World
+from train import dynamics as dynamics_stage
+from train import latent_action as latent_action_stage
+from train.loop import LoopConfig, Trainer, describe, is_finished, learning_rate, load_finished
+from train.stage import StageConfig, parse
 
-SIZE = ["--size", str(HEIGHT), str(WIDTH)]
-
-
-def _run(*command: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=170, cwd=cwd
-    )
-
-
-def _stage(data: Path, run: Path, **loop) -> tokenizer.TokenizerStage:
-    tiny = tokenizer.PRESETS["tiny"]
-    settings = {"num_steps": 8, "save_every": 2, "evaluate_every": 8, "precision": "float32"}
-    return replace(tiny, data=data, run=run, threads=1, loop=replace(tiny.loop, **settings | loop))
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ("tokenizer", "latent_action", "dynamics")
+ONE_CORE = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def test_learning_rate_warms_up_stays_and_falls():
-    config = LoopConfig(
-        num_steps=100, batch_size=1, learning_rate=1.0, warmup_steps=10, decay_share=0.4
-    )
+@pytest.fixture(autouse=True)
+def on_one_core(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Bits repeat on one kind of machine with one number of threads."""
+    for name, value in ONE_CORE.items():
+        monkeypatch.setenv(name, value)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def loop_config(**values) -> LoopConfig:
+    small = {
+        "num_steps": 8,
+        "batch_size": 3,
+        "learning_rate": 3e-3,
+        "warmup_steps": 2,
+        "precision": "float32",
+        "log_every": 2,
+        "evaluate_every": 4,
+        "evaluate_batches": 2,
+        "save_every": 3,
+    }
+    return LoopConfig(**small | values)
+
+
+# The schedule
+
+
+def test_wsd_warms_up_stays_and_falls():
+    config = loop_config(num_steps=100, warmup_steps=10, decay_share=0.4, learning_rate=2.0)
     rates = [learning_rate(config, step) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1) and rates[9:60] == pytest.approx([1.0] * 51)
-    assert all(a > b for a, b in pairwise(rates[61:]))
-    assert rates[-1] == pytest.approx(0.025)
-    cosine = replace(config, schedule="cosine", final_learning_rate=0.5)
-    assert learning_rate(cosine, 50) == pytest.approx(0.75)
+    assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
+    assert rates[10:60] == pytest.approx([2.0] * 50), "the rate should stay"
+    assert rates[60:] == pytest.approx([2.0 * (100 - step) / 40 for step in range(60, 100)])
 
 
-def test_resumed_run_ends_bit_for_bit_like_an_unbroken_one(
-    prepared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    whole, broken = (_stage(prepared_folder, tmp_path / name) for name in ("whole", "broken"))
-    tokenizer.main(whole)
-
-    ordinary = Trainer._train_step
-
-    def stops_at_five(trainer: Trainer, batch):
-        if trainer.step == 5:
-            raise KeyboardInterrupt
-        return ordinary(trainer, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_step", stops_at_five)
-        with pytest.raises(KeyboardInterrupt):
-            tokenizer.main(broken)
-    folder = tmp_path / "broken" / "tokenizer"
-    assert torch.load(folder / "state.pt", weights_only=True)["step"] == 4
-    tokenizer.main(broken)
-    weights = [
-        (tmp_path / name / "tokenizer" / "weights.safetensors").read_bytes()
-        for name in ("whole", "broken")
-    ]
-    assert weights[0] == weights[1], "the resumed run went another way"
-    steps = [
-        json.loads(line)["step"]
-        for line in (folder / "metrics.jsonl").read_text().splitlines()
-        if json.loads(line)["split"] == "train"
-    ]
-    assert steps == sorted(set(steps)), "a step is logged twice"
+def test_cosine_falls_from_the_first_step_to_the_last():
+    config = loop_config(num_steps=50, warmup_steps=0, schedule="cosine", learning_rate=2.0)
+    rates = [learning_rate(config, step) for step in range(50)]
+    assert rates == pytest.approx([1 + math.cos(math.pi * step / 50) for step in range(50)])
 
 
-def test_other_settings_in_the_same_folder_are_refused(prepared_folder: Path, tmp_path: Path):
-    tokenizer.main(_stage(prepared_folder, tmp_path, num_steps=2))
-    with pytest.raises(UserError, match=r"loop\.learning_rate"):
-        tokenizer.main(_stage(prepared_folder, tmp_path, num_steps=2, learning_rate=1.0))
-
-
-def test_finished_run_is_not_trained_again(prepared_folder: Path, tmp_path: Path):
-    stage = _stage(prepared_folder, tmp_path, num_steps=2)
-    tokenizer.main(stage)
-    weights = tmp_path / "tokenizer" / "weights.safetensors"
-    stamp = weights.stat().st_mtime_ns
-    assert tokenizer.main(stage)["psnr"] > 0
-    assert weights.stat().st_mtime_ns == stamp
-
-
-def test_loss_that_is_no_number_stops_the_run(prepared_folder: Path, tmp_path: Path):
-    stage = _stage(prepared_folder, tmp_path, learning_rate=1e9, warmup_steps=1, log_every=1)
-    with pytest.raises(UserError, match="learning-rate"):
-        tokenizer.main(stage)
-
-
-@pytest.mark.parametrize(("perplexity", "delta"), [(1.2, 3.0), (6.0, 0.0)])
-def test_collapsed_actions_are_refused(perplexity: float, delta: float):
-    with pytest.raises(UserError, match="collapsed"):
-        latent_action.check_alive({"perplexity": perplexity, "delta_psnr": delta})
-    latent_action.check_alive({"perplexity": 6.0, "delta_psnr": 3.0})
-
-
-def test_presets_can_be_overridden():
-    stage = parse(dynamics.PRESETS, "", ["--preset", "tiny", "--model.dim", "48"])
-    assert stage.model.dim == 48 and stage.loop == dynamics.PRESETS["tiny"].loop
-    stage = parse(latent_action.PRESETS, "", ["--preset=paper", "--model.num-actions", "7"])
-    assert stage.model.num_actions == 7 and stage.model.num_blocks == 8
-    with pytest.raises(UserError, match="no preset 'huge'"):
-        parse(dynamics.PRESETS, "", ["--preset", "huge"])
-
-
-def test_all_three_paper_presets_fit_together():
-    assert tokenizer.PRESETS.keys() == latent_action.PRESETS.keys() == dynamics.PRESETS.keys()
-    paper = tokenizer.PRESETS["paper"].model
-    assert (paper.num_tokens, paper.codebook.size) == (256, 1024)
-
-
-@pytest.fixture(scope="module")
-def trained(recorded_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole pipeline by its one command, from videos to a world."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    command = ["-m", "train", "--data", str(recorded_folder), "--out", "world", "--preset", "tiny"]
-    done = _run(*command, "--run", "run", *SIZE, cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
-def test_pipeline_makes_a_world_that_plays(trained: Path, recorded_folder: Path):
-    world = World.from_pretrained(trained / "world")
-    assert world.size == (HEIGHT, WIDTH) and world.fps == 12
-    clip = next((recorded_folder / "heldout").glob("*.mp4"))
-    session = world.start(video.read(clip)[:3])
-    assert session.step(1).shape == (HEIGHT, WIDTH, 3)
-
-
-def test_pipeline_repeated_changes_nothing(trained: Path, recorded_folder: Path):
-    files = sorted(path for path in trained.rglob("weights.safetensors"))
-    stamps = [path.stat().st_mtime_ns for path in files]
-    command = ["-m", "train", "--data", str(recorded_folder), "--out", "world", "--preset", "tiny"]
-    done = _run(*command, "--run", "run", *SIZE, cwd=trained)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(files) == 3 and [path.stat().st_mtime_ns for path in files] == stamps
-
-
-def test_stored_tokens_are_what_the_nets_say(trained: Path, monkeypatch: pytest.MonkeyPatch):
-    run = trained / "run"
-    nets = dynamics.load_encoders(run)
-    store = FrameStore.open(run / "data", "heldout")
-    with monkeypatch.context() as patch:
-        patch.setattr(dynamics, "_pieces", lambda store: pytest.fail("encoded a second time"))
-        tokens = dynamics.encode_split(*nets, store, run / "tokens" / "heldout")
-    first, stop = store.video_starts[:2]
-    frames = video.to_float(store.read(int(first), int(stop)))[None]
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, dynamics.has_fast_bf16()):
-        wanted = nets[0].encode(frames)[0], nets[1].infer(frames)[0]
-    found = tokens.read(int(first), int(stop))
-    assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
-
-
-def test_long_videos_are_encoded_in_pieces_without_a_seam(trained: Path, tmp_path: Path):
-    run = trained / "run"
-    nets = dynamics.load_encoders(run)
-    store = FrameStore.open(run / "data", "heldout")
-    whole = dynamics.encode_split(*nets, store, tmp_path / "whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dynamics, "ENCODE_FRAMES", 11)
-        pieces = dynamics.encode_split(*nets, store, tmp_path / "pieces")
-    inner = torch.ones(len(store), dtype=torch.bool)
-    inner[store.video_starts[1:] - 1] = False  # at a video's end there is no action
-    assert (whole.actions == pieces.actions)[inner].float().mean() > 0.98
-    assert (whole.tokens == pieces.tokens).float().mean() > 0.98
+@pytest.mark.parametrize("schedule", ["wsd", "cosine"])
+def test_final_rate_is_where_it_ends(schedule: str):
+    config = loop_config(
+        num_steps=1000, schedule=schedule, learning_rate=2.0, final_learning_rate=0.5
+    )
+    assert learning_rate(config, 999) == pytest.approx(0.5, rel=0.01)
+    constant = replace(config, final_learning_rate=2.0)
+    assert {round(learning_rate(constant, step), 9) for step in range(5, 1000)} == {2.0}
 
 
 @pytest.mark.parametrize(
-    ("command", "message"),
+    "values",
     [
-        (["-m", "train", "--data", "nowhere", "--out", "x", "--preset", "tiny"], "nowhere"),
-        (["-m", "train", "--data", "nowhere", "--out", "x", "--preset", "huge"], "huge"),
-        (["-m", "train.prepare", "nowhere", "--out", "x"], "nowhere"),
-        (["-m", "train.tokenizer", "--data", "nowhere"], "train.prepare"),
+        {"num_steps": 0},
+        {"batch_size": 0},
+        {"log_every": 0},
+        {"evaluate_every": 0},
+        {"evaluate_batches": 0},
+        {"save_every": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": -1.0},
     ],
 )
-def test_mistakes_end_in_one_line(command: list[str], message: str, tmp_path: Path):
-    done = _run(*command, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
-    assert not list(tmp_path.iterdir()), "something was left behind"
+def test_impossible_loop_is_refused(values: dict):
+    with pytest.raises(UserError, match=next(iter(values))):
+        loop_config(**values)
 
 
-def test_dynamics_without_its_encoders_says_what_to_run(prepared_folder: Path, tmp_path: Path):
-    config = replace(dynamics.PRESETS["tiny"], data=prepared_folder, run=tmp_path)
-    with pytest.raises(UserError, match=r"train/tokenizer\.py"):
-        dynamics.main(config)
+# Runs that stop and go on
 
 
-def test_accelerate_launches_a_stage(prepared_folder: Path, tmp_path: Path):
-    script = Path(tokenizer.__file__)
-    done = _run(
-        *["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", str(script)],
-        *["--preset", "tiny", "--data", str(prepared_folder), "--run", str(tmp_path)],
-        *["--loop.num-steps", "3"],
+class Interrupted(Clips):
+    """Clips whose reading is broken off by Ctrl-C after a while."""
+
+    num_reads = 0
+    last_read = 10**9
+
+    def __getitem__(self, index: int):
+        self.num_reads += 1
+        if self.num_reads > self.last_read:
+            raise KeyboardInterrupt
+        return super().__getitem__(index)
+
+
+def make_net(name: str) -> nn.Module:
+    config = tiny_world_config()
+    makers = {"tokenizer": Tokenizer, "latent_action": LatentActionModel, "dynamics": Dynamics}
+    torch.manual_seed(0)
+    return makers[name](getattr(config, name))
+
+
+@pytest.fixture(scope="module")
+def stores(prepared_folder: Path) -> dict[str, tuple]:
+    frames = [FrameStore.open(prepared_folder, split) for split in ("train", "heldout")]
+    generator = torch.Generator().manual_seed(0)
+    tokens = [
+        TokenStore(
+            torch.randint(60, (len(store), 24), generator=generator, dtype=torch.int32),
+            torch.randint(5, (len(store),), generator=generator, dtype=torch.int32),
+            store.video_starts,
+        )
+        for store in frames
+    ]
+    return {"tokenizer": frames, "latent_action": frames, "dynamics": tokens}
+
+
+@pytest.fixture
+def trainer(stores: dict[str, tuple], tmp_path: Path) -> Callable[..., Trainer]:
+    """Makes the trainer of a small run; `last_read` interrupts it."""
+
+    def make(net: str, folder: str = "run", last_read: int = 10**9, **values) -> Trainer:
+        train, heldout = (Interrupted(store, 5) for store in stores[net])
+        train.last_read = last_read
+        config = loop_config(**values)
+        description = describe(loop=config, net=net)
+        return Trainer(make_net(net), train, heldout, config, tmp_path / folder, description)
+
+    return make
+
+
+def lines_of(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in {"step_s", "wait_s"}} for line in lines]
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_a_resumed_run_is_the_unbroken_run(trainer, tmp_path: Path, net: str):
+    trainer(net, "unbroken").run()
+    with pytest.raises(KeyboardInterrupt):
+        trainer(net, "broken", last_read=18).run()  # in step 6 or 7; step 3 or 6 was saved
+    assert not is_finished(tmp_path / "broken"), "half a run must not pass for a whole one"
+    with pytest.raises(UserError, match="finished"):
+        load_finished(make_net(net), tmp_path / "broken")
+    again = trainer(net, "broken")
+    assert 0 < again.step < 8, "the run should go on in its middle"
+    again.run()
+    wanted = load_file(tmp_path / "unbroken" / "weights.safetensors")
+    found = load_file(tmp_path / "broken" / "weights.safetensors")
+    for name, tensor in wanted.items():
+        assert torch.equal(found[name], tensor), f"{name} differs from the unbroken run"
+    assert lines_of(tmp_path / "broken") == lines_of(tmp_path / "unbroken")
+
+
+def test_training_moves_the_weights_and_another_seed_moves_them_elsewhere(trainer, tmp_path: Path):
+    trainer("dynamics", "one").run()
+    trainer("dynamics", "other", seed=1).run()
+    one, other = (load_file(tmp_path / n / "weights.safetensors") for n in ("one", "other"))
+    start = make_net("dynamics").state_dict()
+    assert not torch.equal(one["out.weight"], start["out.weight"])
+    assert not torch.equal(one["out.weight"], other["out.weight"]), "the seed has no effect"
+
+
+def test_a_finished_run_is_left_alone(trainer, tmp_path: Path):
+    metrics = trainer("dynamics").run()
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    again = trainer("dynamics").run()
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert again["cross_entropy"] == pytest.approx(metrics["cross_entropy"], rel=1e-5)
+    net = load_finished(make_net("dynamics"), tmp_path / "run")
+    assert torch.equal(
+        net.out.weight, load_file(tmp_path / "run/weights.safetensors")["out.weight"]
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "tokenizer" / "weights.safetensors").is_file()
+    assert not net.training
 
 
-@pytest.mark.parametrize("stage", ["tokenizer", "latent_action", "dynamics", "prepare", "evaluate"])
-def test_help_is_there(stage: str):
-    assert _run("-m", f"train.{stage}", "--help").returncode == 0
+def test_other_settings_in_the_same_folder_are_refused_by_name(trainer, tmp_path: Path):
+    trainer("dynamics").run()
+    before = (tmp_path / "run" / "weights.safetensors").read_bytes()
+    with pytest.raises(UserError, match=r"loop\.learning_rate: 0\.003 there, 0\.001 now"):
+        trainer("dynamics", learning_rate=1e-3)
+    with pytest.raises(UserError, match="net: dynamics there, tokenizer now"):
+        trainer("tokenizer")
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == before
+
+
+def test_a_run_folder_that_cannot_be_made_is_refused(trainer, tmp_path: Path):
+    (tmp_path / "run").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write"):
+        trainer("dynamics")
+
+
+def test_metrics_are_logged_for_both_splits(trainer, tmp_path: Path):
+    trainer("tokenizer").run()
+    lines = lines_of(tmp_path / "run")
+    steps = {
+        split: [line["step"] for line in lines if line["split"] == split]
+        for split in ("train", "heldout")
+    }
+    assert steps == {"train": [2, 4, 6, 8], "heldout": [4, 8]}
+    assert all(math.isfinite(line["loss"]) and line["psnr"] > 0 for line in lines)
+    assert lines[0]["learning_rate"] == pytest.approx(3e-3)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(trainer, tmp_path: Path):
+    run = trainer("dynamics")
+    with torch.no_grad():
+        run.net.out.bias[0] = float("nan")
+    with pytest.raises(UserError, match="learning-rate"):
+        run.run()
+    assert not is_finished(tmp_path / "run")
+
+
+def test_fewer_clips_than_a_batch_still_train(trainer, tmp_path: Path):
+    trainer("dynamics", batch_size=10_000, num_steps=2).run()
+    assert is_finished(tmp_path / "run")
+
+
+def test_every_clip_is_seen_once_in_an_epoch(trainer):
+    run = trainer("dynamics", batch_size=27)  # 6 videos of 36 windows: 8 batches
+    batches = [run.batches.batch_sampler, iter(run.batches.batch_sampler)][1]
+    epochs = [[row for _ in range(8) for row in next(batches)] for _ in range(2)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(216)), "an epoch misses or repeats clips"
+    assert epochs[0] != epochs[1], "every epoch has the same order"
+
+
+# Collapse
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "delta", "alive"),
+    [(4.2, 2.0, True), (1.0, 2.0, False), (4.2, 0.0, False), (1.2, 0.01, False)],
+)
+def test_collapsed_actions_are_refused(perplexity: float, delta: float, alive: bool):
+    metrics = {"perplexity": perplexity, "delta_psnr": delta}
+    if alive:
+        latent_action_stage.check_alive(metrics)
+    else:
+        with pytest.raises(UserError, match=f"collapsed.*{perplexity:.2f}"):
+            latent_action_stage.check_alive(metrics)
+
+
+# Tokens for the dynamics
+
+
+@pytest.fixture
+def encoders() -> tuple[Tokenizer, LatentActionModel]:
+    return make_net("tokenizer").eval(), make_net("latent_action").eval()
+
+
+def test_stored_tokens_are_those_of_the_nets(
+    encoders, prepared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(dynamics_stage, "has_fast_bf16", lambda: False)
+    store = FrameStore.open(prepared_folder, "heldout")
+    made = dynamics_stage.encode_split(*encoders, store, tmp_path / "heldout")
+    for start, stop in pairwise(store.video_starts.tolist()):
+        frames = video.to_float(store.read(start, stop))[None]
+        tokens, actions = made.read(start, stop)
+        with torch.no_grad():
+            assert torch.equal(tokens, encoders[0].encode(frames)[0])
+            assert torch.equal(actions, encoders[1].infer(frames)[0]), "an action beside its frame"
+
+
+def test_pieces_of_a_long_video_join_without_a_seam(
+    encoders, prepared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(dynamics_stage, "has_fast_bf16", lambda: False)
+    store = FrameStore.open(prepared_folder, "train")
+    whole = dynamics_stage.encode_split(*encoders, store, tmp_path / "whole")
+    monkeypatch.setattr(dynamics_stage, "ENCODE_FRAMES", 7)
+    pieces = dynamics_stage.encode_split(*encoders, store, tmp_path / "pieces")
+    inside = torch.ones(len(store), dtype=torch.bool)
+    inside[store.video_starts[1:] - 1] = False  # no action leads out of a video
+    assert torch.equal(pieces.tokens, whole.tokens)
+    assert torch.equal(pieces.actions[inside], whole.actions[inside])
+
+
+def test_tokens_are_computed_once_and_again_for_other_nets(
+    encoders, prepared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = FrameStore.open(prepared_folder, "heldout")
+    made = dynamics_stage.encode_split(*encoders, store, tmp_path / "heldout")
+    with monkeypatch.context() as patch:
+        patch.setattr(Tokenizer, "encode", lambda *_: pytest.fail("computed a second time"))
+        again = dynamics_stage.encode_split(*encoders, store, tmp_path / "heldout")
+    assert torch.equal(again.tokens, made.tokens) and torch.equal(again.actions, made.actions)
+    with torch.no_grad():
+        encoders[0].encoder_position += 1
+    called = []
+    encode = Tokenizer.encode
+    monkeypatch.setattr(Tokenizer, "encode", lambda *given: called.append(1) or encode(*given))
+    dynamics_stage.encode_split(*encoders, store, tmp_path / "heldout")
+    assert called, "tokens of another tokenizer were taken for this one's"
+
+
+# Commands
+
+
+def run_module(name: str, *flags: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit code of `python -m name flags`, run in this process because imports take seconds."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, flags)])
+    with pytest.raises(SystemExit) as exit_, pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, name, raising=False)
+        runpy.run_module(name, run_name="__main__")
+    return exit_.value.code or 0
+
+
+@pytest.mark.parametrize("module", ["__main__", "prepare", "evaluate", *STAGES])
+def test_every_command_explains_itself(module: str, monkeypatch, capsys):
+    assert run_module(f"train.{module}", "--help", monkeypatch=monkeypatch) == 0
+    out = capsys.readouterr().out
+    assert "usage" in out and "--" in out
+
+
+@pytest.mark.parametrize("module", ["__main__", *STAGES])
+def test_unknown_preset_is_one_line_and_code_2(module: str, monkeypatch, capsys, tmp_path: Path):
+    flags = ["--preset", "huge", "--data", tmp_path, *(["--out", "x"] * (module == "__main__"))]
+    monkeypatch.chdir(tmp_path)
+    assert run_module(f"train.{module}", *flags, monkeypatch=monkeypatch) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and err.startswith("error: ")
+    assert "'huge'" in err and "nano" in err, "it does not say what there is"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("module", ["__main__", "prepare", *STAGES])
+def test_missing_data_is_one_line_and_code_2(module: str, monkeypatch, capsys, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    flags = {
+        "prepare": ["nowhere", "--out", "out"],
+        "__main__": ["--data", "nowhere", "--out", "out"],
+    }.get(module, ["--data", "nowhere", "--run", "run"])
+    assert run_module(f"train.{module}", *flags, monkeypatch=monkeypatch) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and err.startswith("error: ") and "nowhere" in err
+    assert not list(tmp_path.iterdir()), "something was made for nothing"
+
+
+def test_dynamics_wants_the_other_stages_first(
+    prepared_folder: Path, monkeypatch, capsys, tmp_path: Path
+):
+    flags = ["--preset", "tiny", "--data", prepared_folder, "--run", tmp_path / "run"]
+    assert run_module("train.dynamics", *flags, monkeypatch=monkeypatch) == 2
+    assert "train/tokenizer.py" in capsys.readouterr().err
+
+
+def test_videos_shorter_than_a_clip_are_named(
+    prepared_folder: Path, monkeypatch, capsys, tmp_path: Path
+):
+    flags = ["--preset", "tiny", "--data", prepared_folder, "--run", tmp_path / "run"]
+    flags += ["--clip-frames", "41"]
+    assert run_module("train.tokenizer", *flags, monkeypatch=monkeypatch) == 2
+    err = capsys.readouterr().err
+    assert "41" in err and "40" in err and err.count("\n") == 1
+
+
+def test_flags_lie_over_the_preset():
+    presets = {"small": StageConfig(threads=3), "large": StageConfig(threads=7)}
+    for flags in (["--preset", "large"], ["--preset=large"]):
+        config = parse(presets, "Test.", [*flags, "--run", "elsewhere"])
+        assert (config.threads, config.run) == (7, Path("elsewhere"))
+    assert parse(presets, "Test.", ["--preset", "small", "--threads", "1"]).threads == 1
+    with pytest.raises(UserError, match="wants a name"):
+        parse(presets, "Test.", ["--preset"])
+
+
+def command(*words, timeout: int = 600) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, words)],
+        cwd=ROOT,
+        env=os.environ | ONE_CORE,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+@pytest.mark.timeout(900)
+def test_videos_become_a_world_by_one_command(recorded_folder: Path, tmp_path: Path):
+    out, run = tmp_path / "square", tmp_path / "run"
+    flags = ["--data", recorded_folder, "--out", out, "--run", run, "--preset", "tiny"]
+    flags += ["--size", HEIGHT, WIDTH]
+    started = time.monotonic()
+    first = command("train", *flags)
+    took = time.monotonic() - started
+    assert first.returncode == 0, first.stderr[-3000:]
+    world = World.from_pretrained(out).cpu()
+    assert (world.name, world.size, world.fps) == ("square", (HEIGHT, WIDTH), 12.0)
+    prompt = video.to_uint8(square_frames(1, 3, seed=9)[0])[0]
+    frames = [world.start(prompt).step(action) for action in range(world.num_actions)]
+    assert len({frame.tobytes() for frame in frames}) > 1, "all actions do the same"
+
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    started = time.monotonic()
+    second = command("train", *flags)
+    assert second.returncode == 0, second.stderr[-3000:]
+    assert time.monotonic() - started < took, "the second time takes as long as the first"
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after.keys() == before.keys()
+    changed = [str(path.relative_to(tmp_path)) for path in after if after[path] != before[path]]
+    assert not changed, f"repeating the command changed {changed}"
+
+
+@pytest.mark.timeout(600)
+def test_accelerate_launches_a_stage(prepared_folder: Path, tmp_path: Path):
+    flags = ["--preset", "tiny", "--data", prepared_folder, "--run", tmp_path / "run"]
+    launch = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    result = command(
+        *launch, "train/tokenizer.py", *flags, "--loop.num-steps", "4", "--threads", "1"
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert is_finished(tmp_path / "run" / "tokenizer")
+    assert "PSNR" in result.stdout + result.stderr or "psnr" in result.stdout + result.stderr

@@ -67,6 +67,14 @@ class LoopConfig:
     num_workers: int = 0
     """Processes that load clips; 0 loads in the training process."""
 
+    def __post_init__(self) -> None:
+        counts = ("num_steps", "batch_size", "log_every", "evaluate_every", "save_every")
+        for name in (*counts, "evaluate_batches"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: 1 or more is wanted")
+        if self.learning_rate <= 0:
+            raise UserError(f"learning_rate is {self.learning_rate}: more than 0 is wanted")
+
 
 class Trainer:
     """Trains one net to its last step, from wherever the run folder says it had got to."""
