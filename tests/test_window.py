@@ -99,15 +99,20 @@ class Player:
 
     def wait_for_window(self, seconds=60.0):
         ends = time.monotonic() + seconds
+        environment = {**os.environ, "DISPLAY": self.display}
+        before = []
         while time.monotonic() < ends and self.process.poll() is None:
             search = ["xdotool", "search", "--onlyvisible", "--pid", str(self.process.pid)]
-            environment = {**os.environ, "DISPLAY": self.display}
             found = subprocess.run(search, env=environment, capture_output=True, text=True)
-            if found.stdout:
-                self.window = found.stdout.split()[-1]
-                self.xdotool("windowfocus", "--sync", self.window)
-                return
-            time.sleep(0.05)
+            windows = found.stdout.split()
+            # SDL replaces its first window by another, so only one that stays is the player's.
+            if len(windows) == 1 and windows == before:
+                self.window = windows[0]
+                focus = ["xdotool", "windowfocus", "--sync", self.window]
+                if not subprocess.run(focus, env=environment, capture_output=True).returncode:
+                    return
+            before = windows
+            time.sleep(0.1)
         pytest.fail(f"no window: {self.process.poll()}")
 
     def screen(self):
