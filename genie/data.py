@@ -8,11 +8,15 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -27,9 +31,11 @@ from genie.checkpoint import config_from_dict
 from genie.errors import UserError
 
 SPLITS = ("train", "heldout")
+BOTH = "both"
 FORMAT_VERSION = 1
 IN_MEMORY_SHARE = 0.15
 READ_AHEAD = 8
+CHUNK_BYTES = 16 * 2**20
 
 
 @dataclass(kw_only=True)
@@ -50,6 +56,8 @@ class Card:
     """Per split: each video's name and number of frames, in the order of the rows."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Videos left out, each with its reason."""
+    source: dict[str, Any] = field(default_factory=dict)
+    """What the folder was made from, as `describe_source` tells it; empty in old folders."""
 
 
 def prepare(
@@ -64,24 +72,37 @@ def prepare(
     """Turn a folder of videos into `out`/train, `out`/heldout and `out`/card.json.
 
     A video below a folder called heldout (or train) goes to that split; of the others a share,
-    chosen by a hash of the name, is held out. Broken videos are skipped and named in the card.
-    The folder appears whole or not at all.
+    chosen by a hash of the name, is held out, and always at least one. Of a video that is alone
+    the last part is held out. Broken videos are skipped and named in the card. The folder appears
+    whole or not at all.
 
     Args:
         source: folder tree with videos.
         out: the folder to make; must not exist.
         size: (height, width) in pixels that all frames are cropped and resized to.
-        heldout_share: 0..1, for videos whose folder does not tell.
+        heldout_share: between 0 and 1, for videos whose folder does not tell.
         min_frames: shorter videos are skipped.
         progress: wraps the list of paths, to show a bar.
 
     Raises:
-        UserError: if there is no usable video, or `out` exists or cannot be written.
+        UserError: if a split gets no usable video, a number is out of range, or `out` exists or
+            cannot be written.
     """
-    paths = find_videos(source)
+    if len(size) != 2 or min(size) < 1:
+        raise UserError(f"--size is {size}: give height and width in pixels, such as 64 64")
+    if not 0 < heldout_share < 1:
+        raise UserError(f"--heldout-share is {heldout_share}: give a share such as 0.1, below 1")
+    card = Card(
+        height=size[0],
+        width=size[1],
+        fps=0.0,
+        videos={split: {} for split in SPLITS},
+        source=describe_source(source, size),
+    )
     partial = _fresh_folder(out)
     try:
-        card = _write_frames(paths, source, partial, size, heldout_share, min_frames, progress)
+        splits = _choose_splits(source, heldout_share, min_frames)
+        _write_frames(card, source, splits, partial, heldout_share, min_frames, progress)
         (partial / "card.json").write_text(json.dumps(asdict(card), indent=1))
         os.replace(partial, out)
     except OSError as error:
@@ -99,13 +120,43 @@ def find_videos(source: Path) -> list[Path]:
     """
     if not source.is_dir():
         raise UserError(f"no folder {source}: name a folder with videos")
-    paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in video.VIDEO_SUFFIXES)
+    found = source.rglob("*")
+    paths = sorted(p for p in found if p.suffix.lower() in video.VIDEO_SUFFIXES and not p.is_dir())
     if not paths:
         raise UserError(
             f"{source} holds no videos: put files ending in "
             f"{', '.join(sorted(video.VIDEO_SUFFIXES))} there"
         )
     return paths
+
+
+def describe_source(source: Path, size: tuple[int, int]) -> dict[str, Any]:
+    """What a folder prepared from `source` now would be made from; decodes nothing.
+
+    Returns:
+        `path` (absolute), `size` (height, width) and `listing`, a hash of the videos' names and
+        numbers of bytes. JSON keeps it as it is.
+
+    Raises:
+        UserError: if the folder is missing or holds no videos.
+    """
+    listing = hashlib.sha256()
+    for path in find_videos(source):
+        listing.update(os.fsencode(f"{path.relative_to(source)}\0{_num_bytes(path)}\n"))
+    return {
+        "path": str(source.resolve()),
+        "size": list(size),
+        "listing": listing.hexdigest()[:16],
+    }
+
+
+def made_from(folder: Path) -> dict[str, Any] | None:
+    """What a prepared folder was made from, as `describe_source` told it; None if not recorded.
+
+    Raises:
+        UserError: if the folder was not made by `prepare`.
+    """
+    return read_card(folder).source or None
 
 
 def is_prepared(folder: Path) -> bool:
@@ -132,7 +183,7 @@ def read_card(folder: Path) -> Card:
             f"{path} has data format {version}, this program reads {FORMAT_VERSION}: "
             "run python -m train.prepare again"
         )
-    return config_from_dict(Card, values, where=str(path))
+    return config_from_dict(Card, {"source": {}} | values, where=str(path))
 
 
 class FrameStore:
@@ -142,7 +193,7 @@ class FrameStore:
         """Use `open`."""
         self._table = table
         self.size = (card.height, card.width)
-        self.fps = card.fps
+        self.fps = card.fps or video.DEFAULT_FPS
         self.fingerprint = card.fingerprint
         self.video_names = list(card.videos[split])
         self.video_starts = _starts(card.videos[split].values())
@@ -158,7 +209,8 @@ class FrameStore:
         num_rows = sum(card.videos[split].values())
         # Random reads of a cold file on a slow disk starve training; what fits stays in memory.
         in_memory = num_rows * 3 * card.height * card.width < _total_memory() * IN_MEMORY_SHARE
-        return cls(_Table(folder / split, in_memory), card, split)
+        rows = datasets.load_from_disk(str(folder / split), keep_in_memory=in_memory)
+        return cls(_Table(rows.data), card, split)
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -199,9 +251,12 @@ class TokenStore:
                 "action": datasets.Value("int32"),
             }
         )
-        table = {"tokens": _fixed_lists(self.tokens.int().numpy()), "action": self.actions.int()}
+        columns = {
+            "tokens": _fixed_lists(self.tokens.int().numpy()),
+            "action": pa.array(self.actions.int().numpy()),
+        }
         with ArrowWriter(path=str(partial / "rows.arrow"), features=features) as writer:
-            writer.write_table(pa.table({**table, "action": pa.array(table["action"].numpy())}))
+            writer.write_table(pa.table(columns))
             writer.finalize()
         (partial / "fingerprint").write_text(fingerprint)
         shutil.rmtree(folder, ignore_errors=True)
@@ -214,8 +269,7 @@ class TokenStore:
         if not stamp.is_file() or stamp.read_text() != fingerprint:
             return None
         rows = datasets.Dataset.from_file(str(folder / "rows.arrow"))
-        table = _Table.of(rows)
-        tokens = torch.from_numpy(table.read("tokens", 0, len(rows)).copy())
+        tokens = torch.from_numpy(_Table(rows.data).read("tokens", 0, len(rows)).copy())
         actions = torch.from_numpy(rows.data.column("action").to_numpy().copy())
         return cls(tokens.reshape(len(rows), -1), actions, video_starts)
 
@@ -257,102 +311,183 @@ class Clips(torch.utils.data.Dataset):
 
 
 class _Table:
-    """Fast reads of fixed-length columns from a memory-mapped data set."""
+    """Fast reads of fixed-length columns of a data set."""
 
-    def __init__(self, folder: Path, in_memory: bool) -> None:
-        self._data = datasets.load_from_disk(str(folder), keep_in_memory=in_memory).data
-
-    @classmethod
-    def of(cls, rows: datasets.Dataset) -> "_Table":
-        table = cls.__new__(cls)
-        table._data = rows.data
-        return table
+    def __init__(self, data: datasets.table.Table) -> None:
+        self._data = data
 
     def read(self, column: str, start: int, stop: int) -> np.ndarray:
         chunks = self._data.column(column).slice(start, stop - start).chunks
         return np.concatenate([chunk.flatten().to_numpy() for chunk in chunks])
 
 
-def _write_frames(
-    paths: list[Path],
-    source: Path,
-    folder: Path,
-    size: tuple[int, int],
-    heldout_share: float,
-    min_frames: int,
-    progress: Callable[[list[Path]], Iterable[Path]],
-) -> Card:
-    card = Card(height=size[0], width=size[1], fps=0.0, videos={split: {} for split in SPLITS})
-    digest = hashlib.sha256()
-    length = 3 * size[0] * size[1]
-    features = datasets.Features({"frame": datasets.List(datasets.Value("uint8"), length=length)})
-    writers = {s: ArrowWriter(path=str(folder / f"{s}.arrow"), features=features) for s in SPLITS}
-    for path, frames in _readable(paths, size, min_frames, card.skipped, progress):
-        name = path.relative_to(source).with_suffix("").as_posix()
-        split = _split_of(name, heldout_share)
-        if name in card.videos[split]:
-            name += path.suffix  # clip.mp4 beside clip.mkv: two videos, two names
-        rows = frames.flatten(1).numpy()
-        writers[split].write_table(pa.table({"frame": _fixed_lists(rows)}))
-        digest.update(f"{split} {name} ".encode())
-        digest.update(rows)
-        card.videos[split][name] = len(rows)
-        card.fps = card.fps or video.read_fps(path)
-    card.fingerprint = digest.hexdigest()[:16]
-    _check_splits(card, source)
-    for split, writer in writers.items():
-        writer.finalize()
-        _save_shards(folder, split)
-    return card
+def _choose_splits(source: Path, heldout_share: float, min_frames: int) -> dict[Path, str]:
+    """The split of each video, before any is decoded; BOTH for a video that is alone."""
+    names = {path: _name_of(path, source) for path in find_videos(source)}
+    splits = {path: _split_of(name, heldout_share) for path, name in names.items()}
+    drawn = [path for path in names if not _split_of_folder(names[path])]
+    drawn.sort(key=lambda path: _draw(names[path]))
+    is_usable = cache(lambda path: _seems_usable(path, min_frames))
+
+    def is_empty(split: str) -> bool:
+        return not any(splits[path] == split and is_usable(path) for path in names)
+
+    for split, candidates in (("heldout", drawn), ("train", drawn[::-1])):
+        if is_empty(split):
+            chosen = next((path for path in candidates if is_usable(path)), None)
+            splits |= {chosen: split} if chosen else {}
+    alone = next((path for path in drawn if is_usable(path)), None)
+    missing = [split for split in SPLITS if is_empty(split)]
+    if alone and missing:
+        return splits | {alone: BOTH}
+    if len(missing) == 1:
+        raise _no_video_for(missing[0], source)
+    return splits  # if both are missing, decoding will tell why
 
 
-def _readable(
-    paths: list[Path],
-    size: tuple[int, int],
-    min_frames: int,
-    skipped: dict[str, str],
-    progress: Callable[[list[Path]], Iterable[Path]],
-) -> Iterator[tuple[Path, UInt8[Tensor, "t 3 h w"]]]:
-    def read(path: Path) -> UInt8[Tensor, "t 3 h w"] | UserError:
-        try:
-            return video.read(path, size)
-        except UserError as error:
-            return error
-
-    # Decoding leaves Python's lock, so threads share the cores; a few files ahead bound the memory.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        ahead = deque(pool.submit(read, path) for path in paths[:READ_AHEAD])
-        for index, path in enumerate(progress(paths)):
-            frames = ahead.popleft().result()
-            if index + READ_AHEAD < len(paths):
-                ahead.append(pool.submit(read, paths[index + READ_AHEAD]))
-            if isinstance(frames, UserError):
-                skipped[str(path)] = str(frames)
-            elif len(frames) < min_frames:
-                skipped[str(path)] = f"has {len(frames)} frames, {min_frames} are wanted"
-            else:
-                yield path, frames
+def _seems_usable(path: Path, min_frames: int) -> bool:
+    try:
+        return (video.declared_frames(path) or min_frames) >= min_frames
+    except Exception:  # whatever it is, decoding will name it
+        return False
 
 
 def _split_of(name: str, heldout_share: float) -> str:
+    return _split_of_folder(name) or ("heldout" if _draw(name) < heldout_share else "train")
+
+
+def _split_of_folder(name: str) -> str | None:
     folders = name.split("/")[:-1]
-    for split in SPLITS:
-        if split in folders:
-            return split
-    draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) / 2**32
-    return "heldout" if draw < heldout_share else "train"
+    return next((split for split in SPLITS if split in folders), None)
 
 
-def _check_splits(card: Card, source: Path) -> None:
+def _draw(name: str) -> float:
+    """A number in 0..1 that depends on the name only."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:4]) / 2**32
+
+
+def _name_of(path: Path, source: Path) -> str:
+    return path.relative_to(source).with_suffix("").as_posix()
+
+
+def _write_frames(
+    card: Card,
+    source: Path,
+    splits: dict[Path, str],
+    folder: Path,
+    heldout_share: float,
+    min_frames: int,
+    progress: Callable[[list[Path]], Iterable[Path]],
+) -> None:
+    """Write the frames into `folder` and what they are into `card`."""
+    digest = hashlib.sha256()
+    length = 3 * card.height * card.width
+    features = datasets.Features({"frame": datasets.List(datasets.Value("uint8"), length=length)})
+    writers = {s: ArrowWriter(path=str(folder / f"{s}.arrow"), features=features) for s in SPLITS}
+    # Closed before anyone removes the folder: threads are writing into it.
+    with closing(_readable(card, list(splits), folder, min_frames, progress)) as videos:
+        for path, rows in videos:
+            name = _name_of(path, source)
+            parts = [(splits[path], name, rows)]
+            if splits[path] == BOTH:
+                parts = _halves(path, name, rows, heldout_share, min_frames)
+            for split, name, part in parts:
+                if name in card.videos[split]:
+                    name += path.suffix  # clip.mp4 beside clip.mkv: two videos, two names
+                digest.update(os.fsencode(f"{split} {name} "))
+                for chunk in _chunks(part):
+                    writers[split].write_table(pa.table({"frame": _fixed_lists(chunk)}))
+                    digest.update(chunk)
+                card.videos[split][name] = len(part)
+            card.fps = card.fps or video.read_fps(path)
+    card.fingerprint = digest.hexdigest()[:16]
+    _check_splits(card, source, splits)
+    for split, writer in writers.items():
+        writer.finalize()
+        _save_shards(folder, split)
+
+
+def _readable(
+    card: Card,
+    paths: list[Path],
+    folder: Path,
+    min_frames: int,
+    progress: Callable[[list[Path]], Iterable[Path]],
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """Each usable video with its frames, "rows 3*h*w", which lie in a file until the next one.
+
+    Whether a video is whole shows at its end, and a long one does not fit into memory.
+    """
+    is_closed = threading.Event()
+
+    def decode(index: int) -> tuple[Path, int, str]:
+        file, count = folder / f"decoded-{index}", 0
+        with file.open("wb") as decoded:
+            try:
+                for frame in video.stream(paths[index], (card.height, card.width)):
+                    if is_closed.is_set():
+                        break
+                    decoded.write(frame.numpy())
+                    count += 1
+            except UserError as error:
+                return file, count, str(error)
+        short = f"has {count} frames, {min_frames} are wanted" if count < min_frames else ""
+        return file, count, short
+
+    # Decoding leaves Python's lock, so threads share the cores; a few files ahead bound the disk.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            ahead = deque(pool.submit(decode, index) for index in range(len(paths))[:READ_AHEAD])
+            for index, path in enumerate(progress(paths)):
+                file, count, problem = ahead.popleft().result()
+                if index + READ_AHEAD < len(paths):
+                    ahead.append(pool.submit(decode, index + READ_AHEAD))
+                if problem:
+                    card.skipped[str(path)] = problem
+                else:
+                    length = 3 * card.height * card.width
+                    yield path, np.memmap(file, np.uint8, "r", shape=(count, length))
+                file.unlink()
+        finally:
+            is_closed.set()
+
+
+def _halves(
+    path: Path, name: str, rows: np.ndarray, heldout_share: float, min_frames: int
+) -> list[tuple[str, str, np.ndarray]]:
+    """Split, name and frames of the two parts of a video that is alone."""
+    if len(rows) < 2 * min_frames:
+        raise UserError(
+            f"{path} is the only video and has {len(rows)} frames: add a second one, or give one "
+            f"of at least {2 * min_frames} frames, of which the last are held out"
+        )
+    num_heldout = max(round(heldout_share * len(rows)), min_frames)
+    cut = max(len(rows) - num_heldout, min_frames)
+    return [("train", name, rows[:cut]), ("heldout", f"{name}-end", rows[cut:])]
+
+
+def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    step = max(1, CHUNK_BYTES // rows.shape[1])
+    for start in range(0, len(rows), step):
+        yield np.array(rows[start : start + step])
+
+
+def _check_splits(card: Card, source: Path, splits: dict[Path, str]) -> None:
     if not any(card.videos.values()):
         reason = next(iter(card.skipped.values()))
         raise UserError(f"none of the videos in {source} can be used; the first: {reason}")
     for split in SPLITS:
         if not card.videos[split]:
-            raise UserError(
-                f"{source} gives no video for the {split} split: add videos, or put some into "
-                f"a folder called {split}"
-            )
+            lost = [str(path) for path in splits if splits[path] == split]
+            reasons = [f"{path}: {card.skipped[path]}" for path in lost if path in card.skipped]
+            raise _no_video_for(split, source, *reasons[:1])
+
+
+def _no_video_for(split: str, source: Path, reason: str = "all are for the other") -> UserError:
+    return UserError(
+        f"{source} gives no video for the {split} split ({reason}): add videos, or put some into "
+        f"a folder called {split}"
+    )
 
 
 def _save_shards(folder: Path, split: str) -> None:
@@ -360,6 +495,14 @@ def _save_shards(folder: Path, split: str) -> None:
     unsharded = folder / f"{split}.arrow"
     datasets.Dataset.from_file(str(unsharded)).save_to_disk(str(folder / split))
     unsharded.unlink()
+
+
+def _num_bytes(path: Path) -> int:
+    """Size of a file; -1 of one that cannot be looked at."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _total_memory() -> int:

@@ -6,16 +6,19 @@ Deliberately knows nothing of tokens or models.
 
 import os
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import chain
+from math import isfinite
 from pathlib import Path
 
 import av
-import imageio.v3 as iio
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from genie.errors import UserError
@@ -23,37 +26,77 @@ from genie.errors import UserError
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif"})
 MIN_IMAGE_SIDE = 8
 MAX_IMAGE_PIXELS = 100_000_000
+MIN_FPS, MAX_FPS = 0.01, 1000.0
+DEFAULT_FPS = 15.0
+"""Of files that do not tell their frames per second."""
 
 Size = tuple[int, int]
 
 
-def read(path: str | Path, size: Size | None = None) -> UInt8[Tensor, "t 3 h w"]:
-    """Read a whole video or GIF.
+def read(
+    path: str | Path, size: Size | None = None, *, last: int | None = None
+) -> UInt8[Tensor, "t 3 h w"]:
+    """Read a video or GIF into memory, whole or only its end.
 
     Args:
         path: a file that ffmpeg can decode.
         size: (height, width); frames are centre-cropped to its shape and resized. None keeps
             the file's own size.
+        last: how many frames to keep, counted from the end. None keeps all.
 
     Raises:
-        UserError: if the file is missing, empty, not a video, or ends before its last frame.
+        UserError: as `stream`.
     """
-    path = _existing_file(path)
-    pictures = list(_decode(path, size))
-    if not pictures:
+    return torch.stack(tuple(deque(stream(path, size), maxlen=last)))
+
+
+def stream(path: str | Path, size: Size | None = None) -> Iterator[UInt8[Tensor, "3 h w"]]:
+    """The frames of a video or GIF one after the other; transparency is laid on white.
+
+    Args:
+        path: a file that ffmpeg can decode.
+        size: as in `read`.
+
+    Raises:
+        UserError: if the file is missing, empty, not a video, smaller than 8x8 or over 100
+            megapixels, or ends before its last frame. The last is known only after all frames.
+    """
+    count = 0
+    try:
+        for picture in _decode(_existing_file(path), size):
+            yield torch.from_numpy(picture).movedim(-1, 0).contiguous()
+            count += 1
+    except UserError:
+        raise
+    except Exception as error:  # a broken file makes the decoders raise nearly anything
+        why = _in_one_line(error)
+        raise UserError(f"{path} breaks off after {count} frames ({why})") from error
+    if count == 0:
         raise UserError(f"{path} holds no video frame: give a video with at least one picture")
-    return torch.from_numpy(np.stack(pictures)).movedim(-1, 1).contiguous()
 
 
 def read_fps(path: str | Path) -> float:
-    """Average frames per second that the file declares.
+    """Average frames per second that the file declares; 15 if it tells none.
 
     Raises:
         UserError: if the file is missing or not a video.
     """
     with _open(_existing_file(path)) as container:
-        rate = container.streams.video[0].average_rate
-    return float(rate) if rate else 0.0
+        return float(_rate(container.streams.video[0]) or DEFAULT_FPS)
+
+
+def declared_frames(path: str | Path) -> int | None:
+    """About how many frames the file says that it has, or None; nothing is decoded.
+
+    Raises:
+        UserError: if the file is missing or not a video.
+    """
+    with _open(_existing_file(path)) as container:
+        track = container.streams.video[0]
+        end, rate = _declared_end(container, track), _rate(track)
+        if end is None or rate is None:
+            return track.frames or None
+        return round((end - _start(track)) * rate)
 
 
 def read_image(path: str | Path, size: Size) -> UInt8[Tensor, "3 h w"]:
@@ -67,16 +110,19 @@ def read_image(path: str | Path, size: Size) -> UInt8[Tensor, "3 h w"]:
     path = _existing_file(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # Pillow's, of large or damaged files
             with Image.open(path) as image:
-                _check_image_size(path, image)
+                _check_image_size(path, image.width, image.height)
                 picture = _fit(_to_rgb(image), size)
     except Image.DecompressionBombError:
         raise UserError(
             f"{path} is larger than {MAX_IMAGE_PIXELS // 1_000_000} megapixels: scale it down"
         ) from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{path} is not a readable image ({error}): give a PNG or JPEG") from error
+    except UserError:
+        raise
+    except Exception as error:  # a broken file makes Pillow raise nearly anything
+        why = _in_one_line(error)
+        raise UserError(f"{path} is not a readable image ({why}): give a PNG or JPEG") from error
     return torch.from_numpy(np.array(picture)).movedim(-1, 0).contiguous()
 
 
@@ -95,23 +141,25 @@ def write(
     Args:
         path: where to; `.gif`, `.mp4` or `.mkv`.
         frames: uint8 (h, w, 3) pictures of one size.
-        fps: frames per second.
+        fps: frames per second, 0.01 to 1000.
         scale: whole-number enlargement, nearest neighbour.
         lossless: H.264 in RGB without loss (videos only; GIFs keep 256 colours a frame).
 
     Raises:
-        UserError: if there is nothing to write, the ending is unknown, or the place not writable.
+        UserError: if there is nothing to write, the ending is unknown, the place not writable, or
+            `fps` out of range.
     """
     path = check_writable(path)
     if len(frames) == 0:
         raise UserError(f"no frames to write to {path}: make at least one step first")
-    pictures = [frame.repeat(scale, axis=0).repeat(scale, axis=1) for frame in frames]
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise UserError(f"{fps} frames per second: give {MIN_FPS} to {MAX_FPS:g}")
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         if path.suffix.lower() == ".gif":
-            iio.imwrite(partial, pictures, duration=1000 / fps, loop=0, plugin="pillow")
+            _encode_gif(partial, _enlarged(frames, scale), fps)
         else:
-            _encode(partial, pictures, fps, lossless)
+            _encode(partial, _enlarged(frames, scale), fps, lossless)
         os.replace(partial, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
@@ -152,11 +200,6 @@ def to_picture(frame: UInt8[Tensor, "3 h w"]) -> np.ndarray:
     return frame.movedim(0, -1).contiguous().cpu().numpy()
 
 
-def from_picture(picture: np.ndarray) -> UInt8[Tensor, "3 h w"]:
-    """The inverse of `to_picture`."""
-    return torch.from_numpy(np.ascontiguousarray(picture)).movedim(-1, 0).contiguous()
-
-
 def _existing_file(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file():
@@ -168,9 +211,10 @@ def _existing_file(path: str | Path) -> Path:
 
 def _open(path: Path) -> av.container.InputContainer:
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), metadata_errors="replace")
     except (av.error.FFmpegError, ValueError) as error:
-        raise UserError(f"{path} is not a readable video ({error})") from error
+        why = _in_one_line(error)
+        raise UserError(f"{path} is not a readable video ({why})") from error
     if not container.streams.video:
         container.close()
         raise UserError(f"{path} has no video stream: give a file with pictures")
@@ -179,58 +223,114 @@ def _open(path: Path) -> av.container.InputContainer:
 
 def _decode(path: Path, size: Size | None) -> Iterator[np.ndarray]:
     with _open(path) as container:
-        stream = container.streams.video[0]
-        count = 0
-        try:
-            for frame in container.decode(stream):
-                count += 1
-                picture = frame.to_ndarray(format="rgb24")
-                if size is not None and picture.shape[:2] != size:
-                    picture = np.array(_fit(Image.fromarray(picture), size))
-                yield picture
-        except av.error.FFmpegError as error:
-            raise UserError(f"{path} breaks off after {count} frames ({error})") from error
-        if count < stream.frames:
-            raise UserError(f"{path} breaks off: {count} of its {stream.frames} frames are there")
-        if count and _lacks_its_end(stream, frame):
-            raise UserError(f"{path} breaks off after {count} frames: it declares a longer film")
+        track = container.streams.video[0]
+        _check_image_size(path, track.width, track.height)
+        converter = VideoReformatter()  # frames that convert themselves start threads each
+        count, longest, last = 0, 0.0, None
+        for frame in container.decode(track):
+            picture = _to_array(frame, converter)
+            if size is not None and picture.shape[:2] != size:
+                picture = np.array(_fit(Image.fromarray(picture), size))
+            yield picture
+            count += 1
+            if last is not None and frame.time is not None:
+                longest = max(longest, frame.time - last)
+            last = frame.time
+        declared, rate = _declared_end(container, track), _rate(track)
+        if declared is None or rate is None or count == 0:
+            return
+        length = float(frame.duration * frame.time_base) if frame.duration else float(1 / rate)
+        end = float(count / rate) if last is None else last + length
+        # Clocks round, and where frames last unequally the file need not tell for how long.
+        if declared - end > 1.5 * max(longest, length):
+            raise UserError(
+                f"{path} breaks off: its frames end at {end:.1f} s, it declares {declared:.1f} s"
+            )
 
 
-def _lacks_its_end(stream: av.VideoStream, last: av.VideoFrame) -> bool:
-    """Whether a Matroska stream, which counts no frames, says that it ends after its last frame."""
-    declared = stream.metadata.get("DURATION")
-    if not declared or last.time is None or not last.duration:
-        return False
-    hours, minutes, seconds = declared.split(":")
-    length = float(last.duration * last.time_base)
-    return 3600 * int(hours) + 60 * int(minutes) + float(seconds) - last.time > 2.5 * length
+def _declared_end(container: av.container.InputContainer, track: av.VideoStream) -> float | None:
+    """The second at which a file says that its pictures end, if it does say."""
+    rate = _rate(track)
+    if container.format.name == "avi" and track.frames and rate:
+        return float(track.frames / rate)  # ffmpeg corrects the duration of an AVI that is cut
+    if track.duration:
+        # Frames before the start of an edit list are stored, but not shown and not in here.
+        return _start(track) + float(track.duration * track.time_base)
+    tagged = _seconds(track.metadata.get("DURATION", ""))
+    if tagged or len(container.streams) > 1:  # sound may be longer than the pictures
+        return tagged
+    return container.duration / av.time_base if container.duration else None
 
 
-def _encode(path: Path, pictures: Sequence[np.ndarray], fps: float, lossless: bool) -> None:
-    height, width = pictures[0].shape[:2]
+def _seconds(clock: str) -> float | None:
+    """Matroska's h:m:s in seconds; None for whatever else stands there."""
+    try:
+        hours, minutes, seconds = clock.split(":")
+        total = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    except ValueError:
+        return None
+    return total if isfinite(total) else None
+
+
+def _start(track: av.VideoStream) -> float:
+    return float((track.start_time or 0) * (track.time_base or 0))
+
+
+def _rate(track: av.VideoStream) -> Fraction | None:
+    rate = track.average_rate
+    return rate if rate and MIN_FPS <= rate <= MAX_FPS else None
+
+
+def _to_array(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
+    layout = frame.format
+    if not (layout.is_rgb and any(component.is_alpha for component in layout.components)):
+        return converter.reformat(frame, format="rgb24").to_ndarray()
+    picture = Image.fromarray(converter.reformat(frame, format="rgba").to_ndarray())
+    return np.array(_to_rgb(picture))
+
+
+def _enlarged(frames: Sequence[np.ndarray], scale: int) -> Iterator[np.ndarray]:
+    for frame in frames:
+        if frame.shape != frames[0].shape:
+            raise ValueError(f"a frame is {frame.shape}, the first one {frames[0].shape}")
+        yield frame.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _encode_gif(path: Path, pictures: Iterator[np.ndarray], fps: float) -> None:
+    images = map(Image.fromarray, pictures)
+    options = {"format": "GIF", "save_all": True, "duration": 1000 / fps, "loop": 0}
+    next(images).save(path, append_images=images, **options)
+
+
+def _encode(path: Path, pictures: Iterator[np.ndarray], fps: float, lossless: bool) -> None:
+    first = next(pictures)
+    height, width = first.shape[:2]
     # libx264rgb keeps RGB as it is; yuv420p, which every player shows, needs even sides.
     codec, layout = ("libx264rgb", "rgb24") if lossless else ("libx264", "yuv420p")
     options = {"qp": "0", "preset": "veryfast"} if lossless else {"crf": "16"}
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=_as_rate(fps), options=options)
-        stream.width, stream.height = (width, height) if lossless else (width & ~1, height & ~1)
-        stream.pix_fmt = layout
-        stream.thread_count = 1
-        for picture in pictures:
-            picture = np.ascontiguousarray(picture[: stream.height, : stream.width])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
+        track = container.add_stream(codec, rate=_as_rate(fps), options=options)
+        track.width, track.height = (width, height) if lossless else (width & ~1, height & ~1)
+        track.pix_fmt = layout
+        track.thread_count = 1
+        for picture in chain([first], pictures):
+            picture = np.ascontiguousarray(picture[: track.height, : track.width])
+            container.mux(track.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(track.encode())
 
 
 def _as_rate(fps: float) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
 
 
-def _check_image_size(path: Path, image: Image.Image) -> None:
-    if min(image.size) < MIN_IMAGE_SIDE:
-        width, height = image.size
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _check_image_size(path: Path, width: int, height: int) -> None:
+    if min(width, height) < MIN_IMAGE_SIDE:
         raise UserError(f"{path} is {width}x{height}: give at least {MIN_IMAGE_SIDE}x8 pixels")
-    if image.width * image.height > MAX_IMAGE_PIXELS:
+    if width * height > MAX_IMAGE_PIXELS:
         raise UserError(
             f"{path} is larger than {MAX_IMAGE_PIXELS // 1_000_000} megapixels: scale it down"
         )

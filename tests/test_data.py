@@ -1,7 +1,11 @@
 """From a folder of videos to shards and clips: nothing lost, nothing mixed, nothing half-made."""
 
+import errno
+import hashlib
 import json
+import os
 import shutil
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import HEIGHT, WIDTH
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genie import data, video
@@ -79,11 +83,153 @@ def test_split_by_name_is_stable_when_videos_are_added(tmp_path: Path):
     for seed in range(8, 12):
         write_video(folder / f"video-{seed}.mp4", seed=seed)
     second = data.prepare(folder, tmp_path / "second", size=SIZE, heldout_share=0.5)
+    assert first.source != second.source
     for split in data.SPLITS:
         assert first.videos[split], "with half the videos held out, both splits get some"
         assert first.videos[split].items() <= second.videos[split].items(), (
             "a video changed sides because others came in"
         )
+
+
+NAMES = st.text("abcdefgh", min_size=1, max_size=6)
+
+
+@pytest.fixture(scope="module")
+def one_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("one") / "video.gif", num_frames=16)
+
+
+@given(names=st.sets(NAMES, min_size=2, max_size=5), share=st.sampled_from([0.1, 0.5, 0.9]))
+@settings(max_examples=12, deadline=None)
+def test_lowest_names_are_held_out_and_always_one(
+    one_file: Path, tmp_path_factory: pytest.TempPathFactory, names: set[str], share: float
+):
+    folder = tmp_path_factory.mktemp("names")
+    (folder / "videos").mkdir()
+    for name in names:
+        shutil.copy(one_file, folder / "videos" / f"{name}.gif")
+    card = data.prepare(folder / "videos", folder / "out", size=(8, 8), heldout_share=share)
+    draws = {n: int(hashlib.sha256(n.encode()).hexdigest()[:8], 16) / 2**32 for n in names}
+    ranking = sorted(names, key=lambda name: draws[name])
+    count = sum(draw < share for draw in draws.values())
+    wanted = ranking[: min(max(count, 1), len(names) - 1)]
+    assert sorted(card.videos["heldout"]) == sorted(wanted)
+    assert sorted(card.videos["train"]) == sorted(names - set(wanted))
+
+
+@pytest.mark.parametrize(
+    ("share", "num_heldout"), [(0.1, 16), (0.5, 25), (0.9, 34)], ids=["least", "half", "most"]
+)
+def test_the_last_part_of_an_only_video_is_held_out(tmp_path: Path, share: float, num_heldout: int):
+    path = write_video(tmp_path / "videos" / "walk.mp4", num_frames=50)
+    (tmp_path / "videos" / "notes.mp4").write_text("not a video, so the other is alone")
+    card = data.prepare(tmp_path / "videos", tmp_path / "out", size=SIZE, heldout_share=share)
+    cut = 50 - num_heldout
+    assert card.videos == {"train": {"walk": cut}, "heldout": {"walk-end": num_heldout}}
+    found = [FrameStore.open(tmp_path / "out", split) for split in data.SPLITS]
+    assert torch.equal(torch.cat([store.read(0, len(store)) for store in found]), video.read(path))
+
+
+def test_split_is_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_video(tmp_path / "videos" / "train" / "a.mp4")
+    write_video(tmp_path / "videos" / "train" / "b.mp4")
+    monkeypatch.delattr(video, "stream")
+    with pytest.raises(UserError, match="no video for the heldout split"):
+        data.prepare(tmp_path / "videos", tmp_path / "out", size=SIZE)
+
+
+def test_split_that_lost_its_videos_is_one_clear_line(tmp_path: Path):
+    write_video(tmp_path / "videos" / "good.mp4")
+    broken = truncate(write_video(tmp_path / "videos" / "heldout" / "b.mkv", num_frames=40))
+    with pytest.raises(UserError, match="no video for the heldout split") as error:
+        data.prepare(tmp_path / "videos", tmp_path / "out", size=SIZE)
+    assert f"{broken} breaks off" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"heldout_share": share}, "--heldout-share") for share in (0.0, 1.0, -0.5, 7.0, float("nan"))]
+    + [({"size": size}, "--size") for size in ((0, 64), (64, -1))],
+)
+def test_numbers_out_of_range_are_refused(source: Path, tmp_path: Path, options, message: str):
+    with pytest.raises(UserError, match=message):
+        data.prepare(source, tmp_path / "out", **{"size": SIZE} | options)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("one.gif", b"GIF89a\1\0\1\0"),
+        ("gone.mp4", None),
+        pytest.param(
+            os.fsdecode(b"\xff.mp4"),
+            b"a name that is no text",
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="no such names here"),
+        ),
+    ],
+    ids=["cut", "a link to nowhere", "odd name"],
+)
+def test_odd_file_stops_nothing(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str, content: bytes | None
+):
+    odd = source / name
+    if content is None:
+        odd.symlink_to("nowhere")
+    else:
+        odd.write_bytes(content)
+    card = command.main(command.PrepareConfig(source=source, out=tmp_path / "out", size=SIZE))
+    assert list(card.skipped) == [str(odd)]
+    assert {split: len(videos) for split, videos in card.videos.items()} == {
+        "train": 2,
+        "heldout": 1,
+    }
+    assert "\nskipped " in capsys.readouterr().out
+
+
+def test_pieces_leave_no_trace_in_the_data(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = data.prepare(source, tmp_path / "whole", size=SIZE)
+    monkeypatch.setattr(data, "CHUNK_BYTES", 5 * 3 * SIZE[0] * SIZE[1])
+    assert data.prepare(source, tmp_path / "pieces", size=SIZE) == whole
+    for split in data.SPLITS:
+        stores = [FrameStore.open(tmp_path / name, split) for name in ("whole", "pieces")]
+        frames, again = (store.read(0, len(store)) for store in stores)
+        assert torch.equal(frames, again)
+        (shard,) = (tmp_path / "pieces" / split).glob("*.arrow")
+        assert shard.read_bytes() == (tmp_path / "whole" / split / shard.name).read_bytes()
+    assert {p.name for p in (tmp_path / "pieces").iterdir()} == {"card.json", *data.SPLITS}
+
+
+def test_prepared_folder_tells_what_it_was_made_from(source: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    card = data.prepare(source, out, size=SIZE)
+    made = data.made_from(out)
+    assert made == data.describe_source(source, SIZE)
+    assert made["path"] == str(source.resolve()) and made["size"] == list(SIZE)
+    assert made != data.describe_source(source, (SIZE[1], SIZE[0])), "another size"
+    write_video(source / "train" / "more.mp4")
+    more = data.describe_source(source, SIZE)
+    assert made != more, "another video"
+    with (source / "train" / "more.mp4").open("ab") as file:
+        file.write(b"x")
+    assert more != data.describe_source(source, SIZE), "a video of another length"
+    shutil.copytree(source, tmp_path / "copy")
+    elsewhere = data.describe_source(tmp_path / "copy", SIZE)
+    (tmp_path / "copy" / "train" / "more.mp4").unlink()
+    assert elsewhere["listing"] == data.describe_source(source, SIZE)["listing"]
+    again = data.prepare(tmp_path / "copy", tmp_path / "again", size=SIZE)
+    assert again.fingerprint == card.fingerprint, "the same frames from another place"
+
+
+def test_folder_from_before_sources_and_rates_were_recorded_opens(source: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    data.prepare(source, out, size=SIZE)
+    values = json.loads((out / "card.json").read_text()) | {"fps": 0.0}
+    del values["source"]
+    (out / "card.json").write_text(json.dumps(values))
+    assert data.made_from(out) is None
+    assert FrameStore.open(out, "train").fps == 15
 
 
 def test_truncated_video_is_skipped_and_named(
@@ -154,6 +300,10 @@ def nothing_held_out(folder: Path) -> None:
     write_video(folder / "train" / "a.mp4")
 
 
+def alone_and_short(folder: Path) -> None:
+    write_video(folder / "a.mp4", num_frames=31)
+
+
 @pytest.mark.parametrize(
     ("fill", "message"),
     [
@@ -161,6 +311,7 @@ def nothing_held_out(folder: Path) -> None:
         (only_short, "has 5 frames, 16 are wanted"),
         (only_broken, "not a readable video"),
         (nothing_held_out, "no video for the heldout split"),
+        (alone_and_short, "only video and has 31 frames.* 32 frames"),
     ],
 )
 def test_unusable_folder_is_refused_and_leaves_nothing(tmp_path: Path, fill, message: str):
@@ -194,6 +345,18 @@ def test_interrupted_preparing_leaves_nothing(source: Path, tmp_path: Path):
 
     with pytest.raises(KeyboardInterrupt):
         data.prepare(source, tmp_path / "out", size=SIZE, progress=interrupted)
+    assert [p.name for p in tmp_path.iterdir()] == ["videos"]
+
+
+def test_full_disk_is_one_line_and_leaves_nothing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fill_up(rows: np.ndarray) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(data, "_fixed_lists", fill_up)
+    with pytest.raises(UserError, match="No space left"):
+        data.prepare(source, tmp_path / "out", size=SIZE)
     assert [p.name for p in tmp_path.iterdir()] == ["videos"]
 
 

@@ -17,13 +17,15 @@ class PrepareConfig:
 
     source: tyro.conf.Positional[Path]
     """Folder tree with videos (mp4, mkv, webm, mov, avi, gif). Folders called train and heldout
-    decide the split; otherwise a tenth of the videos, chosen by name, is held out."""
+    decide the split; otherwise a share of the videos, chosen by name, is held out. Of a video that
+    is alone the last part is."""
     out: Path
     """Folder to make."""
     size: tuple[int, int] = (64, 64)
     """Height and width in pixels that every frame is cropped and resized to."""
     heldout_share: float = 0.1
-    """Share of the videos that is held out where no folder decides."""
+    """Share of the videos, between 0 and 1, that is held out where no folder decides; at least one
+    video always is."""
 
 
 def main(config: PrepareConfig) -> data.Card:
@@ -38,7 +40,8 @@ def main(config: PrepareConfig) -> data.Card:
     for split, videos in card.videos.items():
         print(f"{split}: {len(videos)} videos, {sum(videos.values())} frames")
     for name, reason in card.skipped.items():
-        print(f"skipped {name}: {reason}")
+        # A name that is no text is shown with question marks.
+        print(f"skipped {name}: {reason}".encode(errors="replace").decode())
     return card
 
 
