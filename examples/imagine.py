@@ -14,7 +14,8 @@ def main(clip: str, out: str, world_folder: str = "checkpoints/coinrun") -> None
     stored = video.read(clip, world.size)  # t 3 h w, 0..255
     frames = video.to_float(stored)  # t 3 h w, 0..1
 
-    actions = world.latent_action.infer(frames[None])  # 1 t-1: what someone pressed, inferred
+    # 1 t-1: what someone pressed, inferred
+    actions = world.latent_action.infer(frames[None].to(world.device))
 
     session = world.start(prompt=stored[0])
     rollout = [session.frame]  # h w 3, 0..255: ready for any screen

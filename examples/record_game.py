@@ -53,12 +53,12 @@ LARGEST_SEED = 2**31 - 1  # Procgen's is a C int
 TRAVEL = (15, 45)
 # Buttons for a travel to the right and how often they are held; mirrored for the left.
 HABITS = {
-    ("RIGHT",): 0.28,
-    ("RIGHT", "UP"): 0.34,
-    (): 0.13,
-    ("UP",): 0.09,
-    ("LEFT",): 0.07,
-    ("LEFT", "UP"): 0.06,
+    ("RIGHT",): 0.40,
+    ("RIGHT", "UP"): 0.26,
+    (): 0.14,
+    ("UP",): 0.05,
+    ("LEFT",): 0.08,
+    ("LEFT", "UP"): 0.04,
     ("DOWN",): 0.03,
 }
 

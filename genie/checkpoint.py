@@ -57,6 +57,28 @@ def _closest(kind: Any, values: dict[str, Any]) -> type:
     return max(options, key=lambda option: len({f.name for f in fields(option)} & values.keys()))
 
 
+def check_folder(folder: str | Path) -> Path:
+    """`folder` if files can be written into it, before any work is done for them.
+
+    Raises:
+        UserError: if it cannot be made or written.
+    """
+    folder = Path(folder)
+    made = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not made.is_dir():
+        raise UserError(f"cannot write {folder}: {made} is not a folder; choose another place")
+    if not os.access(made, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {folder}: no permission; choose another place")
+    return folder
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
 def save_weights(net: nn.Module, path: Path) -> None:
     """Write a net's weights; the file appears whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")

@@ -56,6 +56,7 @@ class Codebook(nn.Module):
         self.size = config.size
         if config.kind == "fsq":
             self.quantizer: nn.Module = FSQ(levels=list(config.levels), dim=dim)
+            self.quantizer.project_in = _Centred(dim, len(config.levels))
         else:
             self.quantizer = VectorQuantize(
                 dim=dim,
@@ -82,3 +83,21 @@ class Codebook(nn.Module):
         if isinstance(self.quantizer, FSQ):
             return self.quantizer.indices_to_codes(ids)
         return self.quantizer.get_output_from_indices(ids)
+
+
+class _Centred(nn.Module):
+    """Linear projection whose outputs have mean 0 and variance 1 over the batch.
+
+    A grid's cells sit around 0: latents that share an offset, as a transformer's do, would all
+    fall into a few of them and stay there.
+    """
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim_in, dim_out)
+        # The offset drifts quickly while the rate is high; slow averages would lag behind it.
+        self.centre = nn.BatchNorm1d(dim_out, affine=False, momentum=0.3)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n e"]:
+        projected = self.linear(x).float()
+        return self.centre(projected.flatten(0, 1)).unflatten(0, x.shape[:2])

@@ -17,9 +17,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from genie.errors import UserError
+from genie.metrics import Metrics
 from genie.st_transformer import KeyValue, KVCache, STTransformer
 
-Metrics = dict[str, Tensor | float]
+# A frame's tokens and the action that led to it.
+Frame = tuple[Int[Tensor, "b n"], Int[Tensor, " b"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class DynamicsConfig:
     """ST-blocks."""
     num_heads: int = 4
     """Attention heads; dim must be a multiple of twice this."""
-    window: int = 8
+    window: int = 12
     """Frames that one frame attends to, itself included."""
     masking: Literal["frame", "clip"] = "frame"
     """frame: every frame after a clean past. clip: the paper's, one rate for the whole clip."""
@@ -46,6 +48,8 @@ class DynamicsConfig:
     """Most of a past frame's tokens replaced by random ones; the rate is drawn per frame."""
     changed_weight: float = 2.0
     """Extra weight of tokens that differ from the frame before."""
+    action_dropout: float = 0.1
+    """Share of the transitions whose action is withheld, so that play can tell its effect."""
 
     def __post_init__(self) -> None:
         if self.num_heads < 1 or self.dim % (2 * self.num_heads):
@@ -54,6 +58,8 @@ class DynamicsConfig:
             raise UserError(f"window is {self.window}: the dynamics needs at least one past frame")
         if not 0 <= self.corruption <= 1:
             raise UserError(f"corruption is {self.corruption}: a share from 0 to 1 is wanted")
+        if not 0 <= self.action_dropout < 1:
+            raise UserError(f"action_dropout is {self.action_dropout}: 0 to below 1 is wanted")
 
 
 class Dynamics(nn.Module):
@@ -64,7 +70,7 @@ class Dynamics(nn.Module):
         super().__init__()
         self.config = config
         self.mask_id = config.codebook_size
-        self.start_action = config.num_actions
+        self.no_action = config.num_actions
         self.token = nn.Embedding(config.codebook_size + 1, config.dim)
         self.action = nn.Embedding(config.num_actions + 1, config.dim)
         self.position = nn.Parameter(0.02 * torch.randn(config.num_tokens, config.dim))
@@ -101,21 +107,28 @@ class Dynamics(nn.Module):
         return self.out(self.transformer.forward_hidden(context, asked))
 
     def next_logits(
-        self, tokens: Int[Tensor, "b n"], action: Int[Tensor, " b"], cache: KVCache
+        self,
+        tokens: Int[Tensor, "b n"],
+        action: Int[Tensor, " b"],
+        cache: KVCache,
+        before: Frame | None = None,
     ) -> tuple[Float[Tensor, "b n v"], list[KeyValue]]:
         """Logits of the newest frame, whose hidden tokens are `mask_id`, after those in `cache`.
 
         Args:
             tokens: the newest frame.
-            action: what led to it; `start_action` for a session's first frame.
+            action: what led to it; `no_action` for a session's first frame, or where unknown.
             cache: earlier frames; not changed.
+            before: the frame between the two, if it is not in the cache yet.
 
         Returns:
-            Logits, and the frame's keys and values for `cache.append` once its tokens are final.
+            Logits, and the keys and values of `before`, or of the newest frame if there is none,
+            for `cache.append` once its tokens are final.
         """
-        x = self._embed(tokens[:, None], action[:, None])
-        features, fresh = self.transformer.forward_cached(x, cache)
-        return self.out(features)[:, 0], fresh
+        frames = [before, (tokens, action)] if before else [(tokens, action)]
+        all_tokens, actions = (torch.stack(part, dim=1) for part in zip(*frames, strict=True))
+        features, fresh = self.transformer.forward_cached(self._embed(all_tokens, actions), cache)
+        return self.out(features[:, -1]), fresh
 
     def forward(
         self, tokens: Int[Tensor, "b t n"], actions: Int[Tensor, "b t-1"]
@@ -126,12 +139,13 @@ class Dynamics(nn.Module):
         frame before (the baseline to beat).
         """
         shown = self._corrupt(tokens)
-        if self.config.masking == "clip":
-            hidden = _clip_mask(tokens)
+        paper = self.config.masking == "clip"
+        hidden = _clip_mask(tokens) if paper else _frame_mask(tokens)
+        actions = self._withhold(actions)
+        if paper:
             asked = self._embed(shown.masked_fill(hidden, self.mask_id), self._led_by(actions))
             logits = self.out(self.transformer(asked))
         else:
-            hidden = _frame_mask(tokens)
             logits = self.logits(shown, actions, hidden)
         hidden[:, 0] = False  # the first frame is the prompt, never asked for
         return self._loss(logits, tokens, hidden)
@@ -157,9 +171,13 @@ class Dynamics(nn.Module):
         noise = torch.randint_like(tokens, self.config.codebook_size)
         return torch.where(replaced, noise, tokens)
 
+    def _withhold(self, actions: Int[Tensor, "b t"]) -> Int[Tensor, "b t"]:
+        withheld = torch.rand(actions.shape, device=actions.device) < self.config.action_dropout
+        return actions.masked_fill(withheld, self.no_action)
+
     def _led_by(self, actions: Int[Tensor, "b t"]) -> Int[Tensor, "b t+1"]:
         """The action that led to each frame; nothing known led to the first."""
-        return F.pad(actions, (1, 0), value=self.start_action)
+        return F.pad(actions, (1, 0), value=self.no_action)
 
     def _embed(self, tokens: Int[Tensor, "b t n"], led_by: Int[Tensor, "b t"]) -> Tensor:
         return self.token(tokens) + self.action(led_by)[:, :, None] + self.position

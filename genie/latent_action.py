@@ -7,8 +7,9 @@ comes to mean whatever the past does not tell.
 Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 2.1; the convolutional inverse and
 forward models follow LAPO (Schmidt & Jiang 2024, arXiv:2312.10812).
 Differs: each transition's loss is divided by its copy-last-frame loss, or rare large motions (a
-jump) take all the codes; and the nets are shown the last frame moved on by the velocity that the
-picture already has, so that a falling player costs no code (see `extrapolate`).
+jump) take all the codes; the inverse model is given the change rather than the next frame; and some
+transitions skip the codebook while training, so that gradients reach the inverse model from the
+first step, when codes do not mean anything yet.
 """
 
 from dataclasses import dataclass
@@ -21,12 +22,12 @@ from torch import Tensor, nn
 
 from genie.codebook import Codebook, CodebookConfig
 from genie.errors import UserError
-from genie.metrics import code_use
-
-Metrics = dict[str, Tensor | float]
+from genie.metrics import Metrics, code_use, decibels
 
 # Below this mean squared error two frames count as equal; it keeps the normalised loss finite.
 STILL = 1e-3
+# The change between two frames is small beside the frames, and is what an action shows in.
+CHANGE_GAIN = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +40,16 @@ class LatentActionConfig:
     """Pixels; a multiple of 16."""
     num_actions: int = 8
     """How many actions there are."""
-    history: int = 3
-    """Past frames shown besides the next one; 3 show position, velocity and acceleration."""
+    history: int = 2
+    """Past frames shown besides the next one; 2 show velocity, so that a fall costs no code."""
     dim: int = 32
     """Channels at the finest grid; coarser grids have twice and four times as many."""
     code_dim: int = 8
     """Width of an action's code."""
     reset_below: float = 0.5
     """A code used less often than this per batch, on average, is replaced."""
-    extrapolation: bool = True
-    """Show the last frame moved on at its present velocity."""
+    continuous_share: float = 0.25
+    """Share of the training transitions that skip the codebook."""
 
     def __post_init__(self) -> None:
         if self.height % 16 or self.width % 16:
@@ -61,6 +62,18 @@ class LatentActionConfig:
                 f"num_actions is {self.num_actions} (wants 2 or more), "
                 f"history is {self.history} (wants 1 or more)"
             )
+        if not 0 <= self.continuous_share <= 1:
+            raise UserError(f"continuous_share is {self.continuous_share}: 0 to 1 is wanted")
+
+    @property
+    def reach(self) -> int:
+        """How many frames before the one that an action leads to can change it."""
+        return self.history
+
+    @property
+    def shortest_clip(self) -> int:
+        """Frames that a clip needs for one transition to learn from."""
+        return self.history + 1
 
 
 class LatentActionModel(nn.Module):
@@ -70,9 +83,8 @@ class LatentActionModel(nn.Module):
         """Args: config: see `LatentActionConfig`."""
         super().__init__()
         self.config = config
-        num_past = config.history + config.extrapolation
         grid = config.height // 16, config.width // 16
-        self.inverse = _InverseModel(num_past + 1, config.dim, config.code_dim, grid)
+        self.inverse = _InverseModel(config.history + 1, config.dim, config.code_dim, grid)
         self.codebook = Codebook(
             CodebookConfig(
                 kind="vq",
@@ -82,9 +94,7 @@ class LatentActionModel(nn.Module):
             ),
             config.code_dim,
         )
-        self.forward_model = _ForwardModel(
-            num_past, 1 + config.extrapolation, config.dim, config.code_dim
-        )
+        self.forward_model = _ForwardModel(config.history, config.dim, config.code_dim)
 
     def infer(self, frames: Float[Tensor, "b t 3 h w"]) -> Int[Tensor, "b t-1"]:
         """The action between each two neighbouring frames; action t leads from frame t to t+1.
@@ -124,33 +134,35 @@ class LatentActionModel(nn.Module):
         error = (self.forward_model(past, codes) - following).square().mean(dim=(1, 2, 3))
         still = (past[:, -3:] - following).square().mean(dim=(1, 2, 3))
         loss = (error / (still + STILL)).mean() + commitment
-        metrics = {"psnr": _psnr(error), "copy_psnr": _psnr(still)}
+        metrics = {"psnr": decibels(error.detach().mean()), "copy_psnr": decibels(still.mean())}
         if not self.training:
             shuffled = codes[torch.randperm(len(codes), device=codes.device)]
             missed = (self.forward_model(past, shuffled) - following).square().mean(dim=(1, 2, 3))
-            metrics["delta_psnr"] = metrics["psnr"] - _psnr(missed)
+            metrics["delta_psnr"] = metrics["psnr"] - decibels(missed.mean())
         return loss, metrics | code_use(actions, self.config.num_actions)
 
     def _act(self, past: Tensor, following: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        latents = self.inverse(torch.cat([past, following], dim=1))
+        change = CHANGE_GAIN * (following - past[:, -3:])
+        latents = self.inverse(torch.cat([past, change], dim=1))
         codes, actions, commitment = self.codebook(latents[:, None])
-        return codes[:, 0], actions, commitment
+        codes = codes[:, 0]
+        if self.training:
+            skips = torch.rand_like(codes[:, :1]) < self.config.continuous_share
+            codes = torch.where(skips, F.normalize(latents, dim=1), codes)
+        return codes, actions, commitment
 
     def _transitions(self, frames: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
         """Past (channels: the last frame last) and next frame of transitions first..t-2."""
         return self._past(frames[:, :-1], first), frames[:, first + 1 :].flatten(0, 1)
 
     def _past(self, frames: Float[Tensor, "b t 3 h w"], first: int) -> Float[Tensor, "_ c h w"]:
-        """Per frame from `first` on: [extrapolation,] the frames before it, oldest first, itself.
+        """Per frame from `first` on: the frames before it, oldest first, and itself.
 
         Batch and time are merged into the first axis.
         """
         history = self.config.history
         padded = torch.cat([frames[:, :1].expand(-1, history, -1, -1, -1), frames], dim=1)
         shown = [padded[:, 1 + k + first : 1 + k + frames.shape[1]] for k in range(history)]
-        if self.config.extrapolation:
-            before = padded[:, history - 1 + first : history - 1 + frames.shape[1]]
-            shown.insert(0, extrapolate(before, shown[-1]))
         return torch.cat(shown, dim=2).flatten(0, 1)
 
 
@@ -184,7 +196,7 @@ class _InverseModel(nn.Module):
 class _ForwardModel(nn.Module):
     """U-Net with the action's code modulating each level (FiLM, Perez et al. 2018)."""
 
-    def __init__(self, num_past: int, num_known: int, dim: int, code_dim: int) -> None:
+    def __init__(self, num_past: int, dim: int, code_dim: int) -> None:
         super().__init__()
         widths = [dim, 2 * dim, 4 * dim]
         self.stem = nn.Conv2d(num_past * 12, dim, 3, padding=1)
@@ -198,9 +210,7 @@ class _ForwardModel(nn.Module):
         self.merge = nn.ModuleList(
             nn.Conv2d(2 * widths[k], widths[k], 3, padding=1) for k in reversed(range(2))
         )
-        # Per pixel: a choice between the known frames, and what to add to it.
-        self.num_known = num_known
-        self.out = nn.Conv2d(dim, 4 * (3 + num_known), 3, padding=1)
+        self.out = nn.Conv2d(dim, 4 * 3, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         modulated = [4 * dim] * 3 + [widths[1], widths[0]]
         self.film = nn.ModuleList(nn.Linear(code_dim, 2 * width) for width in modulated)
@@ -219,54 +229,7 @@ class _ForwardModel(nn.Module):
         for up, merge in zip(self.up, self.merge, strict=True):
             x = torch.cat([F.pixel_shuffle(up(x), 2), skips.pop()], dim=1)
             x = F.gelu(_modulate(merge(x), next(film)(codes)))
-        added, choice = F.pixel_shuffle(self.out(x), 2).float().split([3, self.num_known], dim=1)
-        known = torch.stack([past[:, -3:], past[:, :3]][: self.num_known], dim=1)
-        return (choice.softmax(dim=1)[:, :, None] * known).sum(dim=1) + added
-
-
-def extrapolate(
-    before: Float[Tensor, "b t 3 h w"], frames: Float[Tensor, "b t 3 h w"]
-) -> Float[Tensor, "b t 3 h w"]:
-    """Each frame moved on by the whole-picture translation that led to it from `before`.
-
-    The translation is found by `translation`; pixels that come in from outside repeat the border.
-    A picture that does not scroll stays as it is.
-    """
-    h, w = frames.shape[-2:]
-    shift = translation(before.mean(dim=2), frames.mean(dim=2))
-    rows = (torch.arange(h, device=frames.device) - shift[..., :1]).clamp(0, h - 1)
-    columns = (torch.arange(w, device=frames.device) - shift[..., 1:]).clamp(0, w - 1)
-    index = rows[..., :, None] * w + columns[..., None, :]
-    flat = rearrange(index, "b t h w -> b t 1 (h w)").expand(-1, -1, 3, -1)
-    return frames.flatten(-2).gather(-1, flat).unflatten(-1, (h, w))
-
-
-@torch.no_grad()
-def translation(
-    before: Float[Tensor, "b t h w"], after: Float[Tensor, "b t h w"]
-) -> Int[Tensor, "b t 2"]:
-    """Whole-pixel (down, right) motion of the picture, up to a quarter of its sides.
-
-    The shift with the least mean squared difference over the overlap, for all shifts at once by
-    FFT. (Phase correlation, which needs no search, finds few of pixel art's shifts: flat areas
-    have no phase.)
-    """
-    h, w = before.shape[-2:]
-    padded = h + h // 4, w + w // 4  # room for the largest shift, so that none wraps around
-    spectra = [
-        torch.fft.rfft2(plane.float(), s=padded)
-        for plane in (before, before.square(), after, after.square(), torch.ones_like(before))
-    ]
-    b, b_squared, a, a_squared, ones = spectra
-    squares = a_squared * ones.conj() + ones * b_squared.conj() - 2 * a * b.conj()
-    difference = torch.fft.irfft2(squares, s=padded)
-    down, right = (torch.arange(-(n // 4), n // 4 + 1, device=b.device) for n in (h, w))
-    overlap = (h - down.abs())[:, None] * (w - right.abs())
-    # Between equals the smaller shift is taken; the weight is far below any real difference.
-    preference = 1e-5 * (down.abs()[:, None] + right.abs())
-    cost = difference[..., down[:, None], right] / overlap + preference
-    best = cost.flatten(-2).argmin(dim=-1)
-    return torch.stack([down[best // len(right)], right[best % len(right)]], dim=-1)
+        return past[:, -3:] + F.pixel_shuffle(self.out(x), 2).float()
 
 
 def _modulate(x: Tensor, film: Tensor) -> Tensor:
@@ -276,8 +239,3 @@ def _modulate(x: Tensor, film: Tensor) -> Tensor:
 
 def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def _psnr(error: Float[Tensor, " b"]) -> Float[Tensor, ""]:
-    # Of the mean error: two equal frames would otherwise count as an endless number of decibels.
-    return -10 * error.detach().mean().clamp_min(1e-10).log10()

@@ -13,6 +13,9 @@ from einops import pack, rearrange, reduce, unpack
 from jaxtyping import Float, Int
 from torch import Tensor
 
+Metrics = dict[str, Tensor | float]
+"""What a net's training step reports besides its loss."""
+
 PSNR_CEILING = 60.0
 """dB given to identical frames, whose PSNR is infinite and would swallow every mean."""
 

@@ -15,10 +15,8 @@ from torch import Tensor, nn
 
 from genie.codebook import Codebook, CodebookConfig
 from genie.errors import UserError
-from genie.metrics import code_use
+from genie.metrics import Metrics, code_use, decibels
 from genie.st_transformer import STTransformer
-
-Metrics = dict[str, Tensor | float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +45,30 @@ class STLatentActionConfig:
     """A code used less often than this per batch, on average, is replaced."""
 
     def __post_init__(self) -> None:
+        if min(self.patch_size, self.num_heads, self.num_blocks) < 1 or self.window < 2:
+            raise UserError(
+                f"patch_size is {self.patch_size}, num_heads is {self.num_heads}, num_blocks is "
+                f"{self.num_blocks} (each wants 1 or more), window is {self.window} (2 or more)"
+            )
+        if self.dim % (2 * self.num_heads):
+            raise UserError(f"dim {self.dim} is not a multiple of 2 x num_heads {self.num_heads}")
+        if self.num_actions < 2:
+            raise UserError(f"num_actions is {self.num_actions}: 2 or more is wanted")
         if self.height % self.patch_size or self.width % self.patch_size:
             raise UserError(
                 f"frames of {self.height}x{self.width} cannot be cut into patches of "
                 f"{self.patch_size}: choose sides that are multiples of it"
             )
+
+    @property
+    def reach(self) -> int:
+        """How many frames before the one that an action leads to can change it."""
+        return self.num_blocks * (self.window - 1)
+
+    @property
+    def shortest_clip(self) -> int:
+        """Frames that a clip needs for one transition to learn from."""
+        return 2
 
 
 class STLatentActionModel(nn.Module):
@@ -91,12 +108,13 @@ class STLatentActionModel(nn.Module):
         codes, actions, commitment = self._act(frames)
         past, following = frames[:, :-1], frames[:, 1:]
         error = (self._render(past, codes) - following).square().mean()
-        metrics = {"psnr": _psnr(error), "copy_psnr": _psnr((past - following).square().mean())}
+        still = (past - following).square().mean()
+        metrics = {"psnr": decibels(error.detach()), "copy_psnr": decibels(still)}
         if not self.training:
             order = torch.randperm(actions.numel(), device=actions.device)
             shuffled = codes.flatten(0, 1)[order].unflatten(0, actions.shape)
             missed = (self._render(past, shuffled) - following).square().mean()
-            metrics["delta_psnr"] = metrics["psnr"] - _psnr(missed)
+            metrics["delta_psnr"] = metrics["psnr"] - decibels(missed)
         return error + commitment, metrics | code_use(actions, self.config.num_actions)
 
     def _act(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,7 +151,3 @@ class _Half(nn.Module):
         patches = rearrange(frames, layout, p1=self.patch_size, p2=self.patch_size)
         x = self.embed(patches) + self.position
         return self.head(self.transformer(x if added is None else x + added))
-
-
-def _psnr(error: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    return -10 * error.detach().clamp_min(1e-10).log10()

@@ -11,7 +11,7 @@ keys and values of past frames stay valid while the window slides; RMS norms; QK
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 ROTARY_BASE = 1000.0
@@ -64,19 +64,23 @@ class STTransformer(nn.Module):
         return self.norm(hidden)
 
     def forward_cached(
-        self, x: Float[Tensor, "b 1 n d"], cache: "KVCache"
-    ) -> tuple[Float[Tensor, "b 1 n d"], list[KeyValue]]:
-        """The newest frame alone; `cache` stands for the frames before it and is not changed.
+        self, x: Float[Tensor, "b t n d"], cache: "KVCache"
+    ) -> tuple[Float[Tensor, "b t n d"], list[KeyValue]]:
+        """The newest frames; `cache` stands for the frames before them and is not changed.
 
         Returns:
-            The frame's features, and its keys and values for `cache.append` if it is to stay.
+            The frames' features, and their keys and values for `cache.append`.
         """
-        position = torch.tensor([cache.num_frames], device=x.device)
-        rotation = _rotation(position, self.head_dim)
+        positions = torch.arange(cache.num_frames, cache.num_frames + x.shape[1], device=x.device)
+        rotation = _rotation(positions, self.head_dim)
+        may_attend = None
+        if x.shape[1] > 1:  # one frame alone sees every slot: the ring holds nothing older
+            keys = torch.cat([cache.positions(x.device), positions])
+            distance = positions[:, None] - keys[None, :]
+            may_attend = (distance >= 0) & (distance < self.window)
         fresh = []
         for index, block in enumerate(self.blocks):
-            # The ring never holds a frame outside the window, so every slot may be seen.
-            x, key_value = block(x, rotation, None, past=cache.read(index))
+            x, key_value = block(x, rotation, may_attend, past=cache.read(index))
             fresh.append(key_value)
         return self.norm(x), fresh
 
@@ -106,13 +110,20 @@ class KVCache:
         """Keys and values of one block in slot order, or None while there are none."""
         return self._blocks[block]
 
+    def positions(self, device: torch.device) -> Int[Tensor, " s"]:
+        """Number of the frame in each slot."""
+        num_stored = min(self.num_frames, self.capacity)
+        oldest = self.num_frames - num_stored
+        shift = oldest % self.capacity if self.capacity else 0
+        return oldest + torch.arange(num_stored, device=device).roll(shift)
+
     def append(self, fresh: list[KeyValue]) -> None:
-        """Store the newest frame's keys and values (from `forward_cached`)."""
+        """Store the keys and values of the first of the frames that `forward_cached` was given."""
         slot = self.num_frames % self.capacity if self.capacity else 0
         for block, pair in enumerate(fresh):
             if self.capacity:
                 self._blocks[block] = tuple(
-                    self._put(stored, new, slot)
+                    self._put(stored, new[:, :, :, :1], slot)
                     for stored, new in zip(self._blocks[block] or (None, None), pair, strict=True)
                 )
         self.num_frames += 1
@@ -199,12 +210,23 @@ def attend(
 ) -> Float[Tensor, "... t e"]:
     """Softmax attention; True in `may_attend` allows a pair."""
     if q.is_cuda:
-        return F.scaled_dot_product_attention(q, k, v.to(q.dtype), attn_mask=may_attend)
+        return fused_attend(q, k, v, may_attend)
     # On CPU and for frames of 64 tokens two plain matmuls beat the fused kernel in bf16.
     scores = q @ k.mT * q.shape[-1] ** -0.5
     if may_attend is not None:
         scores = scores.masked_fill(~may_attend, float("-inf"))
     return scores.softmax(dim=-1).to(v.dtype) @ v
+
+
+def fused_attend(
+    q: Float[Tensor, "... h t e"],
+    k: Float[Tensor, "... h s e"],
+    v: Float[Tensor, "... h s e"],
+    may_attend: Bool[Tensor, "t s"] | None = None,
+) -> Float[Tensor, "... h t e"]:
+    """`attend` by the library; its fused kernels want exactly four axes."""
+    four_axes = (rearrange(x, "... h t e -> (...) h t e") for x in (q, k, v.to(q.dtype)))
+    return F.scaled_dot_product_attention(*four_axes, attn_mask=may_attend).reshape(q.shape)
 
 
 def _rms_norm(x: Tensor, scale: Tensor) -> Tensor:

@@ -18,10 +18,8 @@ from torch import Tensor, nn
 
 from genie.codebook import Codebook, CodebookConfig
 from genie.errors import UserError
-from genie.metrics import code_use
+from genie.metrics import Metrics, code_use, psnr
 from genie.st_transformer import KVCache, STTransformer
-
-Metrics = dict[str, Tensor | float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,9 @@ class TokenizerConfig:
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     """The discrete codes."""
     changed_weight: float = 4.0
-    """Extra weight of pixels that differ from the frame before (0: the paper's plain loss)."""
+    """Extra weight of pixels that differ from the frame before (the paper's loss: 0)."""
+    absolute_weight: float = 0.1
+    """Weight of the absolute error beside the squared one (the paper's loss: 0)."""
 
     def __post_init__(self) -> None:
         if min(self.patch_size, self.num_heads, self.window) < 1:
@@ -79,6 +79,11 @@ class TokenizerConfig:
     def num_tokens(self) -> int:
         """Tokens in a frame."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def reach(self) -> int:
+        """How many earlier frames can change a frame's tokens."""
+        return self.encoder_blocks * (self.window - 1)
 
 
 class Tokenizer(nn.Module):
@@ -120,9 +125,9 @@ class Tokenizer(nn.Module):
         reconstruction = self._render(self.decoder(codes + self.decoder_position))
         error = reconstruction.float() - frames
         weight = 1 + self.config.changed_weight * _changed(frames)
-        loss = (weight * (error.square() + 0.1 * error.abs())).sum() / weight.sum() + commitment
-        mse = error.detach().square().mean(dim=(2, 3, 4))
-        metrics = {"psnr": -10 * mse.clamp_min(1e-10).log10().mean()}
+        error = error.square() + self.config.absolute_weight * error.abs()
+        loss = (weight * error).sum() / weight.sum() + commitment
+        metrics = {"psnr": psnr(reconstruction.detach().float(), frames).mean()}
         return loss, metrics | code_use(tokens, self.codebook.size)
 
     def _quantize(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:

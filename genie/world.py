@@ -6,26 +6,26 @@ keys, windows or clocks.
 """
 
 import json
-import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from genie import video
-from genie.checkpoint import config_from_dict, load_weights, save_weights
-from genie.dynamics import Dynamics, DynamicsConfig
+from genie.checkpoint import config_from_dict, load_weights, save_weights, write_whole
+from genie.dynamics import Dynamics, DynamicsConfig, Frame
 from genie.errors import UserError
 from genie.latent_action import LatentActionConfig, LatentActionModel
 from genie.maskgit import fill_frame
+from genie.precision import autocast
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 from genie.tokenizer import Tokenizer, TokenizerConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NETS = ("tokenizer", "latent_action", "dynamics")
 
 
@@ -39,12 +39,16 @@ class SamplingConfig:
     """Of the token draws; 0 takes the most likely token."""
     choice_temperature: float = 1.0
     """Noise in the order in which tokens are revealed."""
+    guidance: float = 1.5
+    """1: logits as they are. Above: what the action changes in them is enlarged; costs twice."""
 
     def __post_init__(self) -> None:
         if self.maskgit_steps < 1:
             raise UserError(f"maskgit_steps is {self.maskgit_steps}: at least 1 is needed")
         if self.temperature < 0 or self.choice_temperature < 0:
             raise UserError("a temperature is negative: use 0 or more")
+        if self.guidance < 1:
+            raise UserError(f"guidance is {self.guidance}: use 1 (none) or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +89,10 @@ class WorldConfig:
                     f"{name} is {value} but {wanted_name} is {wanted}: "
                     "train the stages from the same configs"
                 )
+        if self.sampling.guidance > 1 and not self.dynamics.action_dropout:
+            raise UserError("guidance wants a dynamics trained with action_dropout above 0")
+        if self.fps <= 0:
+            raise UserError(f"fps is {self.fps}: more than 0 is wanted")
 
 
 class World(nn.Module):
@@ -134,7 +142,9 @@ class World(nn.Module):
         return world.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and one safetensors file per net. Files are replaced one by one, whole.
+        """Write one safetensors file per net and, when they are all there, config.json.
+
+        A folder without config.json is no world, so an old world and a new one never mix.
 
         Raises:
             UserError: if the folder cannot be written.
@@ -142,11 +152,10 @@ class World(nn.Module):
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.json").unlink(missing_ok=True)
             for net in NETS:
                 save_weights(getattr(self, net), folder / f"{net}.safetensors")
-            partial = folder / ".config.json.partial"
-            partial.write_text(json.dumps(asdict(self.config), indent=1) + "\n")
-            os.replace(partial, folder / "config.json")
+            write_whole(folder / "config.json", json.dumps(asdict(self.config), indent=1) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
 
@@ -185,11 +194,9 @@ class World(nn.Module):
         return torch.stack([running.step(action) for action in actions.unbind(1)], dim=1)
 
     def _sampling(self, maskgit_steps: int | None, temperature: float | None) -> SamplingConfig:
-        own = self.config.sampling
-        return SamplingConfig(
-            maskgit_steps=own.maskgit_steps if maskgit_steps is None else maskgit_steps,
-            temperature=own.temperature if temperature is None else temperature,
-            choice_temperature=own.choice_temperature,
+        given = {"maskgit_steps": maskgit_steps, "temperature": temperature}
+        return replace(
+            self.config.sampling, **{name: v for name, v in given.items() if v is not None}
         )
 
 
@@ -222,23 +229,24 @@ class Rollout:
         self.world, self.sampling = world, sampling
         self.generator = torch.Generator(world.device).manual_seed(seed)
         self.past = world.dynamics.transformer.new_cache()
+        self.finished: Frame | None = None
         self.shown = world.tokenizer.decoder.new_cache()
         frames = video.to_float(prompt.to(world.device))
-        with _precision(world.device):
+        with autocast(world.device):
             tokens = world.tokenizer.encode(frames)
             actions = world.latent_action.infer(frames)
-            start = torch.full_like(tokens[:, 0, 0], world.dynamics.start_action)
+            start = torch.full_like(tokens[:, 0, 0], world.dynamics.no_action)
             for t in range(tokens.shape[1]):
-                self._append(tokens[:, t], actions[:, t - 1] if t else start)
+                self._show(tokens[:, t], actions[:, t - 1] if t else start)
 
     @torch.inference_mode()
     def step(self, action: Int[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
         """Generate the frame that `action` leads to. Cost does not grow with history."""
         action = action.to(self.world.device)
         dynamics = self.world.dynamics
-        with _precision(self.world.device):
+        with autocast(self.world.device):
             tokens = fill_frame(
-                lambda tokens: dynamics.next_logits(tokens, action, self.past)[0],
+                lambda tokens: self.logits(tokens, action),
                 batch_size=len(action),
                 num_tokens=dynamics.config.num_tokens,
                 mask_id=dynamics.mask_id,
@@ -247,23 +255,44 @@ class Rollout:
                 choice_temperature=self.sampling.choice_temperature,
                 generator=self.generator,
             )
-            self._append(tokens, action)
+            self._show(tokens, action)
         return self.frames
 
     def snapshot(self) -> tuple[Any, ...]:
         """Everything that `step` depends on; shares memory with the running world, safely."""
-        return self.past.copy(), self.shown.copy(), self.generator.get_state(), self.frames
+        caches = self.past.copy(), self.shown.copy()
+        return *caches, self.generator.get_state(), self.finished, self.frames
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Continue from a snapshot, bit for bit."""
-        past, shown, state, self.frames = snapshot
+        past, shown, state, self.finished, self.frames = snapshot
         self.past, self.shown = past.copy(), shown.copy()
         self.generator.set_state(state)
 
-    def _append(self, tokens: Int[Tensor, "b n"], action: Int[Tensor, " b"]) -> None:
-        """Make a frame part of the past and of the picture."""
-        _, fresh = self.world.dynamics.next_logits(tokens, action, self.past)
-        self.past.append(fresh)
+    def logits(
+        self, tokens: Int[Tensor, "b n"], action: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b n v"]:
+        """Logits, with classifier-free guidance (Ho & Salimans 2022) by the action.
+
+        The frame finished last becomes part of the past in the same pass, so that it costs none.
+        """
+        dynamics, guidance = self.world.dynamics, self.sampling.guidance
+        logits, fresh = dynamics.next_logits(tokens, action, self.past, before=self.finished)
+        if self.finished:
+            self.past.append(fresh)
+            self.finished = None
+        if guidance == 1:
+            return logits
+        unknown = torch.full_like(action, dynamics.no_action)
+        unled, _ = dynamics.next_logits(tokens, unknown, self.past)
+        return unled + guidance * (logits - unled)
+
+    def _show(self, tokens: Int[Tensor, "b n"], action: Int[Tensor, " b"]) -> None:
+        """Make a frame the newest in the picture; the next pass will make it part of the past."""
+        if self.finished:
+            _, fresh = self.world.dynamics.next_logits(*self.finished, self.past)
+            self.past.append(fresh)
+        self.finished = tokens, action
         frames = self.world.tokenizer.decode_next(tokens[:, None], self.shown)
         self.frames = video.to_uint8(frames[:, 0])
 
@@ -330,13 +359,3 @@ def read_config(folder: Path) -> WorldConfig:
             "update the program or train the world again"
         )
     return config_from_dict(WorldConfig, values, where=str(path))
-
-
-def _precision(device: torch.device) -> torch.autocast:
-    """bf16 where the machine computes it quickly, else float32."""
-    fast = device.type == "cuda" or (torch.backends.mkldnn.is_available() and _cpu_has_bf16())
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
-
-
-def _cpu_has_bf16() -> bool:
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -187,7 +187,7 @@ def _read_prompt(path: Path, size: tuple[int, int]) -> object:
     from genie import video
 
     if path.suffix.lower() in video.VIDEO_SUFFIXES:
-        return video.read(path, size)[-MAX_PROMPT_FRAMES:]
+        return video.read(path, size, last=MAX_PROMPT_FRAMES)
     return video.read_image(path, size)
 
 

@@ -90,7 +90,9 @@ def tiny_world_config(**sampling) -> WorldConfig:
             num_heads=4,
             window=4,
         ),
-        sampling=SamplingConfig(**{"maskgit_steps": 3, "temperature": 1.0} | sampling),
+        sampling=SamplingConfig(
+            **{"maskgit_steps": 3, "temperature": 1.0, "guidance": 1.0} | sampling
+        ),
         fps=12.0,
     )
 
@@ -100,7 +102,7 @@ def tiny_world() -> World:
     torch.manual_seed(7)
     world = World(tiny_world_config(), name="tiny")
     # Fresh nets hardly look at their input; larger weights make every choice depend on it.
-    torch.nn.init.normal_(world.tokenizer.codebook.quantizer.project_in.weight, std=0.5)
+    torch.nn.init.normal_(world.tokenizer.codebook.quantizer.project_in.linear.weight, std=0.5)
     torch.nn.init.normal_(world.dynamics.out.weight, std=0.5)
     for weights in (world.dynamics.token.weight, world.dynamics.action.weight):
         torch.nn.init.normal_(weights, std=1.0)

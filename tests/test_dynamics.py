@@ -122,7 +122,7 @@ def test_clips_in_a_batch_do_not_mix(dynamics, clip):
 def test_cached_logits_are_the_full_logits_at_every_frame(dynamics, clip, hidden):
     """Long after the window has slid, wholly hidden, half hidden and shown."""
     tokens, actions = clip
-    led_by = F.pad(actions, (1, 0), value=dynamics.start_action)
+    led_by = F.pad(actions, (1, 0), value=dynamics.no_action)
     masks = {"half": hidden, "all": torch.ones_like(hidden), "none": torch.zeros_like(hidden)}
     wanted = {name: dynamics.logits(tokens, actions, mask) for name, mask in masks.items()}
     cache = dynamics.transformer.new_cache()
@@ -225,6 +225,21 @@ def test_masking_rates_are_those_of_the_recipes():
     assert abs(share.mean() - 0.75) < 0.02
 
 
+def test_some_actions_are_withheld_in_training_only(clip):
+    tokens, actions = clip
+    for share in (0.0, 0.5):
+        dynamics, seen = make(action_dropout=share).train(), []
+        hook = dynamics.action.register_forward_pre_hook(
+            lambda _, given, s=seen: s.append(given[0])
+        )
+        for seed in range(20):
+            torch.manual_seed(seed)
+            dynamics(tokens, actions)
+        hook.remove()
+        withheld = (torch.stack(seen)[:, :, 1:] == dynamics.no_action).float().mean().item()
+        assert withheld == pytest.approx(share, abs=0.1)
+
+
 @pytest.mark.parametrize("masking", ["frame", "clip"])
 def test_corruption_replaces_some_tokens_by_random_ones(masking: str):
     tokens = torch.randint(SIZE, (300, 9, TOKENS), generator=torch.Generator().manual_seed(0))
@@ -287,6 +302,7 @@ def test_learns_one_batch_by_heart():
     ("values", "message"),
     [
         ({"dim": 30, "num_heads": 4}, "dim 30"),
+        ({"action_dropout": 1.0}, "action_dropout is 1.0"),
         ({"num_heads": 0}, "num_heads"),
         ({"window": 1}, "window is 1"),
         ({"corruption": 1.5}, "corruption"),

@@ -14,8 +14,12 @@ from PIL import Image
 
 from genie.data import FrameStore
 from genie.errors import UserError
+from genie.legend import HELD_STEPS
 from genie.world import World
 from train import evaluate
+from train.pictures import contact_sheet, draw_pictures
+from train.rollouts import draw_clips
+from train.true_actions import TrueActions, label_transitions, true_action_figures
 
 SIDE = 32
 SPEED = 3
@@ -160,7 +164,7 @@ def test_the_held_actions_of_a_perfect_world_move_the_view_as_they_should(landsc
     assert scroll["num_prompts"] == 8
     assert scroll["eta_squared"] == pytest.approx({"across": 1, "up_down": 1})
     for movement, name in zip(scroll["actions"], reversed(NAMES), strict=True):
-        dx, dy = (SPEED * evaluate.HELD_STEPS * axis for axis in MOVES[name])
+        dx, dy = (SPEED * HELD_STEPS * axis for axis in MOVES[name])
         assert (movement["median_dx"], movement["median_dy"]) == (dx, dy), name
         shares = {side: float(side.upper() in name) for side in ("right", "left", "up")}
         assert {side: movement[side] for side in shares} == shares
@@ -182,8 +186,8 @@ def test_latent_actions_that_mean_nothing_stay_at_chance(landscape, walks, true_
     world = PerfectWorld(landscape)
     generator = torch.Generator().manual_seed(0)
     world.infer = lambda frames: torch.randint(5, (len(frames), 18), generator=generator)
-    truth = evaluate.TrueActions.open(true_actions)
-    figures = evaluate.true_action_figures(world, walks, truth, horizon=15, seed=0)
+    truth = TrueActions.open(true_actions)
+    figures = true_action_figures(world, walks, truth, horizon=15, seed=0)
     assert figures["horizontal"]["nmi"] < 0.1
     assert abs(figures["horizontal"]["balanced_accuracy"] - 1 / 3) < 0.15
 
@@ -191,9 +195,9 @@ def test_latent_actions_that_mean_nothing_stay_at_chance(landscape, walks, true_
 def test_true_actions_are_read_at_the_transitions_of_the_latent_ones(
     landscape, walks, true_actions
 ):
-    truth = evaluate.TrueActions.open(true_actions)
+    truth = TrueActions.open(true_actions)
     world = PerfectWorld(landscape)
-    latent, true, video_ids = evaluate.label_transitions(world, walks, truth, horizon=15, seed=0)
+    latent, true, video_ids = label_transitions(world, walks, truth, horizon=15, seed=0)
     assert torch.equal(true, 4 - latent)
     assert set(video_ids.tolist()) == {0, 1, 2, 3, 4}, "the last video is too short for a clip"
     # Videos of 60, 45, 30, 60 and 50 frames hold 3, 2, 1, 3 and 3 windows of 19 frames.
@@ -201,26 +205,39 @@ def test_true_actions_are_read_at_the_transitions_of_the_latent_ones(
 
 
 def test_the_same_seed_draws_the_same_and_another_draws_others(walks):
-    first = evaluate.draw_clips(walks, 6, horizon=5, seed=0)
+    (first, _), (again, _) = (draw_clips(walks, 6, horizon=5, seed=0) for _ in range(2))
+    other, _ = draw_clips(walks, 6, horizon=5, seed=1)
     assert first.shape == (6, 9, 3, SIDE, SIDE)
-    assert torch.equal(first, evaluate.draw_clips(walks, 6, horizon=5, seed=0))
-    assert not torch.equal(first, evaluate.draw_clips(walks, 6, horizon=5, seed=1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_clips_do_not_overlap_unless_there_would_be_too_few(walks):
     # Frames of a walk may repeat, so clips are told apart by their rows.
     walks = WalkStore(Landscape(), [20, 20])
     walks.frames = torch.arange(40, dtype=torch.uint8).reshape(40, 1, 1, 1).expand(40, 3, 8, 8)
-    rows = evaluate.draw_clips(walks, 4, horizon=6, seed=0)[:, :, 0, 0, 0]
+    clips, video_ids = draw_clips(walks, 4, horizon=6, seed=0)
+    rows = clips[:, :, 0, 0, 0]
     assert sorted(rows.flatten().tolist()) == list(range(40))
-    assert len(evaluate.draw_clips(walks, 5, horizon=6, seed=0)) == 5
-    assert len(evaluate.draw_clips(walks, 100, horizon=6, seed=0)) == 22
+    assert video_ids.tolist() == (rows[:, 0] // 20).tolist(), "clips and videos do not match"
+    assert len(draw_clips(walks, 5, horizon=6, seed=0)[0]) == 5
+    assert len(draw_clips(walks, 100, horizon=6, seed=0)[0]) == 22
+
+
+# Videos of 30, 8 and 40 frames hold 3, 0 and 4 windows of 9 frames.
+@pytest.mark.parametrize(("num_clips", "num_videos"), [(1, 1), (7, 2)])
+def test_only_the_videos_that_clips_were_drawn_from_are_counted(
+    landscape, num_clips: int, num_videos: int
+):
+    store = WalkStore(landscape, [30, 8, 40])
+    figures = evaluate.evaluate(PerfectWorld(landscape), store, num_clips=num_clips, horizon=5)
+    assert (figures["num_clips"], figures["num_videos"]) == (num_clips, num_videos)
 
 
 @pytest.mark.parametrize(("num_clips", "horizon"), [(0, 5), (4, 0), (4, 57)])
 def test_impossible_clips_are_refused(walks, num_clips: int, horizon: int):
     with pytest.raises(UserError, match=r"give (1 or more|longer videos)"):
-        evaluate.draw_clips(walks, num_clips, horizon, seed=0)
+        draw_clips(walks, num_clips, horizon, seed=0)
 
 
 def test_frames_of_another_size_are_refused(landscape, walks):
@@ -247,31 +264,31 @@ def test_a_broken_file_of_true_actions_is_refused(tmp_path: Path, true_actions: 
     for text in ("{}", "no json", "[]", '{"true_actions": null}'):
         recording.write_text(text)
         with pytest.raises(UserError, match="cannot read the true actions"):
-            evaluate.TrueActions.open(true_actions)
+            TrueActions.open(true_actions)
     recording.unlink()
     with pytest.raises(UserError, match="cannot read the true actions"):
-        evaluate.TrueActions.open(true_actions)
+        TrueActions.open(true_actions)
     recording.write_text(saved)
     whole = true_actions.read_bytes()
     damaged = whole[:60] + bytes(20) + whole[80:]
     for content in (b"", b"no archive", bytes(range(256)), whole[:-40], damaged):
         true_actions.write_bytes(content)
         with pytest.raises(UserError, match="cannot read the true actions"):
-            evaluate.TrueActions.open(true_actions)
+            TrueActions.open(true_actions)
     with pytest.raises(UserError, match="cannot read the true actions"):
-        evaluate.TrueActions.open(tmp_path / "missing.npz")
+        TrueActions.open(tmp_path / "missing.npz")
 
 
 def test_one_video_is_not_enough_for_a_probe(landscape, tmp_path: Path):
     store = WalkStore(landscape, [40])
-    truth = evaluate.TrueActions.open(save_true_actions(tmp_path, store.actions))
+    truth = TrueActions.open(save_true_actions(tmp_path, store.actions))
     with pytest.raises(UserError, match="two videos"):
-        evaluate.true_action_figures(PerfectWorld(landscape), store, truth, horizon=15, seed=0)
+        true_action_figures(PerfectWorld(landscape), store, truth, horizon=15, seed=0)
 
 
 def test_merges_join_the_buttons_that_move_the_view_alike():
     names = ["LEFT+DOWN", "LEFT", "LEFT+UP", "DOWN", "NONE", "UP", "RIGHT", "RIGHT+UP", "D"]
-    merges = {kind: m.tolist() for kind, m in evaluate.TrueActions({}, names).merges().items()}
+    merges = {kind: m.tolist() for kind, m in TrueActions({}, names).merges().items()}
     assert len(set(merges["all"])) == len(names)
     assert merges["horizontal"] == [0, 0, 0, 1, 1, 1, 2, 2, 1]
     assert merges["vertical"] == [0, 0, 1, 0, 0, 1, 0, 1, 0]
@@ -279,7 +296,7 @@ def test_merges_join_the_buttons_that_move_the_view_alike():
 
 
 def test_pictures_show_every_action_from_every_prompt(landscape, walks, tmp_path: Path):
-    evaluate.draw_pictures(PerfectWorld(landscape), walks, tmp_path, horizon=4, seed=0)
+    draw_pictures(PerfectWorld(landscape), walks, tmp_path, horizon=4, seed=0)
     tile = 2 * (SIDE + 2)
     with Image.open(tmp_path / "actions.png") as sheet:
         assert sheet.size == (60 + 5 * tile, 16 + 3 * 5 * tile)
@@ -300,7 +317,7 @@ def test_pictures_show_every_action_from_every_prompt(landscape, walks, tmp_path
 def test_a_contact_sheet_keeps_each_pixel_crisp():
     pictures = torch.zeros(1, 2, 3, 4, 6, dtype=torch.uint8)
     pictures[0, 1, :, 2, 3] = torch.tensor([9, 90, 200])
-    sheet = evaluate.contact_sheet(pictures, ["row"], ["a", "b"])
+    sheet = contact_sheet(pictures, ["row"], ["a", "b"])
     places = np.argwhere((sheet == [9, 90, 200]).all(axis=-1))
     # One pixel of margin round every picture, all of it twice as large.
     top, left = 16 + 2 * (1 + 2), 60 + 2 * (6 + 2) + 2 * (1 + 3)

@@ -6,7 +6,7 @@ from conftest import HEIGHT, MOVE_NAMES, WIDTH, square_frames
 from torch import nn
 
 from genie.errors import UserError
-from genie.latent_action import LatentActionConfig, LatentActionModel, extrapolate, translation
+from genie.latent_action import LatentActionConfig, LatentActionModel
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 
 FRAMES, CHANGED, ACTIONS = 9, 4, 5
@@ -31,7 +31,6 @@ def make(kind: str) -> Model:
                 history=2,
                 dim=8,
                 code_dim=6,
-                extrapolation=kind == "extrapolating",
             )
         )
     with torch.no_grad():
@@ -45,7 +44,7 @@ def make(kind: str) -> Model:
     return model.eval()
 
 
-@pytest.fixture(scope="module", params=["extrapolating", "plain", "paper"])
+@pytest.fixture(scope="module", params=["convolutional", "paper"])
 def model(request: pytest.FixtureRequest) -> Model:
     return make(request.param)
 
@@ -135,7 +134,7 @@ def test_gradient_of_an_action_reaches_no_later_frame(model: Model, clip):
 def test_history_has_its_length(clip):
     """Frames older than the history say nothing: the same buttons everywhere in a video."""
     frames, actions = clip
-    model = make("plain")
+    model = make("convolutional")
     old = changed_at(frames, 1)
     assert frames_that_differ(model.predict(old, actions), model.predict(frames, actions)) == [1, 2]
     assert frames_that_differ(latents_of(model, old), latents_of(model, frames)) == [0, 1, 2]
@@ -144,40 +143,6 @@ def test_history_has_its_length(clip):
 @torch.no_grad()
 def test_a_single_frame_has_no_action(model: Model, clip):
     assert model.infer(clip[0][:, :1]).shape == (3, 0), "a prompt of one frame must do"
-
-
-# Motion that goes on by itself
-
-
-def scrolling(num_frames: int, down: int, right: int) -> torch.Tensor:
-    """A window that moves over a larger random picture at constant speed."""
-    scene = torch.rand(1, 3, 200, 200, generator=torch.Generator().manual_seed(0))
-    starts = [(100 - t * down, 100 - t * right) for t in range(num_frames)]
-    return torch.stack([scene[:, :, y : y + HEIGHT, x : x + WIDTH] for y, x in starts], dim=1)
-
-
-@pytest.mark.parametrize(("down", "right"), [(0, 0), (0, 3), (2, -5), (-4, 1)])
-def test_extrapolation_moves_the_picture_on(down: int, right: int):
-    frames = scrolling(4, down, right)
-    shown = extrapolate(frames[:, :-2], frames[:, 1:-1])
-    inner = (..., slice(6, -6), slice(6, -6))
-    torch.testing.assert_close(shown[inner], frames[:, 2:][inner])
-
-
-@pytest.mark.parametrize(("down", "right"), [(0, 0), (0, 3), (2, -5), (-8, 11), (7, 0)])
-def test_translation_is_found_exactly(down: int, right: int):
-    first, second = scrolling(2, down, right).mean(dim=2).unbind(1)
-    assert translation(first[:, None], second[:, None]).tolist() == [[[down, right]]]
-
-
-def test_flat_picture_has_no_translation():
-    flat = torch.full((1, 1, HEIGHT, WIDTH), 0.3)
-    assert translation(flat, flat).tolist() == [[[0, 0]]]
-
-
-def test_extrapolation_leaves_a_still_picture_alone():
-    frames = square_frames(2, 1)[0].expand(-1, 2, -1, -1, -1)
-    assert torch.equal(extrapolate(frames, frames), frames)
 
 
 # Learning
@@ -208,9 +173,7 @@ def forever(frames: torch.Tensor):
 def test_learns_one_batch_by_heart():
     torch.manual_seed(0)
     frames = square_frames(4, 6, seed=5)[0]
-    config = LatentActionConfig(
-        height=HEIGHT, width=WIDTH, num_actions=ACTIONS, history=2, dim=16, code_dim=6
-    )
+    config = LatentActionConfig(height=HEIGHT, width=WIDTH, num_actions=ACTIONS, dim=16, code_dim=6)
     last = train(LatentActionModel(config), forever(frames), 3e-3, 150)[-1]
     gain = last["psnr"] - last["copy_psnr"]
     assert gain > 6, f"only {gain:.1f} dB better than copying the last frame"
@@ -237,22 +200,10 @@ def windows(frames: torch.Tensor, batch_size: int, num_frames: int):
 
 
 def test_codes_become_the_buttons_of_the_moving_square():
-    """Trained on pixels alone; true actions only score it, on clips that it never saw.
-
-    The square obeys at once and every frame has a button of its own, so that nothing but the next
-    frame tells which one it was; a longer history could say "as before" instead.
-    """
+    """Trained on pixels alone; true actions only score it, on clips that it never saw."""
     torch.manual_seed(0)
     frames, actions = square_frames(64, 20, seed=1, hold=1)
-    config = LatentActionConfig(
-        height=HEIGHT,
-        width=WIDTH,
-        num_actions=8,
-        history=1,
-        extrapolation=False,
-        dim=16,
-        code_dim=6,
-    )
+    config = LatentActionConfig(height=HEIGHT, width=WIDTH, num_actions=8, dim=16, code_dim=6)
     model = LatentActionModel(config)
     train(model, windows(frames, 16, 5), 1e-3, 450)
     model.eval()
@@ -274,6 +225,7 @@ def test_codes_become_the_buttons_of_the_moving_square():
         ({"width": 8}, "64x8"),
         ({"num_actions": 1}, "num_actions is 1"),
         ({"history": 0}, "history is 0"),
+        ({"continuous_share": 1.5}, "continuous_share is 1.5"),
     ],
 )
 def test_impossible_shape_is_refused(values: dict, message: str):

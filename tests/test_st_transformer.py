@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from genie.st_transformer import KVCache, STTransformer
+from genie.st_transformer import KVCache, STTransformer, attend, fused_attend
 
 DIM, WINDOW, FRAMES, TOKENS = 24, 3, 14, 5
 
@@ -136,3 +136,14 @@ def test_very_old_sessions_are_as_exact_as_young_ones(net, x):
             cache.append(fresh)
         results.append(features)
     assert_same(results[1], results[0], "after three million frames the positions blur")
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_gpus_attention_is_the_cpus(masked: bool):
+    generator = torch.manual_seed(2)
+    q = torch.randn(2, 3, 4, 5, 8, generator=generator)
+    k, v = torch.randn(2, 2, 3, 4, 7, 8, generator=generator)
+    may_attend = torch.ones(5, 7, dtype=torch.bool).tril(2) if masked else None
+    assert_same(
+        fused_attend(q, k, v, may_attend), attend(q, k, v, may_attend), "two kernels differ"
+    )

@@ -162,7 +162,9 @@ def test_learns_one_batch_by_heart(stem: str, codebook: CodebookConfig, least: f
     tokenizer = Tokenizer(config)
     optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=4e-3, weight_decay=0.0)
     psnrs = []
-    for _ in range(150):
+    for step in range(150):
+        for group in optimizer.param_groups:
+            group["lr"] = 4e-3 * min(1, (150 - step) / 60)
         loss, metrics = tokenizer(frames)
         optimizer.zero_grad()
         loss.backward()

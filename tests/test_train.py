@@ -17,7 +17,7 @@ from conftest import tiny_world_config
 from safetensors.torch import load_file
 from torch import nn
 
-from genie import video
+from genie import precision, video
 from genie.data import Clips, FrameStore, TokenStore
 from genie.dynamics import Dynamics
 from genie.errors import UserError
@@ -26,8 +26,11 @@ from genie.tokenizer import Tokenizer
 from genie.world import NETS
 from train import dynamics as dynamics_stage
 from train import latent_action as latent_action_stage
-from train.loop import LoopConfig, Trainer, describe, is_finished, learning_rate, load_finished
-from train.stage import StageConfig, parse
+from train.config import LoopConfig
+from train.loop import Trainer
+from train.run_folder import RunFolder, describe, is_finished, load_finished
+from train.schedule import learning_rate
+from train.stage import StageConfig, fit, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("tokenizer", "latent_action", "dynamics")
@@ -157,6 +160,12 @@ def trainer(stores: dict[str, tuple], tmp_path: Path) -> Callable[..., Trainer]:
     return make
 
 
+def to_its_end(trainer: Trainer) -> dict[str, float]:
+    metrics = trainer.run()
+    trainer.finish()
+    return metrics
+
+
 def lines_of(folder: Path) -> list[dict]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in {"step_s", "wait_s"}} for line in lines]
@@ -164,7 +173,7 @@ def lines_of(folder: Path) -> list[dict]:
 
 @pytest.mark.parametrize("net", NETS)
 def test_a_resumed_run_is_the_unbroken_run(trainer, tmp_path: Path, net: str):
-    trainer(net, "unbroken").run()
+    to_its_end(trainer(net, "unbroken"))
     with pytest.raises(KeyboardInterrupt):
         trainer(net, "broken", last_read=18).run()  # in step 6 or 7; step 3 or 6 was saved
     assert not is_finished(tmp_path / "broken"), "half a run must not pass for a whole one"
@@ -172,7 +181,7 @@ def test_a_resumed_run_is_the_unbroken_run(trainer, tmp_path: Path, net: str):
         load_finished(make_net(net), tmp_path / "broken")
     again = trainer(net, "broken")
     assert 0 < again.step < 8, "the run should go on in its middle"
-    again.run()
+    to_its_end(again)
     wanted = load_file(tmp_path / "unbroken" / "weights.safetensors")
     found = load_file(tmp_path / "broken" / "weights.safetensors")
     for name, tensor in wanted.items():
@@ -181,8 +190,8 @@ def test_a_resumed_run_is_the_unbroken_run(trainer, tmp_path: Path, net: str):
 
 
 def test_training_moves_the_weights_and_another_seed_moves_them_elsewhere(trainer, tmp_path: Path):
-    trainer("dynamics", "one").run()
-    trainer("dynamics", "other", seed=1).run()
+    to_its_end(trainer("dynamics", "one"))
+    to_its_end(trainer("dynamics", "other", seed=1))
     one, other = (load_file(tmp_path / n / "weights.safetensors") for n in ("one", "other"))
     start = make_net("dynamics").state_dict()
     assert not torch.equal(one["out.weight"], start["out.weight"])
@@ -190,9 +199,9 @@ def test_training_moves_the_weights_and_another_seed_moves_them_elsewhere(traine
 
 
 def test_a_finished_run_is_left_alone(trainer, tmp_path: Path):
-    metrics = trainer("dynamics").run()
+    metrics = to_its_end(trainer("dynamics"))
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
-    again = trainer("dynamics").run()
+    again = to_its_end(trainer("dynamics"))
     assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
     assert again["cross_entropy"] == pytest.approx(metrics["cross_entropy"], rel=1e-5)
     net = load_finished(make_net("dynamics"), tmp_path / "run")
@@ -203,7 +212,7 @@ def test_a_finished_run_is_left_alone(trainer, tmp_path: Path):
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(trainer, tmp_path: Path):
-    trainer("dynamics").run()
+    to_its_end(trainer("dynamics"))
     before = (tmp_path / "run" / "weights.safetensors").read_bytes()
     with pytest.raises(UserError, match=r"loop\.learning_rate: 0\.003 there, 0\.001 now"):
         trainer("dynamics", learning_rate=1e-3)
@@ -216,6 +225,44 @@ def test_a_run_folder_that_cannot_be_made_is_refused(trainer, tmp_path: Path):
     (tmp_path / "run").write_text("in the way")
     with pytest.raises(UserError, match="cannot write"):
         trainer("dynamics")
+
+
+def test_two_processes_never_train_in_one_folder(trainer, tmp_path: Path):
+    trainer("dynamics")
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom train.run_folder import RunFolder\n"
+        "from genie.errors import UserError\n"
+        "try: RunFolder(Path(sys.argv[1]), {})\n"
+        "except UserError as error: print(error)"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "run"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "by another process" in other.stdout, other.stderr
+
+
+def test_a_torn_line_of_metrics_is_forgotten(trainer, tmp_path: Path):
+    to_its_end(trainer("dynamics"))
+    path = tmp_path / "run" / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + '{"step": 8, "spl')
+    again = to_its_end(trainer("dynamics"))
+    assert again["cross_entropy"] > 0 and path.read_text() == whole
+
+
+def test_metrics_of_a_run_that_never_saved_are_forgotten(tmp_path: Path):
+    folder = RunFolder(tmp_path, {})
+    folder.log(1, "train", {"loss": 1.0})
+    net = nn.Linear(2, 2)
+    assert folder.load(net, torch.optim.AdamW(net.parameters())) == 0
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_flags_that_the_data_contradicts_are_refused():
+    config = tiny_world_config().tokenizer
+    assert fit(config, height=config.height).height == config.height
+    with pytest.raises(UserError, match=f"--model.height is {config.height}.*says 96"):
+        fit(config, height=96)
 
 
 def test_metrics_are_logged_for_both_splits(trainer, tmp_path: Path):
@@ -240,7 +287,7 @@ def test_a_loss_that_is_no_number_stops_the_run(trainer, tmp_path: Path):
 
 
 def test_fewer_clips_than_a_batch_still_train(trainer, tmp_path: Path):
-    trainer("dynamics", batch_size=10_000, num_steps=2).run()
+    to_its_end(trainer("dynamics", batch_size=10_000, num_steps=2))
     assert is_finished(tmp_path / "run")
 
 
@@ -263,10 +310,21 @@ def test_every_clip_is_seen_once_in_an_epoch(trainer):
 def test_collapsed_actions_are_refused(perplexity: float, delta: float, alive: bool):
     metrics = {"perplexity": perplexity, "delta_psnr": delta}
     if alive:
-        latent_action_stage.check_alive(metrics)
+        latent_action_stage.check_alive(metrics, Path("run"))
     else:
         with pytest.raises(UserError, match=f"collapsed.*{perplexity:.2f}"):
-            latent_action_stage.check_alive(metrics)
+            latent_action_stage.check_alive(metrics, Path("run"))
+
+
+def test_collapsed_actions_are_refused_each_time(
+    prepared_folder: Path, monkeypatch, capsys, tmp_path: Path
+):
+    flags = ["--preset", "tiny", "--data", prepared_folder, "--run", tmp_path / "run"]
+    flags += ["--loop.num-steps", "1"]
+    for _ in range(2):
+        assert run_module("train.latent_action", *flags, monkeypatch=monkeypatch) == 2
+        assert "collapsed" in capsys.readouterr().err
+        assert not is_finished(tmp_path / "run" / "latent_action")
 
 
 # Tokens for the dynamics
@@ -280,7 +338,7 @@ def encoders() -> tuple[Tokenizer, LatentActionModel]:
 def test_stored_tokens_are_those_of_the_nets(
     encoders, prepared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(dynamics_stage, "has_fast_bf16", lambda: False)
+    monkeypatch.setattr(precision, "has_fast_bf16", lambda _: False)
     store = FrameStore.open(prepared_folder, "heldout")
     made = dynamics_stage.encode_split(*encoders, store, tmp_path / "heldout")
     for start, stop in pairwise(store.video_starts.tolist()):
@@ -294,8 +352,12 @@ def test_stored_tokens_are_those_of_the_nets(
 def test_pieces_of_a_long_video_join_without_a_seam(
     encoders, prepared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(dynamics_stage, "has_fast_bf16", lambda: False)
+    monkeypatch.setattr(precision, "has_fast_bf16", lambda _: False)
     store = FrameStore.open(prepared_folder, "train")
+    # Two blocks see twice as far back as one.
+    deeper = Tokenizer(replace(encoders[0].config, encoder_blocks=2)).eval()
+    torch.nn.init.normal_(deeper.codebook.quantizer.project_in.linear.weight, std=0.5)
+    encoders = deeper, encoders[1]
     whole = dynamics_stage.encode_split(*encoders, store, tmp_path / "whole")
     monkeypatch.setattr(dynamics_stage, "ENCODE_FRAMES", 7)
     pieces = dynamics_stage.encode_split(*encoders, store, tmp_path / "pieces")
@@ -405,7 +467,6 @@ def command(*words, timeout: int = 600) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.timeout(600)
 def test_accelerate_launches_a_stage(prepared_folder: Path, tmp_path: Path):
     flags = ["--preset", "tiny", "--data", prepared_folder, "--run", tmp_path / "run"]

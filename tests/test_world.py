@@ -20,7 +20,7 @@ from genie.codebook import CodebookConfig
 from genie.errors import UserError
 from genie.maskgit import fill_frame
 from genie.st_latent_action import STLatentActionConfig
-from genie.world import NETS, SamplingConfig, Session, World, WorldConfig
+from genie.world import NETS, Rollout, SamplingConfig, Session, World, WorldConfig
 
 ACTIONS = [0, 1, 1, 4, 2, 3, 0, 2, 2, 1, 4, 4]
 
@@ -222,11 +222,40 @@ def test_configs_that_do_not_fit_each_other_are_named(net: str, change: dict, na
 
 
 @pytest.mark.parametrize(
-    "values", [{"maskgit_steps": 0}, {"temperature": -0.1}, {"choice_temperature": -1.0}]
+    "values",
+    [
+        {"maskgit_steps": 0},
+        {"temperature": -0.1},
+        {"choice_temperature": -1.0},
+        {"guidance": 0.5},
+    ],
 )
 def test_impossible_sampling_is_refused(values: dict):
     with pytest.raises(UserError):
         SamplingConfig(**values)
+
+
+def test_guidance_wants_a_dynamics_that_knows_no_action():
+    config = tiny_world_config(guidance=2.0)
+    assert config.sampling.guidance == 2.0
+    with pytest.raises(UserError, match="action_dropout"):
+        replace(config, dynamics=replace(config.dynamics, action_dropout=0.0))
+
+
+def test_guidance_enlarges_what_the_action_changes(tiny_world: World):
+    """Logits grow from those without an action through those with it, by the factor asked for."""
+    prompt = torch.randint(256, (2, 1, 3, *tiny_world.size), dtype=torch.uint8)
+    tokens = torch.full((2, 24), tiny_world.dynamics.mask_id)
+    action = torch.tensor([1, 3])
+    logits = {}
+    for guidance in (1.0, 3.0):
+        running = Rollout(tiny_world, prompt, 0, SamplingConfig(guidance=guidance))
+        with torch.no_grad():
+            logits[guidance] = running.logits(tokens, action)
+            nothing = torch.full_like(action, tiny_world.dynamics.no_action)
+            unled, _ = tiny_world.dynamics.next_logits(tokens, nothing, running.past)
+    torch.testing.assert_close(logits[3.0] - unled, 3 * (logits[1.0] - unled), atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(logits[3.0], logits[1.0]), "the action changes nothing"
 
 
 def test_world_config_is_json_and_back(tiny_world_folder: Path):
@@ -314,7 +343,7 @@ def test_a_session_draws_what_a_world_without_caches_would(
 ):
     """Frame by frame, from the whole history each time, long after the windows have slid."""
     exact = torch.autocast("cpu", enabled=False)
-    monkeypatch.setattr(world, "_precision", lambda device: exact)
+    monkeypatch.setattr(world, "autocast", lambda device: exact)
     frames = lively_world.rollout(prompt[None], torch.tensor([ACTIONS]), seed=2)[0]
     sampling, dynamics = lively_world.config.sampling, lively_world.dynamics
     generator = torch.Generator().manual_seed(2)

@@ -8,6 +8,7 @@ same command goes on where it was.
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +16,13 @@ import torch
 import tyro
 
 from genie import data
+from genie.checkpoint import check_folder
 from genie.errors import UserError
 from train import dynamics, latent_action, prepare, tokenizer
-from train.loop import is_finished
+from train.run_folder import claim, is_finished
 from train.stage import DEFAULT_PRESET, one_line_errors
+
+EXPLAINED = 2  # exit code of a stage that has said in one line what is wrong
 
 PRESETS = [
     name for name in tokenizer.PRESETS
@@ -46,13 +50,17 @@ def main(config: PipelineConfig) -> None:
     """Run what is left to run."""
     if config.preset not in PRESETS:
         raise UserError(f"no preset {config.preset!r}: choose one of {', '.join(PRESETS)}")
-    run = config.run or Path("runs") / config.out.name
+    check_folder(config.out)
+    run = check_folder(config.run or Path("runs") / config.out.name)
     prepared = config.data
-    if not data.is_prepared(prepared):
+    if data.is_prepared(prepared):
+        claim(run, {"data": str(prepared.resolve()), "preset": config.preset})
+    else:
+        made_from = data.describe_source(config.data, config.size)
+        claim(run, {"data": made_from, "preset": config.preset})
         prepared = run / "data"
         if not data.is_prepared(prepared):
-            source = prepare.PrepareConfig(source=config.data, out=prepared, size=config.size)
-            prepare.main(source)
+            prepare.main(prepare.PrepareConfig(source=config.data, out=prepared, size=config.size))
     shared = ["--preset", config.preset, "--data", str(prepared), "--run", str(run)]
     encoders = [s for s in ("tokenizer", "latent_action") if not is_finished(run / s)]
     _run_stages(encoders, shared)
@@ -76,16 +84,19 @@ def _run_stages(stages: list[str], flags: list[str]) -> None:
 
 
 def _wait(stages: list[str], running: list[subprocess.Popen]) -> None:
-    failed = ""
+    """Until all are done; the first that fails stops the others."""
     try:
-        for stage, process in zip(stages, running, strict=True):
-            failed = failed or (stage if process.wait() else "")
+        while None in (codes := [process.poll() for process in running]) and not any(codes):
+            time.sleep(0.2)
     finally:
         for process in running:
             process.terminate()
             process.wait()
-    if failed:
-        raise UserError(f"stage {failed} stopped (its message is above); mend it and repeat")
+    for stage, code in zip(stages, codes, strict=True):
+        if code == EXPLAINED:
+            raise SystemExit(code)
+        if code:
+            raise UserError(f"stage {stage} broke (see above); repeat the command to go on")
 
 
 if __name__ == "__main__":

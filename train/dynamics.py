@@ -5,17 +5,21 @@ training step sees no encoder. At the end the three nets are put together into a
 """
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 from tqdm import tqdm
 
-from genie import video
-from genie.checkpoint import config_from_dict
-from genie.data import Clips, FrameStore, TokenStore
+from genie import legend, video
+from genie.checkpoint import check_folder, config_from_dict
+from genie.data import FrameStore, TokenStore
 from genie.dynamics import Dynamics, DynamicsConfig
+from genie.errors import UserError
 from genie.latent_action import LatentActionConfig, LatentActionModel
+from genie.precision import autocast
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 from genie.tokenizer import Tokenizer, TokenizerConfig
 from genie.world import (
@@ -24,11 +28,12 @@ from genie.world import (
     WorldConfig,
     make_latent_action,
 )
-from train.loop import LoopConfig, Trainer, describe, has_fast_bf16, load_finished, read_description
-from train.stage import StageConfig, one_line_errors, open_stores, parse, set_up
+from train.config import LoopConfig
+from train.run_folder import load_finished, read_description
+from train.stage import StageConfig, fit, make_trainer, one_line_errors, open_stores, parse, set_up
 
-# Frames encoded at once, and frames before them that only warm up the temporal attention.
-ENCODE_FRAMES, LEAD_FRAMES = 120, 8
+ENCODE_FRAMES = 120  # encoded at once
+LEGEND_PROMPTS = 24
 
 ActionModel = LatentActionModel | STLatentActionModel
 
@@ -46,7 +51,7 @@ class DynamicsStage(StageConfig):
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How the finished world draws frames."""
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(num_steps=3300, batch_size=4, learning_rate=8e-4)
+        default_factory=lambda: LoopConfig(num_steps=3600, batch_size=4, learning_rate=8e-4)
     )
     """How it is trained."""
 
@@ -76,8 +81,9 @@ PRESETS = {
             masking="clip",
             corruption=0.0,
             changed_weight=0.0,
+            action_dropout=0.0,
         ),
-        sampling=SamplingConfig(maskgit_steps=25, temperature=1.0),
+        sampling=SamplingConfig(maskgit_steps=25, temperature=1.0, guidance=1.0),
         loop=LoopConfig(
             num_steps=200_000,
             batch_size=36,
@@ -95,34 +101,22 @@ PRESETS = {
 
 def main(config: DynamicsStage) -> dict[str, float]:
     """Train, or go on training, then write the world; gives the held-out metrics."""
-    set_up(config, config.loop.seed)
+    if config.clip_frames < 2:
+        raise UserError(f"clip_frames is {config.clip_frames}: 2 or more is wanted")
+    out = check_folder(config.out or config.run / "world")
+    set_up(config)
     stores = open_stores(config)
     tokenizer, latent_action = load_encoders(config.run)
-    train, heldout = (
+    tokens = tuple(
         encode_split(tokenizer, latent_action, store, config.run / "tokens" / split)
         for store, split in zip(stores, ("train", "heldout"), strict=True)
     )
-    model = replace(
+    model = fit(
         config.model,
         num_tokens=tokenizer.config.num_tokens,
         codebook_size=tokenizer.config.codebook.size,
         num_actions=latent_action.config.num_actions,
     )
-    net = Dynamics(model)
-    trainer = Trainer(
-        net,
-        Clips(train, config.clip_frames),
-        Clips(heldout, config.clip_frames),
-        config.loop,
-        config.run / "dynamics",
-        describe(
-            model=model,
-            loop=config.loop,
-            clip_frames=config.clip_frames,
-            tokens=_fingerprint(tokenizer, latent_action, stores[0]),
-        ),
-    )
-    metrics = trainer.run()
     world = WorldConfig(
         tokenizer=tokenizer.config,
         latent_action=latent_action.config,
@@ -130,7 +124,11 @@ def main(config: DynamicsStage) -> dict[str, float]:
         sampling=config.sampling,
         fps=stores[0].fps,
     )
-    save_world(world, tokenizer, latent_action, net, config.out or config.run / "world")
+    net, fingerprint = Dynamics(model), _fingerprint(tokenizer, latent_action, stores[0])
+    trainer = make_trainer(config, "dynamics", net, tokens, model=model, tokens=fingerprint)
+    metrics = trainer.run()
+    trainer.finish()
+    save_world(world, tokenizer, latent_action, net, draw_prompts(stores[1]), out)
     return metrics
 
 
@@ -161,12 +159,12 @@ def encode_split(
         return stored
     tokens = torch.zeros(len(store), tokenizer.config.num_tokens, dtype=torch.int32)
     actions = torch.zeros(len(store), dtype=torch.int32)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer.to(device), latent_action.to(device)
-    pieces = list(_pieces(store))
+    pieces = _pieces(store, max(tokenizer.config.reach, latent_action.config.reach))
     for lead, start, stop in tqdm(pieces, desc=f"encode {folder.name}", mininterval=1):
         frames = video.to_float(store.read(lead, stop).to(device))[None]
-        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, has_fast_bf16()):
+        with torch.inference_mode(), autocast(device):
             tokens[start:stop] = tokenizer.encode(frames)[0, start - lead :].int().cpu()
             found = latent_action.infer(frames)[0].int().cpu()
         # The action into the first kept frame belongs to the row before it.
@@ -177,29 +175,41 @@ def encode_split(
     return made
 
 
+def draw_prompts(store: FrameStore) -> UInt8[Tensor, "p 3 h w"]:
+    """Frames spread evenly over a split, for the legend."""
+    rows = torch.linspace(0, len(store) - 1, LEGEND_PROMPTS).long().tolist()
+    return torch.cat([store.read(row, row + 1) for row in rows])
+
+
 def save_world(
     config: WorldConfig,
     tokenizer: Tokenizer,
     latent_action: ActionModel,
     dynamics: Dynamics,
+    prompts: UInt8[Tensor, "p 3 h w"],
     out: Path,
 ) -> None:
-    """Put trained nets together and write them as a checkpoint folder."""
+    """Put trained nets together, find out what their actions do, and write a checkpoint folder."""
     world = World(config)
     world.tokenizer.load_state_dict(tokenizer.state_dict())
     world.latent_action.load_state_dict(latent_action.state_dict())
     world.dynamics.load_state_dict(dynamics.state_dict())
+    (out / legend.FILE_NAME).unlink(missing_ok=True)  # of an earlier world in the same place
     world.save_pretrained(out)
+    legend.write_legend(world.eval(), prompts, out)
     print(f"world written to {out}; play it: python -m play --world {out} --prompt IMAGE")
 
 
-def _pieces(store: FrameStore) -> list[tuple[int, int, int]]:
-    """(first row read, first row kept, end) of stretches that cover all videos."""
+def _pieces(store: FrameStore, reach: int) -> list[tuple[int, int, int]]:
+    """(first row read, first row kept, end) of stretches that cover all videos.
+
+    What is read before the first row kept is all that can change how that row is encoded.
+    """
     pieces = []
     for first, end in zip(store.video_starts[:-1], store.video_starts[1:], strict=True):
         for start in range(int(first), int(end), ENCODE_FRAMES):
             stop = min(start + ENCODE_FRAMES, int(end))
-            pieces.append((max(int(first), start - LEAD_FRAMES), start, stop))
+            pieces.append((max(int(first), start - reach), start, stop))
     return pieces
 
 
@@ -208,7 +218,7 @@ def _fingerprint(tokenizer: Tokenizer, latent_action: ActionModel, store: FrameS
     for net in (tokenizer, latent_action):
         for name, tensor in net.state_dict().items():
             digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 

@@ -1,16 +1,16 @@
 """Stage 2: train the latent action model. `accelerate launch train/latent_action.py --data DIR`."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import tyro
 
-from genie.data import Clips
 from genie.errors import UserError
 from genie.latent_action import LatentActionConfig
 from genie.st_latent_action import STLatentActionConfig
 from genie.world import make_latent_action
-from train.loop import LoopConfig, Trainer, describe
-from train.stage import StageConfig, one_line_errors, open_stores, parse, set_up
+from train.config import LoopConfig
+from train.stage import StageConfig, fit, make_trainer, one_line_errors, open_stores, parse, set_up
 
 COLLAPSED_PERPLEXITY = 1.5
 COLLAPSED_DELTA_PSNR = 0.1
@@ -69,26 +69,23 @@ def main(config: LatentActionStage) -> dict[str, float]:
     Raises:
         UserError: if the actions have collapsed, so that no dynamics is trained on them.
     """
-    set_up(config, config.loop.seed)
-    train, heldout = open_stores(config)
-    height, width = train.size
-    model = replace(config.model, height=height, width=width)
-    trainer = Trainer(
-        make_latent_action(model),
-        Clips(train, config.clip_frames),
-        Clips(heldout, config.clip_frames),
-        config.loop,
-        config.run / "latent_action",
-        describe(
-            model=model, loop=config.loop, clip_frames=config.clip_frames, data=train.fingerprint
-        ),
-    )
+    set_up(config)
+    stores = open_stores(config)
+    height, width = stores[0].size
+    model = fit(config.model, height=height, width=width)
+    if config.clip_frames < model.shortest_clip:
+        raise UserError(
+            f"clip_frames is {config.clip_frames}: {model.shortest_clip} or more is wanted"
+        )
+    net, data = make_latent_action(model), stores[0].fingerprint
+    trainer = make_trainer(config, "latent_action", net, stores, model=model, data=data)
     metrics = trainer.run()
-    check_alive(metrics)
+    check_alive(metrics, config.run / "latent_action")
+    trainer.finish()
     return metrics
 
 
-def check_alive(metrics: dict[str, float]) -> None:
+def check_alive(metrics: dict[str, float], folder: Path) -> None:
     """Refuse a model whose actions carry nothing.
 
     Raises:
@@ -98,7 +95,8 @@ def check_alive(metrics: dict[str, float]) -> None:
     if perplexity < COLLAPSED_PERPLEXITY or delta < COLLAPSED_DELTA_PSNR:
         raise UserError(
             f"the latent actions collapsed (perplexity {perplexity:.2f}, delta PSNR {delta:.2f} dB)"
-            ": train longer, give more varied videos, or raise --model.reset-below"
+            f": give more or more varied videos, or delete {folder} and train it longer with "
+            "train/latent_action.py --loop.num-steps"
         )
 
 

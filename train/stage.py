@@ -1,20 +1,25 @@
-"""What the three stages share on the command line: presets, run folders, one-line errors."""
+"""What the three stages share: presets, flags, the way from clips to a finished net, errors."""
 
 import contextlib
-import logging
+import signal
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import tyro
+from torch import nn
 
-from genie.data import FrameStore
+from genie.data import Clips, FrameStore, TokenStore
 from genie.errors import UserError
+from train.config import LoopConfig
+from train.loop import Trainer
+from train.run_folder import describe
 
 Config = TypeVar("Config")
+Model = TypeVar("Model")
 DEFAULT_PRESET = "nano"
 
 
@@ -28,6 +33,10 @@ class StageConfig:
     """Run folder; every stage has a folder of its own in it. Repeat the command to resume."""
     threads: int = 0
     """CPU threads; 0 takes all cores."""
+    clip_frames: int
+    """Frames in a training clip."""
+    loop: LoopConfig
+    """How the net is trained."""
 
 
 def parse(presets: Mapping[str, Config], description: str, args: list[str] | None = None) -> Config:
@@ -45,17 +54,52 @@ def open_stores(config: StageConfig) -> tuple[FrameStore, FrameStore]:
     return FrameStore.open(config.data, "train"), FrameStore.open(config.data, "heldout")
 
 
-def set_up(config: StageConfig, seed: int) -> None:
-    """Threads, seed and a quiet terminal."""
+def set_up(config: StageConfig) -> None:
+    """Threads and seed, before any weight is drawn."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    torch.manual_seed(seed)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.manual_seed(config.loop.seed)
+
+
+def fit(model: Model, **facts: Any) -> Model:
+    """The net's config with what follows from the data.
+
+    Raises:
+        UserError: if a flag says otherwise.
+    """
+    for name, value in facts.items():
+        given = getattr(model, name)
+        if given not in (value, type(model).__dataclass_fields__[name].default):
+            flag = f"--model.{name.replace('_', '-')}"
+            raise UserError(f"{flag} is {given}, but the data says {value}: leave the flag out")
+    return replace(model, **facts)
+
+
+def make_trainer(
+    config: StageConfig,
+    name: str,
+    net: nn.Module,
+    stores: tuple[FrameStore, FrameStore] | tuple[TokenStore, TokenStore],
+    **description: Any,
+) -> Trainer:
+    """The trainer of a stage on clips of both splits.
+
+    Args:
+        name: of the stage's folder in the run folder.
+        description: what makes this run what it is, besides clips and loop.
+
+    Raises:
+        UserError: if the videos are shorter than a clip, or the folder holds another run.
+    """
+    train, heldout = (Clips(store, config.clip_frames) for store in stores)
+    description = describe(clip_frames=config.clip_frames, loop=config.loop, **description)
+    return Trainer(net, train, heldout, config.loop, config.run / name, description)
 
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """A user's mistake becomes one line and exit code 2; Ctrl-C exits with 130."""
+    """A user's mistake becomes one line and exit code 2; Ctrl-C exits with 130, a TERM with 143."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield
     except UserError as error:

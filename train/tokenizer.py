@@ -1,12 +1,11 @@
 """Stage 1: train the video tokenizer. `accelerate launch train/tokenizer.py --data DIR`."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from genie.codebook import CodebookConfig
-from genie.data import Clips
 from genie.tokenizer import Tokenizer, TokenizerConfig
-from train.loop import LoopConfig, Trainer, describe
-from train.stage import StageConfig, one_line_errors, open_stores, parse, set_up
+from train.config import LoopConfig
+from train.stage import StageConfig, fit, make_trainer, one_line_errors, open_stores, parse, set_up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +58,7 @@ PRESETS = {
             window=16,
             codebook=CodebookConfig(kind="vq", num_codes=1024, code_dim=32),
             changed_weight=0.0,
+            absolute_weight=0.0,
         ),
         loop=LoopConfig(
             num_steps=300_000,
@@ -77,21 +77,15 @@ PRESETS = {
 
 def main(config: TokenizerStage) -> dict[str, float]:
     """Train, or go on training; gives the held-out metrics."""
-    set_up(config, config.loop.seed)
-    train, heldout = open_stores(config)
-    height, width = train.size
-    model = replace(config.model, height=height, width=width)
-    trainer = Trainer(
-        Tokenizer(model),
-        Clips(train, config.clip_frames),
-        Clips(heldout, config.clip_frames, stride=config.clip_frames),
-        config.loop,
-        config.run / "tokenizer",
-        describe(
-            model=model, loop=config.loop, clip_frames=config.clip_frames, data=train.fingerprint
-        ),
-    )
-    return trainer.run()
+    set_up(config)
+    stores = open_stores(config)
+    height, width = stores[0].size
+    model = fit(config.model, height=height, width=width)
+    data = stores[0].fingerprint
+    trainer = make_trainer(config, "tokenizer", Tokenizer(model), stores, model=model, data=data)
+    metrics = trainer.run()
+    trainer.finish()
+    return metrics
 
 
 if __name__ == "__main__":

@@ -1,0 +1,56 @@
+"""How a net is trained, as values. Knows nothing of how that is done."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from genie.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How a net is trained."""
+
+    num_steps: int
+    """Optimiser steps in all."""
+    batch_size: int
+    """Clips per step and process."""
+    learning_rate: float
+    """At the top of the schedule."""
+    final_learning_rate: float = 0.0
+    """At the last step."""
+    schedule: Literal["wsd", "cosine"] = "wsd"
+    """wsd: warm up, stay, fall linearly over the last decay_share. cosine: fall all the way."""
+    warmup_steps: int = 100
+    """Steps over which the rate rises from 0."""
+    decay_share: float = 0.4
+    """Share of the steps in which the rate falls (wsd only)."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's."""
+    weight_decay: float = 1e-4
+    """AdamW's; matrices only."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """auto: bf16 where this machine computes it quickly, or what `accelerate launch` was told."""
+    compile: bool = False
+    """torch.compile the net where it trains on a GPU; a CPU always runs it eagerly."""
+    seed: int = 0
+    """Of the weights, the order of the clips and every draw while training."""
+    log_every: int = 20
+    """Steps between two lines of metrics.jsonl."""
+    evaluate_every: int = 400
+    """Steps between two evaluations on held-out clips; there is always one at the end."""
+    evaluate_batches: int = 8
+    """Batches in one evaluation."""
+    save_every: int = 200
+    """Steps between two saves of state.pt; there is always one at the end."""
+    num_workers: int = 0
+    """Processes that load clips; 0 loads in the training process."""
+
+    def __post_init__(self) -> None:
+        counts = ("num_steps", "batch_size", "log_every", "evaluate_every", "save_every")
+        for name in (*counts, "evaluate_batches"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: 1 or more is wanted")
+        if self.learning_rate <= 0:
+            raise UserError(f"learning_rate is {self.learning_rate}: more than 0 is wanted")

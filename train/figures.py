@@ -1,0 +1,147 @@
+"""Figures of rollouts, latent actions, scroll and latency, as dicts ready for JSON.
+
+In: a world, its rollouts and the true frames. Out: PSNR in dB, scrolls in pixels, times in ms.
+Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 4, for delta-t PSNR.
+Does not judge, and does not know the true actions.
+"""
+
+import time
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from genie import legend, metrics, video
+from genie.world import World
+from train.rollouts import reconstruct, roll
+
+DELTA_STEPS = (1, 2, 4, 8)
+NUM_DRAWS = 3  # of random actions
+LATENCY_STEPS = 60
+
+
+def likeness(
+    frames: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]
+) -> dict[str, float]:
+    """Return mean PSNR, pooled PSNR (both dB) and mean SSIM of frames."""
+    errors, similarities = [], []
+    for part, wanted in zip(frames.split(256), target.split(256), strict=True):
+        pair = video.to_float(part), video.to_float(wanted)
+        errors.append(metrics.squared_error(*pair))
+        similarities.append(metrics.ssim(*pair))
+    error = torch.cat(errors)
+    return {
+        "psnr": metrics.decibels(error).mean().item(),
+        "psnr_pooled": metrics.decibels(error.mean()).item(),
+        "ssim": torch.cat(similarities).mean().item(),
+    }
+
+
+def rollout_figures(
+    generated: UInt8[Tensor, "b s 3 h w"],
+    future: UInt8[Tensor, "b s 3 h w"],
+    prompts: UInt8[Tensor, "b 3 h w"],
+    rendered: UInt8[Tensor, "b s 3 h w"],
+) -> dict[str, dict]:
+    """Return, by step, how like the truth the rollout is, beside its two yardsticks.
+
+    The floor is to copy the prompt frame, the ceiling what the tokenizer keeps of the true frame.
+    """
+    steps = {}
+    for step, truth in enumerate(future.unbind(1), start=1):
+        frames = generated[:, step - 1]
+        gains = metrics.delta_psnr(*map(video.to_float, (truth, frames, prompts)))
+        steps[str(step)] = {
+            "generated": likeness(frames, truth),
+            "copy_last_frame": likeness(prompts, truth),
+            "tokenizer": likeness(rendered[:, step - 1], truth),
+            "gain_over_copy": _mean_with_error(gains),
+        }
+    return steps
+
+
+def delta_psnr_figures(
+    world: World,
+    generated: UInt8[Tensor, "b s 3 h w"],
+    future: UInt8[Tensor, "b s 3 h w"],
+    prompts: UInt8[Tensor, "b 3 h w"],
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    """Return delta-t PSNR in dB by t: inferred actions against uniformly random ones.
+
+    Each clip's figure is its mean over `NUM_DRAWS` draws; the standard error is over clips.
+    """
+    num_clips, num_steps = len(prompts), min(max(DELTA_STEPS), future.shape[1])
+    generator = torch.Generator().manual_seed(seed)
+    size = (NUM_DRAWS * num_clips, num_steps)
+    actions = torch.randint(world.num_actions, size, generator=generator)
+    many_prompts = repeat(prompts, "b c h w -> (d b) c h w", d=NUM_DRAWS)
+    drawn = roll(world, many_prompts, actions, seed, "random actions")
+    drawn = rearrange(drawn, "(d b) s c h w -> d b s c h w", d=NUM_DRAWS)
+    figures = {}
+    for step in (step for step in DELTA_STEPS if step <= num_steps):
+        truth, led = (video.to_float(frames[:, step - 1]) for frames in (future, generated))
+        gains = [
+            metrics.delta_psnr(truth, led, video.to_float(draw[:, step - 1])) for draw in drawn
+        ]
+        figures[str(step)] = _mean_with_error(torch.stack(gains).mean(dim=0))
+    return figures
+
+
+def _mean_with_error(values: Float[Tensor, " b"]) -> dict[str, float]:
+    error = values.std().item() / len(values) ** 0.5 if len(values) > 1 else None
+    return {"mean": values.mean().item(), "standard_error": error}
+
+
+def usage_figures(actions: Int[Tensor, "b t"], num_actions: int) -> dict:
+    """Return how much of the alphabet of latent actions the held-out transitions use."""
+    return {
+        "num_actions": num_actions,
+        "num_transitions": actions.numel(),
+        **metrics.code_use(actions, num_actions),
+        "histogram": torch.bincount(actions.flatten(), minlength=num_actions).tolist(),
+    }
+
+
+def scroll_figures(world: World, prompts: UInt8[Tensor, "p 3 h w"], seed: int) -> dict:
+    """Hold each latent action from each prompt and return how the view moves in all.
+
+    `eta_squared`: share of the scroll's variance that the action explains, across and up/down.
+    `actions`: see `genie.legend.Effect`.
+    """
+    films = legend.hold_actions(world, prompts, legend.HELD_STEPS, seed)
+    films[:, :, 0] = reconstruct(world, prompts[:, None])  # as the player sees the prompt
+    shifts = legend.scrolls(films)
+    total = rearrange(shifts.sum(dim=2).double(), "p a xy -> xy (p a)")
+    action = repeat(torch.arange(world.num_actions), "a -> (p a)", p=len(prompts))
+    across, up_down = (metrics.eta_squared(values, action) for values in total)
+    return {
+        "num_prompts": len(prompts),
+        "num_steps": legend.HELD_STEPS,
+        "eta_squared": {"across": across, "up_down": up_down},
+        "actions": [asdict(effect) for effect in legend.effects(shifts)],
+    }
+
+
+def latency_figures(world: World, prompt: UInt8[Tensor, "3 h w"], seed: int) -> dict:
+    """Time one session's steps from action to frame, decode included, in ms."""
+    session = world.start(prompt, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    num_warm_up = 5
+    size = (num_warm_up + LATENCY_STEPS,)
+    times = []
+    for action in torch.randint(world.num_actions, size, generator=generator).tolist():
+        started = time.perf_counter()
+        session.step(action)
+        times.append(1000 * (time.perf_counter() - started))
+    p50, p95 = np.percentile(times[num_warm_up:], [50, 95]).tolist()
+    return {
+        "p50_ms": p50,
+        "p95_ms": p95,
+        "num_steps": LATENCY_STEPS,
+        "num_threads": torch.get_num_threads(),
+        "device": str(world.device),
+    }

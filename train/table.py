@@ -1,0 +1,71 @@
+"""The figures that matter most, as text of a few lines.
+
+In: the dict that `train.evaluate` writes to metrics.json. Out: lines to print.
+Knows no world: what it prints is in the dict.
+"""
+
+from collections.abc import Iterator
+
+PRINTED_STEPS = (1, 4, 8, 15)
+
+
+def table(figures: dict) -> str:
+    """Return the figures that matter most as text of a few lines."""
+    latent, latency = figures["latent_action"], figures["latency"]
+    lines = [
+        f"{figures['world']}: {figures['num_clips']} held-out clips of {figures['num_videos']} "
+        f"videos, seed {figures['seed']}",
+        *_rollout_lines(figures),
+        f"latent actions: {latent['usage']:.0%} in use, perplexity {latent['perplexity']:.2f} "
+        f"of {latent['num_actions']}",
+        *_true_action_lines(figures["true_actions"] or {}),
+        *_scroll_lines(figures["scroll"]),
+        f"latency of a frame: p50 {latency['p50_ms']:.1f} ms, p95 {latency['p95_ms']:.1f} ms "
+        f"({latency['device']}, {latency['num_threads']} threads)",
+    ]
+    return "\n".join(lines)
+
+
+def _rollout_lines(figures: dict) -> Iterator[str]:
+    whole = figures["tokenizer"]
+    yield f"tokenizer: {whole['psnr']:.2f} dB, SSIM {whole['ssim']:.3f}"
+    steps = [str(step) for step in PRINTED_STEPS if str(step) in figures["rollout"]]
+    yield _row("from one prompt frame", [f"t={step}" for step in steps])
+    at = [figures["rollout"][step] for step in steps]
+    for name in ("generated", "copy_last_frame", "tokenizer"):
+        label = f"PSNR {name.replace('_', ' ')}"
+        yield _row(label, [f"{step[name]['psnr']:.2f}" for step in at])
+    yield _row("  generated over copy", [f"{step['gain_over_copy']['mean']:.2f}" for step in at])
+    yield _row("  the same, pooled", [f"{_pooled_gain(step):.2f}" for step in at])
+    yield _row("SSIM generated", [f"{step['generated']['ssim']:.3f}" for step in at])
+    deltas = [figures["delta_psnr"].get(step) for step in steps]
+    yield _row("delta PSNR", [f"{delta['mean']:.2f}" if delta else "" for delta in deltas])
+
+
+def _pooled_gain(step: dict) -> float:
+    return step["generated"]["psnr_pooled"] - step["copy_last_frame"]["psnr_pooled"]
+
+
+def _true_action_lines(figures: dict) -> Iterator[str]:
+    if figures:
+        yield _row("true actions", ["NMI", "probe", "weighted", "chance"])
+    names = ("nmi", "balanced_accuracy", "balanced_accuracy_weighted_vote", "chance")
+    for kind, agreement in figures.items():
+        yield _row(f"  {kind}", [f"{agreement[name]:.3f}" for name in names])
+
+
+def _scroll_lines(figures: dict) -> Iterator[str]:
+    across, up_down = figures["eta_squared"]["across"], figures["eta_squared"]["up_down"]
+    yield (
+        f"scroll over {figures['num_steps']} frames from {figures['num_prompts']} prompts: "
+        f"eta squared {across:.2f} across, {up_down:.2f} up/down"
+    )
+    yield _row("held action", ["dx", "dy", "right", "left", "up", "still"])
+    for action, movement in enumerate(figures["actions"]):
+        medians = [f"{movement[name]:.1f}" for name in ("median_dx", "median_dy")]
+        shares = [f"{movement[name]:.0%}" for name in ("right", "left", "up", "still")]
+        yield _row(f"  {action}", medians + shares)
+
+
+def _row(name: str, cells: list[str]) -> str:
+    return f"{name:<24}" + "".join(f"{cell:>9}" for cell in cells)

@@ -1,0 +1,160 @@
+"""How far latent actions agree with the buttons that were really pressed.
+
+In: the true_actions.npz and recording.json of `examples/record_game.py`, a world and held-out
+videos. Out: NMI and the balanced accuracy of a probe.
+The one file of `train/` that opens true actions; generates no frames.
+"""
+
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from genie import metrics, video
+from genie.data import Clips, FrameStore
+from genie.errors import UserError
+from genie.world import World
+from train.rollouts import BATCH, HISTORY, find_videos
+
+MAX_PROBE_CLIPS = 2048
+# What numpy and json raise for files that are missing, cut off or something else altogether.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class TrueActions:
+    """The buttons that were pressed in each recorded video."""
+
+    by_video: dict[str, np.ndarray]
+    """Name of the video to ids; action t leads from frame t to frame t+1."""
+    names: list[str]
+    """Buttons of each id, joined by "+"."""
+
+    @classmethod
+    def open(cls, path: Path) -> "TrueActions":
+        """Read the npz file and the recording.json beside it.
+
+        Raises:
+            UserError: if either is missing or is not what `examples/record_game.py` writes.
+        """
+        recording = path.with_name("recording.json")
+        try:
+            with np.load(path) as arrays:
+                by_video = {name: arrays[name] for name in arrays.files}
+            names = [str(name) for name in json.loads(recording.read_text())["true_actions"]]
+        except UNREADABLE as error:
+            raise UserError(
+                f"cannot read the true actions from {path} and {recording} ({error!r}): "
+                "give the true_actions.npz of examples/record_game.py in its own folder"
+            ) from error
+        return cls(by_video, names)
+
+    def of(self, name: str, num_frames: int) -> np.ndarray:
+        """Return the ids of a video's transitions.
+
+        Raises:
+            UserError: if the recording has no such video, or one of another length.
+        """
+        actions = self.by_video.get(name, np.empty(0))
+        if len(actions) != num_frames - 1 or actions.max(initial=0) >= len(self.names):
+            raise UserError(
+                f"the true actions do not fit {name} with its {num_frames} frames: "
+                "give the true_actions.npz of the recording that the data was prepared from"
+            )
+        return actions
+
+    def merges(self) -> dict[str, Int[Tensor, " i"]]:
+        """Return labellings of the ids: all of them, and merged to what moves the view."""
+        pressed = [name.split("+") for name in self.names]
+        across = ["left" if "LEFT" in b else "right" if "RIGHT" in b else "none" for b in pressed]
+        upward = ["up" if "UP" in b else "not" for b in pressed]
+        moves = [" ".join(pair) for pair in zip(across, upward, strict=True)]
+        kinds = {"all": self.names, "horizontal": across, "vertical": upward, "moves": moves}
+        return {
+            kind: torch.from_numpy(np.unique(labels, return_inverse=True)[1])
+            for kind, labels in kinds.items()
+        }
+
+
+def true_action_figures(
+    world: World, store: FrameStore, truth: TrueActions, horizon: int, seed: int
+) -> dict[str, dict]:
+    """Return NMI and balanced probe accuracy of the latent against the true actions.
+
+    The probe is a table from latent to true action, a majority vote over one half of the videos;
+    it is scored on the other half. `weighted_vote`: the same, each true action having the same
+    weight in the vote as it has in the score.
+    """
+    latent, true, video_ids = label_transitions(world, store, truth, horizon, seed)
+    order = torch.randperm(len(store.video_names), generator=torch.Generator().manual_seed(seed))
+    voting = torch.isin(video_ids, order[::2])
+    if voting.all() or not voting.any():
+        raise UserError("the probe needs held-out clips of two videos: give more held-out videos")
+    figures = {}
+    for kind, merged in truth.merges().items():
+        classes = merged[true]
+        counts = metrics.cross_table(
+            latent[voting], classes[voting], world.num_actions, len(merged)
+        )
+        scored = latent[~voting], classes[~voting]
+        figures[kind] = {
+            "num_transitions": len(latent),
+            "nmi": metrics.normalized_mutual_information(latent, classes),
+            "balanced_accuracy": _probe(metrics.vote(counts), *scored),
+            "balanced_accuracy_weighted_vote": _probe(metrics.vote(counts, weighted=True), *scored),
+            "chance": 1 / len(scored[1].unique()),
+        }
+    return figures
+
+
+def _probe(table: Int[Tensor, " a"], latent: Int[Tensor, " n"], true: Int[Tensor, " n"]) -> float:
+    return metrics.balanced_accuracy(table[latent], true)
+
+
+def label_transitions(
+    world: World, store: FrameStore, truth: TrueActions, horizon: int, seed: int
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Return latent action, true action and video of as many held-out transitions as practical.
+
+    The first `HISTORY` transitions of each window only give the latent action model its history;
+    the windows overlap by as much.
+    """
+    clips = Clips(store, HISTORY + 1 + horizon, stride=horizon)
+    order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(seed))
+    chosen = order[:MAX_PROBE_CLIPS].tolist()
+    rows = np.array([clips.row(i) for i in chosen])
+    video_ids = find_videos(store, rows)
+    lengths = np.diff(store.video_starts).tolist()
+    pressed = list(map(truth.of, store.video_names, lengths))
+    firsts = rows - store.video_starts[video_ids] + HISTORY
+    true = [
+        pressed[video_id][first : first + horizon]
+        for video_id, first in zip(video_ids, firsts, strict=True)
+    ]
+    batches = DataLoader(Subset(clips, chosen), batch_size=BATCH)
+    latent = [
+        world.latent_action.infer(video.to_float(frames.to(world.device))).cpu()[:, HISTORY:]
+        for frames in tqdm(batches, desc="true actions", leave=False)
+    ]
+    return (
+        torch.cat(latent).flatten(),
+        torch.from_numpy(np.concatenate(true)).long(),
+        torch.from_numpy(video_ids).repeat_interleave(horizon),
+    )
