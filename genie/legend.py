@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange, repeat
@@ -18,13 +19,25 @@ from torch import Tensor
 
 from genie import metrics, video
 from genie.checkpoint import write_whole
-from genie.world import World
 
 FILE_NAME = "legend.json"
 HELD_STEPS = 8
 MOVED = 3  # pixels in all over HELD_STEPS frames from which on a view counts as moved
 ROLLED_AT_ONCE = 32
 ENOUGH = 0.25  # of the prompts must agree before an arrow gets an action
+
+
+@runtime_checkable
+class Rollable(Protocol):
+    """What a legend is measured on: a `World`, or anything else that can be rolled out."""
+
+    num_actions: int
+
+    def rollout(
+        self, prompt: UInt8[Tensor, "b t 3 h w"], actions: Int[Tensor, "b s"], *, seed: int
+    ) -> UInt8[Tensor, "b s 3 h w"]:
+        """See `World.rollout`."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +59,7 @@ class Effect:
 
 
 def hold_actions(
-    world: World, prompts: UInt8[Tensor, "p 3 h w"], num_steps: int, seed: int
+    world: Rollable, prompts: UInt8[Tensor, "p 3 h w"], num_steps: int, seed: int
 ) -> UInt8[Tensor, "p a t 3 h w"]:
     """From every prompt, the prompt and `num_steps` frames under each held action, on the CPU."""
     num_actions = world.num_actions
@@ -105,7 +118,9 @@ def assign_keys(effects: Sequence[Effect]) -> dict[str, int]:
     return keys
 
 
-def write_legend(world: World, prompts: UInt8[Tensor, "p 3 h w"], folder: Path) -> dict[str, int]:
+def write_legend(
+    world: Rollable, prompts: UInt8[Tensor, "p 3 h w"], folder: Path
+) -> dict[str, int]:
     """Measure a world's legend and write it into its checkpoint folder; gives the keys."""
     shifts = scrolls(hold_actions(world, prompts, HELD_STEPS, seed=0))
     measured = effects(shifts)

@@ -228,7 +228,7 @@ def test_a_run_folder_that_cannot_be_made_is_refused(trainer, tmp_path: Path):
 
 
 def test_two_processes_never_train_in_one_folder(trainer, tmp_path: Path):
-    trainer("dynamics")
+    running = trainer("dynamics")
     script = (
         "import sys\nfrom pathlib import Path\nfrom train.run_folder import RunFolder\n"
         "from genie.errors import UserError\n"
@@ -239,6 +239,7 @@ def test_two_processes_never_train_in_one_folder(trainer, tmp_path: Path):
         [sys.executable, "-c", script, tmp_path / "run"], cwd=ROOT, capture_output=True, text=True
     )
     assert "by another process" in other.stdout, other.stderr
+    assert running.step == 0
 
 
 def test_a_torn_line_of_metrics_is_forgotten(trainer, tmp_path: Path):
@@ -320,7 +321,7 @@ def test_collapsed_actions_are_refused_each_time(
     prepared_folder: Path, monkeypatch, capsys, tmp_path: Path
 ):
     flags = ["--preset", "tiny", "--data", prepared_folder, "--run", tmp_path / "run"]
-    flags += ["--loop.num-steps", "1"]
+    flags += ["--loop.num-steps", "1", "--loop.precision", "float32"]
     for _ in range(2):
         assert run_module("train.latent_action", *flags, monkeypatch=monkeypatch) == 2
         assert "collapsed" in capsys.readouterr().err
@@ -447,7 +448,8 @@ def test_videos_shorter_than_a_clip_are_named(
 
 
 def test_flags_lie_over_the_preset():
-    presets = {"small": StageConfig(threads=3), "large": StageConfig(threads=7)}
+    small = StageConfig(threads=3, clip_frames=4, loop=loop_config())
+    presets = {"small": small, "large": replace(small, threads=7)}
     for flags in (["--preset", "large"], ["--preset=large"]):
         config = parse(presets, "Test.", [*flags, "--run", "elsewhere"])
         assert (config.threads, config.run) == (7, Path("elsewhere"))
