@@ -54,6 +54,12 @@ def main(config: PipelineConfig) -> None:
     run = check_folder(config.run or Path("runs") / config.out.name)
     prepared = config.data
     if data.is_prepared(prepared):
+        card = data.read_card(prepared)
+        if config.size not in {PipelineConfig.size, (card.height, card.width)}:
+            raise UserError(
+                f"{prepared} was prepared at {card.height}x{card.width}: leave --size out, or give "
+                "the folder of videos that it was made from"
+            )
         claim(run, {"data": str(prepared.resolve()), "preset": config.preset})
     else:
         made_from = data.describe_source(config.data, config.size)
