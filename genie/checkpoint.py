@@ -4,6 +4,7 @@ In: frozen dataclasses and nets. Out: files, and the same again. Knows no partic
 """
 
 import os
+import tempfile
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -67,8 +68,11 @@ def check_folder(folder: str | Path) -> Path:
     made = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not made.is_dir():
         raise UserError(f"cannot write {folder}: {made} is not a folder; choose another place")
-    if not os.access(made, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write {folder}: no permission; choose another place")
+    try:  # rights alone do not tell: the disk may be read-only or no disk at all
+        tempfile.TemporaryFile(dir=made).close()
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"cannot write {folder}: {why}; choose another place") from error
     return folder
 
 

@@ -242,6 +242,22 @@ def test_two_processes_never_train_in_one_folder(trainer, tmp_path: Path):
     assert running.step == 0
 
 
+def test_a_stage_ends_with_the_pipeline_that_started_it():
+    """Its parent is killed; the pipe that both write to closes only when the stage is gone too."""
+    stage = (
+        "import time; from train.stage import end_with_parent\n"
+        "end_with_parent(); print('started', flush=True); time.sleep(100)"
+    )
+    pipeline = (
+        "import os, signal, subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {stage!r}], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    words = [sys.executable, "-c", pipeline]
+    result = subprocess.run(words, cwd=ROOT, stderr=subprocess.PIPE, timeout=60)
+    assert result.returncode == -9
+
+
 def test_a_torn_line_of_metrics_is_forgotten(trainer, tmp_path: Path):
     to_its_end(trainer("dynamics"))
     path = tmp_path / "run" / "metrics.jsonl"

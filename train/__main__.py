@@ -20,7 +20,7 @@ from genie.checkpoint import check_folder
 from genie.errors import UserError
 from train import dynamics, latent_action, prepare, tokenizer
 from train.run_folder import claim, is_finished
-from train.stage import DEFAULT_PRESET, one_line_errors
+from train.stage import DEFAULT_PRESET, PIPELINE, one_line_errors
 
 EXPLAINED = 2  # exit code of a stage that has said in one line what is wrong
 
@@ -82,7 +82,8 @@ def _run_stages(stages: list[str], flags: list[str]) -> None:
         running = [
             subprocess.Popen(
                 [sys.executable, "-m", f"train.{stage}", *flags, "--threads", str(threads)],
-                env=os.environ | {"OMP_NUM_THREADS": str(threads), "TQDM_POSITION": str(line)},
+                env=os.environ
+                | {"OMP_NUM_THREADS": str(threads), "TQDM_POSITION": str(line), PIPELINE: "1"},
             )
             for line, stage in enumerate(batch)
         ]

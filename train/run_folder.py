@@ -18,6 +18,9 @@ from torch import nn
 from genie.checkpoint import load_weights, save_weights, write_whole
 from genie.errors import UserError
 
+# A stage whose parent was killed notices within a second (`train.stage.end_with_parent`).
+LOCK_SECONDS = 3.0
+
 
 class RunFolder:
     """A run's folder, held by this process alone for as long as the object lives."""
@@ -32,7 +35,7 @@ class RunFolder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(path / ".lock", timeout=0, is_singleton=True)
+            self._lock = FileLock(path / ".lock", timeout=LOCK_SECONDS, is_singleton=True)
             self._lock.acquire()
         except Timeout:
             raise UserError(

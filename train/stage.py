@@ -1,8 +1,11 @@
 """What the three stages share: presets, flags, the way from clips to a finished net, errors."""
 
 import contextlib
+import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +24,7 @@ from train.run_folder import describe
 Config = TypeVar("Config")
 Model = TypeVar("Model")
 DEFAULT_PRESET = "nano"
+PIPELINE = "GENIE_PIPELINE"  # set in the environment of stages that `python -m train` has started
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +58,25 @@ def open_stores(config: StageConfig) -> tuple[FrameStore, FrameStore]:
     return FrameStore.open(config.data, "train"), FrameStore.open(config.data, "heldout")
 
 
+def end_with_parent() -> None:
+    """End this process when the one that started it has ended, be it by SIGKILL.
+
+    Nothing is lost: what is on disk is whole, and the repeated command goes on from there.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(143)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def set_up(config: StageConfig) -> None:
     """Threads and seed, before any weight is drawn."""
+    if PIPELINE in os.environ:
+        end_with_parent()
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.loop.seed)
