@@ -150,15 +150,6 @@ def describe_source(source: Path, size: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def made_from(folder: Path) -> dict[str, Any] | None:
-    """What a prepared folder was made from, as `describe_source` told it; None if not recorded.
-
-    Raises:
-        UserError: if the folder was not made by `prepare`.
-    """
-    return read_card(folder).source or None
-
-
 def is_prepared(folder: Path) -> bool:
     """Whether `folder` is one that `prepare` made."""
     return (folder / "card.json").is_file()

@@ -204,7 +204,7 @@ def test_pieces_leave_no_trace_in_the_data(
 def test_prepared_folder_tells_what_it_was_made_from(source: Path, tmp_path: Path):
     out = tmp_path / "out"
     card = data.prepare(source, out, size=SIZE)
-    made = data.made_from(out)
+    made = data.read_card(out).source
     assert made == data.describe_source(source, SIZE)
     assert made["path"] == str(source.resolve()) and made["size"] == list(SIZE)
     assert made != data.describe_source(source, (SIZE[1], SIZE[0])), "another size"
@@ -228,7 +228,7 @@ def test_folder_from_before_sources_and_rates_were_recorded_opens(source: Path, 
     values = json.loads((out / "card.json").read_text()) | {"fps": 0.0}
     del values["source"]
     (out / "card.json").write_text(json.dumps(values))
-    assert data.made_from(out) is None
+    assert data.read_card(out).source == {}
     assert FrameStore.open(out, "train").fps == 15
 
 

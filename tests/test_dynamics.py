@@ -225,7 +225,7 @@ def test_masking_rates_are_those_of_the_recipes():
     assert abs(share.mean() - 0.75) < 0.02
 
 
-def test_some_actions_are_withheld_in_training_only(clip):
+def test_a_share_of_the_actions_is_withheld(clip):
     tokens, actions = clip
     for share in (0.0, 0.5):
         dynamics, seen = make(action_dropout=share).train(), []

@@ -62,8 +62,8 @@ def main(config: PipelineConfig) -> None:
             )
         claim(run, {"data": str(prepared.resolve()), "preset": config.preset})
     else:
-        made_from = data.describe_source(config.data, config.size)
-        claim(run, {"data": made_from, "preset": config.preset})
+        source = data.describe_source(config.data, config.size)
+        claim(run, {"data": source, "preset": config.preset})
         prepared = run / "data"
         if not data.is_prepared(prepared):
             prepare.main(prepare.PrepareConfig(source=config.data, out=prepared, size=config.size))

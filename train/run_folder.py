@@ -81,8 +81,8 @@ class RunFolder:
             save_weights(net, self.path / "weights.safetensors")
 
     def _lines(self) -> list[dict[str, Any]]:
-        lines = []
-        for line in (self.path / "metrics.jsonl").read_text().splitlines():
+        lines, path = [], self.path / "metrics.jsonl"
+        for line in path.read_text().splitlines() if path.is_file() else ():
             try:
                 lines.append(json.loads(line))
             except ValueError:  # torn by a kill; the state on disk is older, so nothing is lost
