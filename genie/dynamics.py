@@ -18,10 +18,7 @@ from torch import Tensor, nn
 
 from genie.errors import UserError
 from genie.metrics import Metrics
-from genie.st_transformer import KeyValue, KVCache, STTransformer
-
-# A frame's tokens and the action that led to it.
-Frame = tuple[Int[Tensor, "b n"], Int[Tensor, " b"]]
+from genie.st_transformer import KVCache, STTransformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,28 +104,23 @@ class Dynamics(nn.Module):
         return self.out(self.transformer.forward_hidden(context, asked))
 
     def next_logits(
-        self,
-        tokens: Int[Tensor, "b n"],
-        action: Int[Tensor, " b"],
-        cache: KVCache,
-        before: Frame | None = None,
-    ) -> tuple[Float[Tensor, "b n v"], list[KeyValue]]:
-        """Logits of the newest frame, whose hidden tokens are `mask_id`, after those in `cache`.
+        self, tokens: Int[Tensor, "b v n"], actions: Int[Tensor, "b v"], cache: KVCache
+    ) -> Float[Tensor, "b v n c"]:
+        """Logits of the newest frame, in v versions that do not see each other.
 
         Args:
-            tokens: the newest frame.
-            action: what led to it; `no_action` for a session's first frame, or where unknown.
-            cache: earlier frames; not changed.
-            before: the frame between the two, if it is not in the cache yet.
-
-        Returns:
-            Logits, and the keys and values of `before`, or of the newest frame if there is none,
-            for `cache.append` once its tokens are final.
+            tokens: the newest frame, hidden tokens being `mask_id`.
+            actions: what led to it; `no_action` for a session's first frame, or where unknown.
+            cache: the frames before it.
         """
-        frames = [before, (tokens, action)] if before else [(tokens, action)]
-        all_tokens, actions = (torch.stack(part, dim=1) for part in zip(*frames, strict=True))
-        features, fresh = self.transformer.forward_cached(self._embed(all_tokens, actions), cache)
-        return self.out(features[:, -1]), fresh
+        return self.out(self.transformer.forward_cached(self._embed(tokens, actions), cache))
+
+    def remember(
+        self, tokens: Int[Tensor, "b n"], action: Int[Tensor, " b"], cache: KVCache
+    ) -> None:
+        """Append a finished frame, and the action that led to it, to `cache`."""
+        x = self._embed(tokens[:, None], action[:, None])
+        self.transformer.remember(x[:, 0], cache)
 
     def forward(
         self, tokens: Int[Tensor, "b t n"], actions: Int[Tensor, "b t-1"]

@@ -11,13 +11,15 @@ keys and values of past frames stay valid while the window slides; RMS norms; QK
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 ROTARY_BASE = 1000.0
+EPSILON = 1e-6  # of the norms
 
 KeyValue = tuple[Float[Tensor, "b n k t e"], Float[Tensor, "b n k t e"]]
-PastKeyValue = tuple[Float[Tensor, "b n k s e"], Float[Tensor, "b n k s e"]]
+SeenKeyValue = tuple[Float[Tensor, "b n k s e"], Float[Tensor, "b n k s e"]]
+Rotation = tuple[Tensor, Tensor]  # cosines and signed sines, broadcast against "b n k t e"
 
 
 class STTransformer(nn.Module):
@@ -30,15 +32,15 @@ class STTransformer(nn.Module):
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.blocks = nn.ModuleList(STBlock(dim, num_heads) for _ in range(num_blocks))
-        self.norm = nn.RMSNorm(dim)
+        self.norm = RMSNorm(dim)
 
     def forward(self, x: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t n d"]:
         """A whole clip at once."""
-        positions = torch.arange(x.shape[1], device=x.device)
-        rotation = _rotation(positions, self.head_dim)
-        may_attend = self._past(positions) | _itself(positions)
+        rotation, past, itself = self._whole_clip(x)
+        bias = torch.maximum(past, itself)
         for block in self.blocks:
-            x, _ = block(x, rotation, may_attend)
+            x, q, key_value = block.within_frame(x, rotation)
+            x = block.across_frames(x, q, key_value, bias)
         return self.norm(x)
 
     def forward_hidden(
@@ -49,98 +51,144 @@ class STTransformer(nn.Module):
         Frame t of the result depends on frames 0..t-1 of `context` and frame t of `hidden` alone:
         for every frame of a clip at once just what playing does for the newest one.
         """
-        positions = torch.arange(context.shape[1], device=context.device)
-        rotation = _rotation(positions, self.head_dim)
-        past, itself = self._past(positions), _itself(positions)
-        past_or_itself = torch.cat([past, itself], dim=1)
-        *earlier, last = self.blocks
-        for block in earlier:
-            following, key_value = block(context, rotation, past | itself)
-            hidden, _ = block(hidden, rotation, past_or_itself, past=key_value)
-            context = following
-        # Of the last block's context only keys and values are read.
-        _, _, key_value = last.within_frame(context, rotation)
-        hidden, _ = last(hidden, rotation, past_or_itself, past=key_value)
+        rotation, past, itself = self._whole_clip(context)
+        bias, hidden_bias = torch.maximum(past, itself), torch.cat([past, itself], dim=1)
+        for index, block in enumerate(self.blocks):
+            context, q, seen = block.within_frame(context, rotation)
+            if index + 1 < len(self.blocks):  # of the last one only keys and values are read
+                context = block.across_frames(context, q, seen, bias)
+            hidden, q, own = block.within_frame(hidden, rotation)
+            hidden = block.across_frames(hidden, q, _join(seen, own), hidden_bias)
         return self.norm(hidden)
 
     def forward_cached(
-        self, x: Float[Tensor, "b t n d"], cache: "KVCache"
-    ) -> tuple[Float[Tensor, "b t n d"], list[KeyValue]]:
-        """The newest frames; `cache` stands for the frames before them and is not changed.
+        self, x: Float[Tensor, "b v n d"], cache: "KVCache"
+    ) -> Float[Tensor, "b v n d"]:
+        """The newest frame in v versions, none of which sees another, after those in `cache`.
 
-        Returns:
-            The frames' features, and their keys and values for `cache.append`.
+        The frames in `cache` stay what they are; `cache.append` adds a version to them.
         """
-        positions = torch.arange(cache.num_frames, cache.num_frames + x.shape[1], device=x.device)
-        rotation = _rotation(positions, self.head_dim)
-        may_attend = None
-        if x.shape[1] > 1:  # one frame alone sees every slot: the ring holds nothing older
-            keys = torch.cat([cache.positions(x.device), positions])
-            distance = positions[:, None] - keys[None, :]
-            may_attend = (distance >= 0) & (distance < self.window)
-        fresh = []
+        bias = cache.bias(x.shape[1])
         for index, block in enumerate(self.blocks):
-            x, key_value = block(x, rotation, may_attend, past=cache.read(index))
-            fresh.append(key_value)
-        return self.norm(x), fresh
+            x, q, key_value = block.within_frame(x, cache.rotation)
+            x = block.across_frames(x, q, cache.hold(index, key_value), bias)
+        return self.norm(x)
 
-    def new_cache(self) -> "KVCache":
-        """An empty cache for this stack."""
-        return KVCache(num_blocks=len(self.blocks), capacity=self.window - 1)
+    def remember(self, x: Float[Tensor, "b n d"], cache: "KVCache") -> None:
+        """Append the newest frame to `cache`, at less than the cost of `forward_cached`."""
+        x, bias = x[:, None], cache.bias(1)
+        for index, block in enumerate(self.blocks):
+            x, q, key_value = block.within_frame(x, cache.rotation)
+            key_value = cache.hold(index, key_value)
+            if index + 1 < len(self.blocks):
+                x = block.across_frames(x, q, key_value, bias)
+        cache.append()
 
-    def _past(self, positions: Tensor) -> Bool[Tensor, "t t"]:
+    def new_cache(self, batch_size: int, num_tokens: int, num_versions: int = 1) -> "KVCache":
+        """An empty cache for this stack.
+
+        Args:
+            num_versions: how many versions of a frame `forward_cached` will be given at most.
+        """
+        weight = self.norm.weight
+        return KVCache(
+            shape=(len(self.blocks), batch_size, num_tokens, self.num_heads, self.head_dim),
+            capacity=self.window - 1,
+            num_versions=num_versions,
+            # On a CPU the few short products of time attention are quicker in float32.
+            dtype=torch.float32 if weight.device.type == "cpu" else weight.dtype,
+            like=weight,
+        )
+
+    def _whole_clip(self, x: Tensor) -> tuple[Rotation, Float[Tensor, "t t"], Float[Tensor, "t t"]]:
+        """Rotation, and biases that let a frame attend to its past, and to itself."""
+        positions = torch.arange(x.shape[1])
+        cos, sin = _rotation(positions, self.head_dim)
         distance = positions[:, None] - positions[None, :]
-        return (distance > 0) & (distance < self.window)
+        past, itself = (distance > 0) & (distance < self.window), distance == 0
+        biases = (_bias(may_attend).to(x.device) for may_attend in (past, itself))
+        return (cos.to(x.device), sin.to(x.device)), *biases
 
 
 class KVCache:
-    """Keys and values of the last `capacity` frames, for every block, in a ring.
+    """Keys and values of the last `capacity` frames, for every block, in a ring of constant size.
 
-    Constant size: frame number 10,000 overwrites the slot of the oldest frame. Its owner decides
-    what is appended; reading changes nothing.
+    Rows of the batch are worlds of their own, each with its own age. All tensors stay where they
+    are in memory: frame number 10,000 overwrites the oldest. Beside the ring lie the versions of
+    the newest frame, which the next pass overwrites unless `append` makes one of them past.
     """
 
-    def __init__(self, *, num_blocks: int, capacity: int) -> None:
-        """Args: capacity: past frames kept (0 or more)."""
-        self.capacity = capacity
-        self.num_frames = 0
-        self._blocks: list[PastKeyValue | None] = [None] * num_blocks
+    def __init__(
+        self,
+        *,
+        shape: tuple[int, int, int, int, int],
+        capacity: int,
+        num_versions: int,
+        dtype: torch.dtype,
+        like: Tensor,
+    ) -> None:
+        """Use `STTransformer.new_cache`.
 
-    def read(self, block: int) -> PastKeyValue | None:
-        """Keys and values of one block in slot order, or None while there are none."""
-        return self._blocks[block]
+        Args:
+            shape: blocks, rows, tokens, heads, width of a head.
+            capacity: past frames kept (0 or more).
+            like: a weight, whose type and device the rotations get.
+        """
+        num_blocks, b, n, k, e = shape
+        self.capacity, self.num_versions = capacity, num_versions
+        slots = capacity + num_versions
+        self.keys = torch.zeros(num_blocks, b, n, k, slots, e, dtype=dtype, device=like.device)
+        self.values = torch.zeros_like(self.keys)
+        self.num_frames = torch.zeros(b, dtype=torch.long)
+        self.rotation: Rotation = tuple(like.new_zeros(b, 1, 1, 1, e) for _ in range(2))
+        self._bias = torch.zeros(b, 1, 1, num_versions, slots, dtype=dtype, device=like.device)
+        self._tell_time()
 
-    def positions(self, device: torch.device) -> Int[Tensor, " s"]:
-        """Number of the frame in each slot."""
-        num_stored = min(self.num_frames, self.capacity)
-        oldest = self.num_frames - num_stored
-        shift = oldest % self.capacity if self.capacity else 0
-        return oldest + torch.arange(num_stored, device=device).roll(shift)
+    def bias(self, num_versions: int) -> Float[Tensor, "b 1 1 v _"]:
+        """Lets each version of the newest frame attend to all frames there are, and to itself."""
+        return self._bias[..., :num_versions, : self.capacity + num_versions]
 
-    def append(self, fresh: list[KeyValue]) -> None:
-        """Store the keys and values of the first of the frames that `forward_cached` was given."""
-        slot = self.num_frames % self.capacity if self.capacity else 0
-        for block, pair in enumerate(fresh):
-            if self.capacity:
-                self._blocks[block] = tuple(
-                    self._put(stored, new[:, :, :, :1], slot)
-                    for stored, new in zip(self._blocks[block] or (None, None), pair, strict=True)
-                )
+    def hold(self, block: int, fresh: KeyValue) -> SeenKeyValue:
+        """Put the newest frame's versions beside the past of one block; gives both together."""
+        end = self.capacity + fresh[0].shape[3]
+        stored = self.keys[block, ..., :end, :], self.values[block, ..., :end, :]
+        for held, new in zip(stored, fresh, strict=True):
+            held[..., self.capacity :, :] = new
+        return stored
+
+    def append(self, version: int = 0) -> None:
+        """Make a version of the newest frame, as the last pass left it, the newest of the past."""
+        if self.capacity:
+            rows, slots = torch.arange(len(self.num_frames)), self.num_frames % self.capacity
+            for stored in (self.keys, self.values):
+                newest = stored[..., self.capacity + version, :]
+                stored[:, rows, :, :, slots] = newest.transpose(0, 1)  # rows come first so indexed
         self.num_frames += 1
+        self._tell_time()
 
-    def copy(self) -> "KVCache":
-        """An independent copy. Tensors are never written in place, so they can be shared."""
-        other = KVCache(num_blocks=len(self._blocks), capacity=self.capacity)
-        other.num_frames = self.num_frames
-        other._blocks = list(self._blocks)
-        return other
+    def state(self) -> tuple[Tensor, Tensor, Int[Tensor, " b"]]:
+        """An independent copy of what `restore` wants."""
+        past = (stored[..., : self.capacity, :].clone() for stored in (self.keys, self.values))
+        return *past, self.num_frames.clone()
 
-    def _put(self, stored: Tensor | None, new: Tensor, slot: int) -> Tensor:
-        if stored is None:
-            return new
-        if stored.shape[3] < self.capacity:
-            return torch.cat([stored, new], dim=3)
-        return torch.cat([stored[:, :, :, :slot], new, stored[:, :, :, slot + 1 :]], dim=3)
+    def restore(self, state: tuple[Tensor, Tensor, Int[Tensor, " _"]], row: int = 0) -> None:
+        """Return to a state, of all rows or, from `row` on, of as many as it has."""
+        keys, values, num_frames = state
+        rows = slice(row, row + len(num_frames))
+        self.keys[:, rows, ..., : self.capacity, :] = keys
+        self.values[:, rows, ..., : self.capacity, :] = values
+        self.num_frames[rows] = num_frames
+        self._tell_time()
+
+    def _tell_time(self) -> None:
+        """Write down what the next frame's position means, once for all passes over it."""
+        head_dim = self.keys.shape[-1]
+        for stored, table in zip(self.rotation, _rotation(self.num_frames, head_dim), strict=True):
+            stored.copy_(table[:, None, None, None])
+        filled = torch.arange(self.capacity) < self.num_frames[:, None]
+        past = filled[:, None].expand(-1, self.num_versions, -1)
+        itself = torch.eye(self.num_versions, dtype=torch.bool).expand(len(filled), -1, -1)
+        self._bias.copy_(_bias(torch.cat([past, itself], dim=2))[:, None, None])
 
 
 class STBlock(nn.Module):
@@ -152,31 +200,31 @@ class STBlock(nn.Module):
         self.spatial = Attention(dim, num_heads)
         self.temporal = Attention(dim, num_heads)
         self.feed_forward = nn.Sequential(
-            nn.RMSNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)
+            RMSNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)
         )
 
-    def forward(
-        self,
-        x: Float[Tensor, "b t n d"],
-        rotation: tuple[Tensor, Tensor],
-        may_attend: Bool[Tensor, "t _"] | None,
-        past: PastKeyValue | None = None,
-    ) -> tuple[Float[Tensor, "b t n d"], KeyValue]:
-        """One block; `past` is put before the frames' own keys and values in time attention."""
-        x, q, key_value = self.within_frame(x, rotation)
-        keys, values = key_value if past is None else _join(past, key_value)
-        attended = attend(q, keys, values, may_attend)
-        x = x + self.temporal.output(attended, "b n k t e -> b t n (k e)")
-        return x + self.feed_forward(x), key_value
-
     def within_frame(
-        self, x: Float[Tensor, "b t n d"], rotation: tuple[Tensor, Tensor]
+        self, x: Float[Tensor, "b t n d"], rotation: Rotation
     ) -> tuple[Float[Tensor, "b t n d"], Float[Tensor, "b n k t e"], KeyValue]:
         """The half that sees one frame: spatial attention, then time's queries, keys and values."""
-        q, k, v = self.spatial.project(x, "b t n (c k e) -> c b t k n e")
+        (q, k), v = self.spatial.project(x, "b t n (c k e) -> c b t k n e")
         x = x + self.spatial.output(attend(q, k, v), "b t k n e -> b t n (k e)")
-        q, k, v = self.temporal.project(x, "b t n (c k e) -> c b n k t e")
-        return x, _rotate(q, rotation), (_rotate(k, rotation), v)
+        q_and_k, v = self.temporal.project(x, "b t n (c k e) -> c b n k t e")
+        q, k = _rotate(q_and_k, rotation)
+        return x, q, (k, v)
+
+    def across_frames(
+        self,
+        x: Float[Tensor, "b t n d"],
+        q: Float[Tensor, "b n k t e"],
+        key_value: SeenKeyValue,
+        bias: Float[Tensor, "*b t s"],
+    ) -> Float[Tensor, "b t n d"]:
+        """The other half: attention over what was seen at the same place, then the FFN."""
+        keys, values = key_value
+        attended = attend(q.to(keys.dtype), keys, values, bias).to(q.dtype)
+        x = x + self.temporal.output(attended, "b n k t e -> b t n (k e)")
+        return x + self.feed_forward(x)
 
 
 class Attention(nn.Module):
@@ -186,35 +234,59 @@ class Attention(nn.Module):
         """Args: dim: model width, divisible by num_heads."""
         super().__init__()
         self.num_heads = num_heads
-        self.norm = nn.RMSNorm(dim)
+        self.norm = RMSNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.query_scale = nn.Parameter(torch.ones(dim // num_heads))
         self.key_scale = nn.Parameter(torch.ones(dim // num_heads))
         self.out = nn.Linear(dim, dim, bias=False)
 
-    def project(self, x: Tensor, layout: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys (both RMS-normed per head) and values in the layout asked for."""
-        q, k, v = rearrange(self.qkv(self.norm(x)), layout, c=3, k=self.num_heads)
-        return _rms_norm(q, self.query_scale), _rms_norm(k, self.key_scale), v
+    def project(self, x: Tensor, layout: str) -> tuple[Tensor, Tensor]:
+        """Queries with keys (RMS-normed per head, stacked), and values, in the layout asked for."""
+        qkv = rearrange(self.qkv(self.norm(x)), layout, c=3, k=self.num_heads)
+        scale = torch.stack([self.query_scale, self.key_scale])
+        return rms_norm(qkv[:2], rearrange(scale, "c e -> c 1 1 1 1 e")), qkv[2]
 
     def output(self, attended: Tensor, layout: str) -> Tensor:
         """Heads merged and projected back to the model's width."""
         return self.out(rearrange(attended, layout))
 
 
+class RMSNorm(nn.Module):
+    """`rms_norm` with a learnt scale."""
+
+    def __init__(self, dim: int) -> None:
+        """Args: dim: width of the last axis."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """Each vector scaled to unit mean square, then by the learnt scale."""
+        return rms_norm(x, self.weight)
+
+
+def rms_norm(x: Float[Tensor, "... d"], scale: Float[Tensor, "*_ d"]) -> Float[Tensor, "... d"]:
+    """Vectors of unit mean square, times `scale` (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    d = x.shape[-1]
+    if x.is_cuda:
+        return F.rms_norm(x, (d,), eps=EPSILON) * scale.to(x.dtype)
+    # On a CPU the library's is a chain of six operations. The cast: autocast may have made x bf16.
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(EPSILON)
+    return x / length * (scale * d**0.5).to(x.dtype)
+
+
 def attend(
     q: Float[Tensor, "... t e"],
     k: Float[Tensor, "... s e"],
     v: Float[Tensor, "... s e"],
-    may_attend: Bool[Tensor, "t s"] | None = None,
+    bias: Float[Tensor, "*b t s"] | None = None,
 ) -> Float[Tensor, "... t e"]:
-    """Softmax attention; True in `may_attend` allows a pair."""
+    """Softmax attention; `bias` is added to the scores."""
     if q.is_cuda:
-        return fused_attend(q, k, v, may_attend)
+        return fused_attend(q, k, v, bias)
     # On CPU and for frames of 64 tokens two plain matmuls beat the fused kernel in bf16.
-    scores = q @ k.mT * q.shape[-1] ** -0.5
-    if may_attend is not None:
-        scores = scores.masked_fill(~may_attend, float("-inf"))
+    scores = q * q.shape[-1] ** -0.5 @ k.mT
+    if bias is not None:
+        scores = scores + bias.to(scores.dtype)
     return scores.softmax(dim=-1).to(v.dtype) @ v
 
 
@@ -222,34 +294,36 @@ def fused_attend(
     q: Float[Tensor, "... h t e"],
     k: Float[Tensor, "... h s e"],
     v: Float[Tensor, "... h s e"],
-    may_attend: Bool[Tensor, "t s"] | None = None,
+    bias: Float[Tensor, "*b t s"] | None = None,
 ) -> Float[Tensor, "... h t e"]:
     """`attend` by the library; its fused kernels want exactly four axes."""
     four_axes = (rearrange(x, "... h t e -> (...) h t e") for x in (q, k, v.to(q.dtype)))
-    return F.scaled_dot_product_attention(*four_axes, attn_mask=may_attend).reshape(q.shape)
+    if bias is not None:
+        bias = bias.to(q.dtype)
+        if bias.ndim > 2:
+            bias = bias.expand(*q.shape[:-3], 1, *bias.shape[-2:]).flatten(0, -4)
+    return F.scaled_dot_product_attention(*four_axes, attn_mask=bias).reshape(q.shape)
 
 
-def _rms_norm(x: Tensor, scale: Tensor) -> Tensor:
-    # nn.RMSNorm leaves the fused kernel when autocast makes x bf16 and its scale stays float32.
-    return F.rms_norm(x, scale.shape, scale.to(x.dtype))
-
-
-def _join(past: PastKeyValue, own: KeyValue) -> tuple[Tensor, Tensor]:
+def _join(past: KeyValue, own: KeyValue) -> SeenKeyValue:
     return torch.cat([past[0], own[0]], dim=3), torch.cat([past[1], own[1]], dim=3)
 
 
-def _itself(positions: Tensor) -> Bool[Tensor, "t t"]:
-    return positions[:, None] == positions[None, :]
+def _bias(may_attend: Tensor) -> Tensor:
+    return torch.zeros(may_attend.shape).masked_fill(~may_attend, float("-inf"))
 
 
-def _rotation(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+def _rotation(
+    positions: Int[Tensor, " t"], head_dim: int
+) -> tuple[Float[Tensor, "t e"], Float[Tensor, "t e"]]:
     # float64: a session may run for millions of frames and the angle must stay exact.
-    exponent = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64) / head_dim
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
     angles = positions.double()[:, None] * ROTARY_BASE**-exponent
-    return angles.cos().float(), angles.sin().float()
+    cos, sin = angles.cos().float(), angles.sin().float()
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
-def _rotate(x: Float[Tensor, "... t e"], rotation: tuple[Tensor, Tensor]) -> Tensor:
+def _rotate(x: Float[Tensor, "... t e"], rotation: Rotation) -> Float[Tensor, "... t e"]:
+    """Each pair (i, i + e/2) of a vector turned by its frame's angle."""
     cos, sin = (table.to(x.dtype) for table in rotation)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)

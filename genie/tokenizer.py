@@ -8,6 +8,7 @@ Differs: finite scalar quantization by default, a convolutional stem and head (c
 per minute than a linear patch embedding on a CPU), changed pixels weighted up in the loss.
 """
 
+import copy
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -111,14 +112,6 @@ class Tokenizer(nn.Module):
         """Turn a whole clip's tokens into frames in 0..1. Frame t depends on tokens 0..t only."""
         return self._render(self.decoder(self._embed(tokens)))
 
-    def decode_next(
-        self, tokens: Int[Tensor, "b 1 n"], cache: KVCache
-    ) -> Float[Tensor, "b 1 3 h w"]:
-        """Turn the newest frame's tokens into pixels and append that frame to `cache`."""
-        features, fresh = self.decoder.forward_cached(self._embed(tokens), cache)
-        cache.append(fresh)
-        return self._render(features)
-
     def forward(self, frames: Float[Tensor, "b t 3 h w"]) -> tuple[Float[Tensor, ""], Metrics]:
         """Training: reconstruction plus commitment loss, and the numbers worth logging."""
         codes, tokens, commitment = self._quantize(frames)
@@ -156,6 +149,29 @@ class Tokenizer(nn.Module):
             num_heads=config.num_heads,
             window=config.window,
         )
+
+
+class FrameDecoder(nn.Module):
+    """The decoding half of a tokenizer, for one frame at a time, as play wants it."""
+
+    def __init__(self, tokenizer: Tokenizer, dtype: torch.dtype) -> None:
+        """A copy of the weights as they are now. Args: dtype: to compute in."""
+        super().__init__()
+        self.grid = tokenizer.config.grid
+        ids = torch.arange(tokenizer.codebook.size, device=tokenizer.decoder_position.device)
+        with torch.no_grad():
+            codes = tokenizer.codebook.ids_to_codes(ids[None])[0]
+        # A token's code is looked up: working it out from its number takes a dozen operations.
+        self.codes = nn.Embedding.from_pretrained(codes.to(dtype))
+        halves = copy.deepcopy((tokenizer.decoder_position, tokenizer.decoder, tokenizer.head))
+        self.position, self.decoder, self.head = halves
+        self.to(dtype).eval().requires_grad_(False)
+
+    def forward(self, tokens: Int[Tensor, "b n"], cache: KVCache) -> Float[Tensor, "b 3 h w"]:
+        """The newest frame's pixels in 0..1; `cache.append` then makes it part of the past."""
+        x = self.codes(tokens) + self.position
+        features = self.decoder.forward_cached(x[:, None], cache)[:, 0]
+        return self.head(rearrange(features, "b (h w) d -> b d h w", h=self.grid[0]))
 
 
 class _ConvStem(nn.Sequential):

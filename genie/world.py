@@ -1,54 +1,29 @@
-"""World: the three nets that fit together. Session: a running world.
+"""World: the three nets that fit together, their config, and the folder that they are kept in.
 
-In: a prompt frame and actions. Out: frames for the screen. `World` is the only place where the nets
-meet; `Session` owns caches, random generator and counters, and nothing else has state. Knows no
-keys, windows or clocks.
+In: a checkpoint folder. Out: sessions. `World` is the only place where the nets meet; it has no
+state but weights.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
-from genie import video
 from genie.checkpoint import config_from_dict, load_weights, save_weights, write_whole
-from genie.dynamics import Dynamics, DynamicsConfig, Frame
+from genie.dynamics import Dynamics, DynamicsConfig
 from genie.errors import UserError
 from genie.latent_action import LatentActionConfig, LatentActionModel
-from genie.maskgit import fill_frame
-from genie.precision import autocast
+from genie.machine import best_device
+from genie.session import Players, SamplingConfig, Session, Sessions
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 from genie.tokenizer import Tokenizer, TokenizerConfig
 
 FORMAT_VERSION = 2
 NETS = ("tokenizer", "latent_action", "dynamics")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    """How new frames are drawn; found by free-running rollouts on held-out clips."""
-
-    maskgit_steps: int = 2
-    """Passes over a new frame; more is slower."""
-    temperature: float = 0.3
-    """Of the token draws; 0 takes the most likely token."""
-    choice_temperature: float = 1.0
-    """Noise in the order in which tokens are revealed."""
-    guidance: float = 1.5
-    """1: logits as they are. Above: what the action changes in them is enlarged; costs twice."""
-
-    def __post_init__(self) -> None:
-        if self.maskgit_steps < 1:
-            raise UserError(f"maskgit_steps is {self.maskgit_steps}: at least 1 is needed")
-        if self.temperature < 0 or self.choice_temperature < 0:
-            raise UserError("a temperature is negative: use 0 or more")
-        if self.guidance < 1:
-            raise UserError(f"guidance is {self.guidance}: use 1 (none) or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +104,7 @@ class World(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "World":
-        """Load a checkpoint folder, onto a GPU where there is one.
+        """Load a checkpoint folder, onto the accelerator where there is one.
 
         Raises:
             UserError: if a file is missing or unreadable, the version is unknown, a field is
@@ -139,7 +114,7 @@ class World(nn.Module):
         world = cls(read_config(folder), name=folder.resolve().name)
         for net in NETS:
             load_weights(getattr(world, net), folder / f"{net}.safetensors")
-        return world.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        return world.eval().to(best_device())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write one safetensors file per net and, when they are all there, config.json.
@@ -166,7 +141,7 @@ class World(nn.Module):
         seed: int = 0,
         maskgit_steps: int | None = None,
         temperature: float | None = None,
-    ) -> "Session":
+    ) -> Session:
         """A session that starts after the prompt's last frame.
 
         Args:
@@ -176,9 +151,26 @@ class World(nn.Module):
             temperature: of the token draws; None takes the world's own.
         """
         frames = prompt if prompt.ndim == 4 else prompt[None]
-        return Session(
-            Rollout(self, frames[None], seed, self._sampling(maskgit_steps, temperature))
-        )
+        options = {"maskgit_steps": maskgit_steps, "temperature": temperature}
+        return Session(self.start_many(frames[None], seeds=[seed], **options), self.num_actions)
+
+    def start_many(
+        self,
+        prompts: UInt8[Tensor, "b t 3 h w"],
+        *,
+        seeds: Sequence[int] | None = None,
+        maskgit_steps: int | None = None,
+        temperature: float | None = None,
+    ) -> Sessions:
+        """Many sessions that run side by side in one forward pass.
+
+        Args:
+            prompts: as for `start`, one for each.
+            seeds: one for each; None numbers them.
+        """
+        sampling = self._sampling(maskgit_steps, temperature)
+        seeds = range(len(prompts)) if seeds is None else seeds
+        return Sessions(Players(self), prompts, seeds, sampling)
 
     def rollout(
         self,
@@ -190,7 +182,10 @@ class World(nn.Module):
         temperature: float | None = None,
     ) -> UInt8[Tensor, "b s 3 h w"]:
         """Free-running frames of a batch of worlds under given actions."""
-        running = Rollout(self, prompt, seed, self._sampling(maskgit_steps, temperature))
+        # Far apart, so that rollouts with neighbouring seeds share no numbers.
+        seeds = [(seed + row * 2**32) % 2**63 for row in range(len(prompt))]
+        options = {"maskgit_steps": maskgit_steps, "temperature": temperature}
+        running = self.start_many(prompt, seeds=seeds, **options)
         return torch.stack([running.step(action) for action in actions.unbind(1)], dim=1)
 
     def _sampling(self, maskgit_steps: int | None, temperature: float | None) -> SamplingConfig:
@@ -207,136 +202,6 @@ def make_latent_action(
     if isinstance(config, STLatentActionConfig):
         return STLatentActionModel(config)
     return LatentActionModel(config)
-
-
-class Rollout:
-    """A batch of running worlds: caches, generator, newest frames."""
-
-    @torch.inference_mode()
-    def __init__(
-        self,
-        world: World,
-        prompt: UInt8[Tensor, "b t 3 h w"],
-        seed: int,
-        sampling: SamplingConfig,
-    ) -> None:
-        """Read the prompt. Args: sampling: how frames are drawn."""
-        if tuple(prompt.shape[-2:]) != world.size:
-            raise UserError(
-                f"the prompt is {prompt.shape[-2]}x{prompt.shape[-1]}, the world is "
-                f"{world.size[0]}x{world.size[1]}: resize it (genie.video.read_image does)"
-            )
-        self.world, self.sampling = world, sampling
-        self.generator = torch.Generator(world.device).manual_seed(seed)
-        self.past = world.dynamics.transformer.new_cache()
-        self.finished: Frame | None = None
-        self.shown = world.tokenizer.decoder.new_cache()
-        frames = video.to_float(prompt.to(world.device))
-        with autocast(world.device):
-            tokens = world.tokenizer.encode(frames)
-            actions = world.latent_action.infer(frames)
-            start = torch.full_like(tokens[:, 0, 0], world.dynamics.no_action)
-            for t in range(tokens.shape[1]):
-                self._show(tokens[:, t], actions[:, t - 1] if t else start)
-
-    @torch.inference_mode()
-    def step(self, action: Int[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
-        """Generate the frame that `action` leads to. Cost does not grow with history."""
-        action = action.to(self.world.device)
-        dynamics = self.world.dynamics
-        with autocast(self.world.device):
-            tokens = fill_frame(
-                lambda tokens: self.logits(tokens, action),
-                batch_size=len(action),
-                num_tokens=dynamics.config.num_tokens,
-                mask_id=dynamics.mask_id,
-                num_steps=self.sampling.maskgit_steps,
-                temperature=self.sampling.temperature,
-                choice_temperature=self.sampling.choice_temperature,
-                generator=self.generator,
-            )
-            self._show(tokens, action)
-        return self.frames
-
-    def snapshot(self) -> tuple[Any, ...]:
-        """Everything that `step` depends on; shares memory with the running world, safely."""
-        caches = self.past.copy(), self.shown.copy()
-        return *caches, self.generator.get_state(), self.finished, self.frames
-
-    def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Continue from a snapshot, bit for bit."""
-        past, shown, state, self.finished, self.frames = snapshot
-        self.past, self.shown = past.copy(), shown.copy()
-        self.generator.set_state(state)
-
-    def logits(
-        self, tokens: Int[Tensor, "b n"], action: Int[Tensor, " b"]
-    ) -> Float[Tensor, "b n v"]:
-        """Logits, with classifier-free guidance (Ho & Salimans 2022) by the action.
-
-        The frame finished last becomes part of the past in the same pass, so that it costs none.
-        """
-        dynamics, guidance = self.world.dynamics, self.sampling.guidance
-        logits, fresh = dynamics.next_logits(tokens, action, self.past, before=self.finished)
-        if self.finished:
-            self.past.append(fresh)
-            self.finished = None
-        if guidance == 1:
-            return logits
-        unknown = torch.full_like(action, dynamics.no_action)
-        unled, _ = dynamics.next_logits(tokens, unknown, self.past)
-        return unled + guidance * (logits - unled)
-
-    def _show(self, tokens: Int[Tensor, "b n"], action: Int[Tensor, " b"]) -> None:
-        """Make a frame the newest in the picture; the next pass will make it part of the past."""
-        if self.finished:
-            _, fresh = self.world.dynamics.next_logits(*self.finished, self.past)
-            self.past.append(fresh)
-        self.finished = tokens, action
-        frames = self.world.tokenizer.decode_next(tokens[:, None], self.shown)
-        self.frames = video.to_uint8(frames[:, 0])
-
-
-class Session:
-    """One running world, for people: whole-number actions in, pictures out."""
-
-    def __init__(self, running: Rollout) -> None:
-        """Use `World.start`."""
-        self._running = running
-        self.num_steps = 0
-
-    @property
-    def num_actions(self) -> int:
-        """Actions 0..num_actions-1 can be taken."""
-        return self._running.world.num_actions
-
-    @property
-    def frame(self) -> np.ndarray:
-        """The newest frame, uint8 (h, w, 3); at the start the prompt, as the tokenizer has it."""
-        return video.to_picture(self._running.frames[0])
-
-    def step(self, action: int) -> np.ndarray:
-        """Take an action; gives the next frame, uint8 (h, w, 3).
-
-        Raises:
-            UserError: if there is no such action.
-        """
-        if not 0 <= action < self.num_actions:
-            raise UserError(
-                f"action {action} does not exist: this world has 0 to {self.num_actions - 1}"
-            )
-        self._running.step(torch.tensor([action]))
-        self.num_steps += 1
-        return self.frame
-
-    def snapshot(self) -> tuple[Any, ...]:
-        """The present moment, to return to by `restore`."""
-        return self._running.snapshot(), self.num_steps
-
-    def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Return to a snapshot; from there all goes on as it went then, bit for bit."""
-        running, self.num_steps = snapshot
-        self._running.restore(running)
 
 
 def read_config(folder: Path) -> WorldConfig:

@@ -31,14 +31,9 @@ def random_logits(batch_size: int, num_tokens: int, seed: int = 0) -> torch.Tens
 
 def fill(predict, batch_size: int, num_tokens: int, seed: int = 0, **options) -> torch.Tensor:
     options = {"num_steps": 4, "temperature": 1.0, "choice_temperature": 1.0} | options
-    return fill_frame(
-        predict,
-        batch_size=batch_size,
-        num_tokens=num_tokens,
-        mask_id=MASK,
-        generator=torch.Generator().manual_seed(seed),
-        **options,
-    )
+    shape = batch_size, options.pop("num_steps"), 2, num_tokens
+    noise = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+    return fill_frame(predict, noise=noise, mask_id=MASK, **options)
 
 
 @settings(deadline=None)
@@ -131,6 +126,18 @@ def test_choice_noise_changes_the_order():
         fill(recorder, 1, 10, seed, num_steps=5, temperature=0.0, choice_temperature=4.0)
         orders.add(tuple((recorder.seen[1] == MASK)[0].tolist()))
     assert len(orders) > 1, "the order is the same for every seed"
+
+
+def test_certain_tokens_are_drawn_whatever_the_noise():
+    """Also by numbers at the very ends of 0..1, where a cumulative sum is never quite exact."""
+    answer = torch.arange(SIZE)[None]
+    logits = 50.0 * torch.nn.functional.one_hot(answer, SIZE)
+    for number in (2**-24, 0.5, 1 - 2**-24):
+        noise = torch.full((1, 3, 2, SIZE), number)
+        tokens = fill_frame(
+            lambda _: logits, noise=noise, mask_id=MASK, temperature=1.0, choice_temperature=1.0
+        )
+        assert torch.equal(tokens, answer)
 
 
 def test_same_seed_same_tokens_and_no_other_source_of_chance():

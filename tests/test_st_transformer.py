@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from genie.st_transformer import KVCache, STTransformer, attend, fused_attend
+from genie.st_transformer import STTransformer, attend, fused_attend, rms_norm
 
 DIM, WINDOW, FRAMES, TOKENS = 24, 3, 14, 5
 
@@ -17,11 +18,6 @@ def net() -> STTransformer:
 @pytest.fixture(scope="module")
 def x() -> torch.Tensor:
     return torch.randn(2, FRAMES, TOKENS, DIM, generator=torch.manual_seed(1))
-
-
-def cache_bytes(cache: KVCache, num_blocks: int) -> int:
-    tensors = [tensor for block in range(num_blocks) for tensor in cache.read(block)]
-    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
 def assert_same(found: torch.Tensor, wanted: torch.Tensor, meaning: str) -> None:
@@ -82,68 +78,122 @@ def test_hidden_frames_read_only_the_context_before_them(net, x):
 def test_cached_equals_uncached_at_every_frame(x, window: int):
     torch.manual_seed(0)
     net = STTransformer(dim=DIM, num_blocks=2, num_heads=3, window=window)
-    wanted, cache = net(x), net.new_cache()
+    wanted, cache = net(x), net.new_cache(2, TOKENS)
     for t in range(FRAMES):
-        features, fresh = net.forward_cached(x[:, t : t + 1], cache)
-        cache.append(fresh)
+        features = net.forward_cached(x[:, t : t + 1], cache)
+        cache.append()
         assert_same(features[:, 0], wanted[:, t], f"frame {t} differs with a cache")
 
 
 @torch.no_grad()
-def test_reading_a_cache_changes_nothing(net, x):
-    cache = net.new_cache()
-    for t in range(5):
-        first, fresh = net.forward_cached(x[:, t : t + 1], cache)
-        net.forward_cached(torch.randn_like(x[:, :1]), cache)
-        again, _ = net.forward_cached(x[:, t : t + 1], cache)
-        assert torch.equal(first, again), "a frame that was only tried out left a trace"
-        cache.append(fresh)
-
-
-@torch.no_grad()
-def test_a_full_cache_stays_as_large_as_it_is(net, x):
-    cache, sizes = net.new_cache(), []
+def test_versions_of_a_frame_do_not_see_each_other_and_any_may_become_past(net, x):
+    """Two versions side by side are what each would be alone; the appended one is remembered."""
+    both, alone = net.new_cache(2, TOKENS, 2), net.new_cache(2, TOKENS)
     for t in range(FRAMES):
-        _, fresh = net.forward_cached(x[:, t : t + 1], cache)
-        cache.append(fresh)
-        sizes.append(cache_bytes(cache, num_blocks=2))
-    assert cache.read(0)[0].shape[3] == WINDOW - 1, "it holds other than the window's past"
-    assert set(sizes[WINDOW - 2 :]) == {sizes[WINDOW - 2]}, f"a session would grow: {sizes}"
+        versions = torch.stack([torch.randn_like(x[:, t]), x[:, t]], dim=1)
+        found = net.forward_cached(versions, both)
+        for version in (0, 1):
+            wanted = net.forward_cached(versions[:, version : version + 1], alone)
+            assert_same(found[:, version], wanted[:, 0], f"version {version} sees its neighbour")
+        both.append(1)
+        alone.append()
 
 
 @torch.no_grad()
-def test_a_copy_goes_its_own_way(net, x):
-    cache = net.new_cache()
+def test_remembering_a_frame_is_appending_it(net, x):
+    quick, slow = net.new_cache(2, TOKENS), net.new_cache(2, TOKENS)
     for t in range(6):
-        cache.append(net.forward_cached(x[:, t : t + 1], cache)[1])
-    copy = cache.copy()
-    wanted, _ = net.forward_cached(x[:, 6:7], cache)
+        net.remember(x[:, t], quick)
+        net.forward_cached(x[:, t : t + 1], slow)
+        slow.append()
+    found, wanted = (net.forward_cached(x[:, 6:7], cache) for cache in (quick, slow))
+    assert_same(found, wanted, "the past differs")
+
+
+@torch.no_grad()
+def test_trying_a_frame_out_leaves_no_trace(net, x):
+    cache = net.new_cache(2, TOKENS)
+    for t in range(5):
+        first = net.forward_cached(x[:, t : t + 1], cache)
+        net.forward_cached(torch.randn_like(x[:, :1]), cache)
+        again = net.forward_cached(x[:, t : t + 1], cache)
+        assert torch.equal(first, again), "a frame that was only tried out left a trace"
+        cache.append()
+
+
+@torch.no_grad()
+def test_a_cache_stays_where_and_as_large_as_it_is(net, x):
+    cache = net.new_cache(2, TOKENS)
+    places = {id(cache.keys): cache.keys.data_ptr(), id(cache.values): cache.values.data_ptr()}
+    for t in range(FRAMES):
+        net.remember(x[:, t], cache)
+    assert cache.keys.shape[-2] == WINDOW, "it holds other than the window"
+    assert places == {id(each): each.data_ptr() for each in (cache.keys, cache.values)}
+
+
+@torch.no_grad()
+def test_a_state_can_be_returned_to(net, x):
+    cache = net.new_cache(2, TOKENS)
+    for t in range(6):
+        net.remember(x[:, t], cache)
+    state, wanted = cache.state(), net.forward_cached(x[:, 6:7], cache)
     for t in range(7, 12):
-        copy.append(net.forward_cached(x[:, t : t + 1], copy)[1])
-    found, _ = net.forward_cached(x[:, 6:7], cache)
-    assert torch.equal(found, wanted), "appending to a copy changed the original"
-    assert (cache.num_frames, copy.num_frames) == (6, 11)
+        net.remember(x[:, t], cache)
+    assert cache.num_frames.tolist() == [11, 11]
+    for _ in range(2):  # the second time shows whether the state itself was touched
+        cache.restore(state)
+        assert cache.num_frames.tolist() == [6, 6]
+        assert torch.equal(net.forward_cached(x[:, 6:7], cache), wanted)
+        net.remember(x[:, 8], cache)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("row", [0, 1])
+def test_one_row_can_start_anew(net, x, row: int):
+    """Rows of different age side by side are what each would be alone."""
+    cache, young = net.new_cache(2, TOKENS), net.new_cache(1, TOKENS)
+    for t in range(5):
+        net.remember(x[:, t], cache)
+    cache.restore(young.state(), row)
+    for t in range(5, 12):
+        found = net.forward_cached(x[:, t : t + 1], cache)
+        wanted = net.forward_cached(x[row : row + 1, t : t + 1], young)
+        assert_same(found[row : row + 1], wanted, f"frame {t} of the row that began anew")
+        assert_same(found[1 - row, 0], net(x[:, : t + 1])[1 - row, t], "the other row")
+        cache.append()
+        young.append()
+    assert cache.num_frames.tolist() == ([7, 12] if row == 0 else [12, 7])
 
 
 @torch.no_grad()
 def test_very_old_sessions_are_as_exact_as_young_ones(net, x):
     results = []
     for age in (0, 3_000_000):
-        cache = net.new_cache()
-        cache.num_frames = age
+        cache = net.new_cache(2, TOKENS)
+        cache.num_frames += age * (WINDOW - 1)
         for t in range(6):
-            features, fresh = net.forward_cached(x[:, t : t + 1], cache)
-            cache.append(fresh)
+            features = net.forward_cached(x[:, t : t + 1], cache)
+            net.remember(x[:, t], cache)
         results.append(features)
     assert_same(results[1], results[0], "after three million frames the positions blur")
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_gpus_attention_is_the_cpus(masked: bool):
+@pytest.mark.parametrize("biased", ["no", "alike", "per row"])
+def test_the_gpus_attention_is_the_cpus(biased: str):
     generator = torch.manual_seed(2)
     q = torch.randn(2, 3, 4, 5, 8, generator=generator)
     k, v = torch.randn(2, 2, 3, 4, 7, 8, generator=generator)
-    may_attend = torch.ones(5, 7, dtype=torch.bool).tril(2) if masked else None
-    assert_same(
-        fused_attend(q, k, v, may_attend), attend(q, k, v, may_attend), "two kernels differ"
-    )
+    biases = {
+        "no": None,
+        "alike": torch.randn(5, 7, generator=generator),
+        "per row": torch.randn(2, 1, 1, 5, 7, generator=generator),
+    }
+    bias = biases[biased]
+    assert_same(fused_attend(q, k, v, bias), attend(q, k, v, bias), "two kernels differ")
+
+
+def test_norm_is_the_librarys():
+    x = 3 * torch.randn(4, 5, 16, generator=torch.manual_seed(3))
+    scale = torch.randn(16, generator=torch.manual_seed(4))
+    assert_same(rms_norm(x, scale), F.rms_norm(x, (16,), scale), "not an RMS norm")
+    assert (rms_norm(torch.zeros(2, 16), scale) == 0).all(), "a zero vector has no direction"

@@ -6,7 +6,7 @@ from conftest import HEIGHT, WIDTH, square_frames
 
 from genie.codebook import CodebookConfig
 from genie.errors import UserError
-from genie.tokenizer import Tokenizer, TokenizerConfig
+from genie.tokenizer import FrameDecoder, Tokenizer, TokenizerConfig
 
 FRAMES, CHANGED = 14, 6
 
@@ -111,12 +111,27 @@ def test_no_gradient_flows_from_pictures_to_later_codes(
 def test_decoding_frame_by_frame_is_decoding_the_clip(values: dict):
     tokenizer = make(**values)
     tokens = torch.randint(60, (2, FRAMES, 24))
-    wanted, cache = tokenizer.decode(tokens), tokenizer.decoder.new_cache()
+    wanted, decoder = tokenizer.decode(tokens), FrameDecoder(tokenizer, torch.float32)
+    cache = decoder.decoder.new_cache(2, 24)
     for t in range(FRAMES):
-        found = tokenizer.decode_next(tokens[:, t : t + 1], cache)[:, 0]
+        found = decoder(tokens[:, t], cache)
+        cache.append()
         difference = (found - wanted[:, t]).abs().max().item()
         assert difference < 1e-4, f"frame {t} differs by {difference} with a cache"
-        assert cache.num_frames == t + 1
+
+
+@torch.no_grad()
+def test_a_frame_decoder_is_a_copy(frames: torch.Tensor):
+    """Training the tokenizer on, or trying another number format, leaves the other as it was."""
+    tokenizer = make()
+    tokens = tokenizer.encode(frames)
+    wanted = tokenizer.decode(tokens)
+    decoder = FrameDecoder(tokenizer, torch.bfloat16)
+    assert torch.equal(tokenizer.decode(tokens), wanted), "the tokenizer itself became bf16"
+    for weight in decoder.parameters():
+        assert weight.dtype == torch.bfloat16 and not weight.requires_grad
+        weight.zero_()
+    assert torch.equal(tokenizer.decode(tokens), wanted), "the copy shares weights"
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from conftest import tiny_world_config
 from safetensors.torch import load_file
 from torch import nn
 
-from genie import precision, video
+from genie import machine, video
 from genie.data import Clips, FrameStore, TokenStore
 from genie.dynamics import Dynamics
 from genie.errors import UserError
@@ -355,7 +355,7 @@ def encoders() -> tuple[Tokenizer, LatentActionModel]:
 def test_stored_tokens_are_those_of_the_nets(
     encoders, prepared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(precision, "has_fast_bf16", lambda _: False)
+    monkeypatch.setattr(machine, "has_fast_bf16", lambda _: False)
     store = FrameStore.open(prepared_folder, "heldout")
     made = dynamics_stage.encode_split(*encoders, store, tmp_path / "heldout")
     for start, stop in pairwise(store.video_starts.tolist()):
@@ -369,7 +369,7 @@ def test_stored_tokens_are_those_of_the_nets(
 def test_pieces_of_a_long_video_join_without_a_seam(
     encoders, prepared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(precision, "has_fast_bf16", lambda _: False)
+    monkeypatch.setattr(machine, "has_fast_bf16", lambda _: False)
     store = FrameStore.open(prepared_folder, "train")
     # Two blocks see twice as far back as one.
     deeper = Tokenizer(replace(encoders[0].config, encoder_blocks=2)).eval()

@@ -15,12 +15,13 @@ from conftest import HEIGHT, WIDTH, square_frames, tiny_world_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genie import video, world
+from genie import machine, noise, video, world
 from genie.codebook import CodebookConfig
 from genie.errors import UserError
 from genie.maskgit import fill_frame
+from genie.session import Players, SamplingConfig, Session, Sessions
 from genie.st_latent_action import STLatentActionConfig
-from genie.world import NETS, Rollout, SamplingConfig, Session, World, WorldConfig
+from genie.world import NETS, World, WorldConfig
 
 ACTIONS = [0, 1, 1, 4, 2, 3, 0, 2, 2, 1, 4, 4]
 
@@ -242,19 +243,19 @@ def test_guidance_wants_a_dynamics_that_knows_no_action():
         replace(config, dynamics=replace(config.dynamics, action_dropout=0.0))
 
 
+@torch.inference_mode()
 def test_guidance_enlarges_what_the_action_changes(tiny_world: World):
     """Logits grow from those without an action through those with it, by the factor asked for."""
     prompt = torch.randint(256, (2, 1, 3, *tiny_world.size), dtype=torch.uint8)
     tokens = torch.full((2, 24), tiny_world.dynamics.mask_id)
-    action = torch.tensor([1, 3])
+    action, nothing = torch.tensor([1, 3]), torch.full((2,), tiny_world.dynamics.no_action)
     logits = {}
     for guidance in (1.0, 3.0):
-        running = Rollout(tiny_world, prompt, 0, SamplingConfig(guidance=guidance))
-        with torch.no_grad():
-            logits[guidance] = running.logits(tokens, action)
-            nothing = torch.full_like(action, tiny_world.dynamics.no_action)
-            unled, _ = tiny_world.dynamics.next_logits(tokens, nothing, running.past)
-    torch.testing.assert_close(logits[3.0] - unled, 3 * (logits[1.0] - unled), atol=1e-3, rtol=1e-3)
+        running = Sessions(Players(tiny_world), prompt, [0, 1], SamplingConfig(guidance=guidance))
+        logits[guidance] = running.logits(tokens, action).float()
+        if guidance == 1:
+            unled = running.logits(tokens, nothing).float()
+    torch.testing.assert_close(logits[3.0] - unled, 3 * (logits[1.0] - unled), atol=0.1, rtol=0.1)
     assert not torch.allclose(logits[3.0], logits[1.0]), "the action changes nothing"
 
 
@@ -323,6 +324,65 @@ def test_worlds_in_a_batch_go_their_own_ways(lively_world: World, prompt: torch.
         assert difference < 1, "a world in a batch depends on its neighbour"
 
 
+def test_one_of_many_starts_anew_and_the_others_do_not_notice(lively_world: World, prompt):
+    """Each row is what it would be alone, but for rounding in larger matrix products."""
+    options = {"temperature": 0.0, "maskgit_steps": 1}
+    prompts = torch.stack([prompt, 255 - prompt, prompt.flip(-1)])
+    many = lively_world.start_many(prompts, seeds=[4, 5, 6], **options)
+    alone = [lively_world.start(each, seed=4 + row, **options) for row, each in enumerate(prompts)]
+    for step, action in enumerate(ACTIONS):
+        if step == 5:
+            many.reset(1, prompt[:2], seed=9)
+            alone[1] = lively_world.start(prompt[:2], seed=9, **options)
+            assert (video.to_picture(many.frames[1]) == alone[1].frame).all()
+        frames = many.step(torch.tensor([action, 4 - action, 1]))
+        for row, led_by in enumerate((action, 4 - action, 1)):
+            wanted = alone[row].step(led_by).astype(int)
+            difference = np.abs(video.to_picture(frames[row]).astype(int) - wanted).mean()
+            assert difference < 1, f"world {row} differs by {difference} at step {step}"
+
+
+def test_frames_given_out_do_not_change_later(lively_world: World, prompt: torch.Tensor):
+    many = lively_world.start_many(prompt[None].expand(2, -1, -1, -1, -1))
+    first = many.frames
+    kept = first.clone()
+    many.reset(1, 255 - prompt)
+    second = many.step(torch.tensor([1, 2]))
+    kept_second = second.clone()
+    many.step(torch.tensor([2, 3]))
+    many.reset(0, prompt)
+    assert torch.equal(first, kept) and torch.equal(second, kept_second)
+
+
+@pytest.mark.parametrize("likely", ["right", "wrong", "none"])
+def test_what_idle_time_is_spent_on_never_shows(lively_world: World, prompt, likely: str):
+    """Frames are those of a session that was never idle, bit for bit, and so are snapshots."""
+    session, wanted = (lively_world.start(prompt, seed=3) for _ in range(2))
+    for step, action in enumerate(ACTIONS):
+        guess = {"right": action, "wrong": (action + 1) % 5, "none": None}[likely]
+        session.prepare(guess)
+        if step == 4:
+            session.restore(session.snapshot())
+        if step % 3 == 0:
+            session.prepare(guess)
+        assert (session.step(action) == wanted.step(action)).all(), f"step {step} shows it"
+
+
+def test_a_foreseen_frame_takes_no_pass(lively_world: World, prompt, monkeypatch):
+    passes = []
+    logits = Sessions.logits
+    monkeypatch.setattr(Sessions, "logits", lambda *args: passes.append(1) or logits(*args))
+    session = lively_world.start(prompt, maskgit_steps=3)
+    session.prepare(2)
+    assert len(passes) == 3
+    session.step(2)
+    assert len(passes) == 3, "what was prepared was not used"
+    session.step(2)
+    assert len(passes) == 6
+    with pytest.raises(UserError, match="action 5"):
+        session.prepare(5)
+
+
 def test_sampling_can_be_chosen_per_session(lively_world: World, prompt: torch.Tensor):
     def rollout(**options) -> np.ndarray:
         return play(lively_world.start(prompt, **options))
@@ -342,30 +402,26 @@ def test_a_session_draws_what_a_world_without_caches_would(
     lively_world: World, prompt: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ):
     """Frame by frame, from the whole history each time, long after the windows have slid."""
-    exact = torch.autocast("cpu", enabled=False)
-    monkeypatch.setattr(world, "autocast", lambda device: exact)
+    monkeypatch.setattr(machine, "has_fast_bf16", lambda device: False)
     frames = lively_world.rollout(prompt[None], torch.tensor([ACTIONS]), seed=2)[0]
     sampling, dynamics = lively_world.config.sampling, lively_world.dynamics
-    generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         tokens = lively_world.tokenizer.encode(video.to_float(prompt)[None])
         actions = lively_world.latent_action.infer(video.to_float(prompt)[None])
         for step, action in enumerate(ACTIONS):
             actions = torch.cat([actions, torch.tensor([[action]])], dim=1)
-            past = tokens
+            past, steps = tokens, sampling.maskgit_steps
+            drawn = noise.uniform(torch.tensor([2]), torch.tensor([step]), steps * 2 * 24)
             newest = fill_frame(
                 lambda shown, past=past, actions=actions: dynamics.logits(
                     torch.cat([past, shown[:, None]], dim=1),
                     actions,
                     torch.zeros(1, past.shape[1] + 1, 24, dtype=torch.bool),
                 )[:, -1],
-                batch_size=1,
-                num_tokens=24,
+                noise=drawn.view(1, steps, 2, 24),
                 mask_id=dynamics.mask_id,
-                num_steps=sampling.maskgit_steps,
                 temperature=sampling.temperature,
                 choice_temperature=sampling.choice_temperature,
-                generator=generator,
             )
             tokens = torch.cat([past, newest[:, None]], dim=1)
             picture = video.to_uint8(lively_world.tokenizer.decode(tokens))[0, -1]

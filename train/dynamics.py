@@ -19,15 +19,11 @@ from genie.data import FrameStore, TokenStore
 from genie.dynamics import Dynamics, DynamicsConfig
 from genie.errors import UserError
 from genie.latent_action import LatentActionConfig, LatentActionModel
-from genie.precision import autocast
+from genie.machine import autocast, best_device
+from genie.session import SamplingConfig
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 from genie.tokenizer import Tokenizer, TokenizerConfig
-from genie.world import (
-    SamplingConfig,
-    World,
-    WorldConfig,
-    make_latent_action,
-)
+from genie.world import World, WorldConfig, make_latent_action
 from train.config import LoopConfig
 from train.run_folder import load_finished, read_description
 from train.stage import StageConfig, fit, make_trainer, one_line_errors, open_stores, parse, set_up
@@ -159,7 +155,7 @@ def encode_split(
         return stored
     tokens = torch.zeros(len(store), tokenizer.config.num_tokens, dtype=torch.int32)
     actions = torch.zeros(len(store), dtype=torch.int32)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     tokenizer.to(device), latent_action.to(device)
     pieces = _pieces(store, max(tokenizer.config.reach, latent_action.config.reach))
     for lead, start, stop in tqdm(pieces, desc=f"encode {folder.name}", mininterval=1):

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from genie import video
 from genie.data import Clips
 from genie.errors import UserError
-from genie.precision import has_fast_bf16
+from genie.machine import best_device, has_fast_bf16
 from train.batches import StepSampler, mix
 from train.config import LoopConfig
 from train.run_folder import RunFolder
@@ -145,8 +145,7 @@ def _mixed_precision(precision: str) -> str:
         return "bf16" if precision == "bf16" else "no"
     # `accelerate launch` says "no" also where nobody chose, so only another answer is a wish.
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return launched if launched != "no" else "bf16" if has_fast_bf16(device) else "no"
+    return launched if launched != "no" else "bf16" if has_fast_bf16(best_device()) else "no"
 
 
 def _numbers(metrics: dict[str, Any]) -> dict[str, float]:

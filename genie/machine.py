@@ -1,0 +1,50 @@
+"""What this machine computes with: the device, the number format, the threads.
+
+In: a device. Out: the choices for it, and a line that says them. Knows no nets.
+"""
+
+import os
+
+import torch
+
+MOST_THREADS = 8
+"""For play: one frame has too few tokens to keep more cores busy."""
+
+
+def best_device() -> torch.device:
+    """The accelerator that there is, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the device's matrix units compute in bf16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return False
+
+
+def quick_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the device computes it quickly, else float32."""
+    return torch.bfloat16 if has_fast_bf16(device) else torch.float32
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Matrix products in `quick_dtype`; the weights stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device))
+
+
+def choose_threads() -> None:
+    """Side effect: no more CPU threads than a world can use, unless OMP_NUM_THREADS says so."""
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > MOST_THREADS:
+        torch.set_num_threads(MOST_THREADS)
+
+
+def describe(device: torch.device) -> str:
+    """Such as "cpu, 2 threads, bfloat16"."""
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"{name}{threads}, {str(quick_dtype(device)).removeprefix('torch.')}"

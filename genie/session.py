@@ -1,0 +1,246 @@
+"""Sessions: running worlds. Prompts and actions in, frames for the screen out.
+
+Owns what runs from frame to frame, namely caches, seeds and counters; nothing else has state. One
+generated frame costs a few passes over that frame's tokens alone, at minute ten as at second one.
+Knows no keys, windows or clocks.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from genie import noise, video
+from genie.dynamics import Dynamics
+from genie.errors import UserError
+from genie.machine import autocast, quick_dtype
+from genie.maskgit import fill_frame
+from genie.tokenizer import FrameDecoder, Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How new frames are drawn; found by free-running rollouts on held-out clips."""
+
+    maskgit_steps: int = 2
+    """Passes over a new frame; more is slower."""
+    temperature: float = 0.3
+    """Of the token draws; 0 takes the most likely token."""
+    choice_temperature: float = 1.0
+    """Noise in the order in which tokens are revealed."""
+    guidance: float = 1.5
+    """1: logits as they are. Above: what the action changes in them is enlarged; each pass then
+    runs with and without the action, side by side."""
+
+    def __post_init__(self) -> None:
+        if self.maskgit_steps < 1:
+            raise UserError(f"maskgit_steps is {self.maskgit_steps}: at least 1 is needed")
+        if self.temperature < 0 or self.choice_temperature < 0:
+            raise UserError("a temperature is negative: use 0 or more")
+        if self.guidance < 1:
+            raise UserError(f"guidance is {self.guidance}: use 1 (none) or more")
+
+
+@runtime_checkable
+class Nets(Protocol):
+    """What is needed of a `World`."""
+
+    tokenizer: Tokenizer
+    latent_action: nn.Module
+    dynamics: Dynamics
+    device: torch.device
+    size: tuple[int, int]
+
+
+class Players:
+    """The nets as play needs them: copies whose weights are in the machine's quickest format."""
+
+    def __init__(self, nets: Nets) -> None:
+        """Copies the weights as they are now. Args: nets: a world."""
+        dtype = quick_dtype(nets.device)
+        self.nets = nets
+        self.dynamics = copy.deepcopy(nets.dynamics).to(dtype).eval().requires_grad_(False)
+        self.decoder = FrameDecoder(nets.tokenizer, dtype)
+
+
+class Sessions:
+    """B running worlds in one forward pass; each has its own history, seed and age."""
+
+    @torch.inference_mode()
+    def __init__(
+        self,
+        players: Players,
+        prompts: UInt8[Tensor, "b t 3 h w"],
+        seeds: Sequence[int],
+        sampling: SamplingConfig,
+    ) -> None:
+        """Use `World.start_many`, which says what the arguments mean."""
+        height, width = players.nets.size
+        if tuple(prompts.shape[-2:]) != (height, width):
+            raise UserError(
+                f"the prompt is {prompts.shape[-2]}x{prompts.shape[-1]}, the world is "
+                f"{height}x{width}: resize it (genie.video.read_image does)"
+            )
+        self._players, self.sampling = players, sampling
+        b, device, dynamics = len(prompts), players.nets.device, players.dynamics
+        num_tokens, versions = dynamics.config.num_tokens, 1 if sampling.guidance == 1 else 2
+        self._past = dynamics.transformer.new_cache(b, num_tokens, versions)
+        self._shown = players.decoder.decoder.new_cache(b, num_tokens)
+        self._seeds = torch.tensor(seeds, device=device)
+        self._ages = torch.zeros(b, dtype=torch.long, device=device)
+        self._unsettled: tuple[Tensor, Tensor] | None = None
+        self._foreseen: tuple[Tensor, Tensor, Tensor] | None = None
+        self._read(prompts.to(device))
+
+    @torch.inference_mode()
+    def step(self, actions: Int[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
+        """Generate the frames that the actions lead to. Cost does not grow with history."""
+        actions = actions.to(self._ages.device)
+        if self._foreseen is None or not torch.equal(self._foreseen[0], actions):
+            self._foresee(actions)
+        _, tokens, self.frames = self._foreseen
+        self._shown.append()
+        self._unsettled, self._foreseen = (tokens, actions), None
+        self._ages += 1
+        return self.frames
+
+    @torch.inference_mode()
+    def prepare(self, likely: Int[Tensor, " b"] | None = None) -> None:
+        """Spend idle time so that the next `step` is shorter; frames stay what they would be.
+
+        Args:
+            likely: actions under which the next frames are generated already: a `step` under them
+                then takes no time, one under others takes as long as if they were not given.
+        """
+        self._settle()
+        if likely is not None:
+            self._foresee(likely.to(self._ages.device))
+
+    def reset(self, row: int, prompt: UInt8[Tensor, "t 3 h w"], *, seed: int = 0) -> None:
+        """Start one of the worlds anew; the others do not notice."""
+        fresh = Sessions(self._players, prompt[None], [seed], self.sampling)
+        self.restore(fresh.snapshot(), row)
+
+    @torch.inference_mode()
+    def snapshot(self) -> tuple[Any, ...]:
+        """Everything that `step` depends on."""
+        self._settle()
+        kept = (self._seeds, self._ages, self.frames)
+        return self._past.state(), self._shown.state(), *(tensor.clone() for tensor in kept)
+
+    @torch.inference_mode()
+    def restore(self, snapshot: tuple[Any, ...], row: int = 0) -> None:
+        """Continue from a snapshot, bit for bit; it is for the worlds from `row` on."""
+        past, shown, *kept = snapshot
+        self._settle()
+        self._foreseen = None
+        self._past.restore(past, row)
+        self._shown.restore(shown, row)
+        self.frames = self.frames.clone()  # what was given out stays as it was
+        for own, saved in zip((self._seeds, self._ages, self.frames), kept, strict=True):
+            own[row : row + len(saved)] = saved
+
+    def _read(self, prompts: UInt8[Tensor, "b t 3 h w"]) -> None:
+        nets, frames = self._players.nets, video.to_float(prompts)
+        with autocast(nets.device):
+            tokens, actions = nets.tokenizer.encode(frames), nets.latent_action.infer(frames)
+        start = torch.full_like(tokens[:, 0, 0], self._players.dynamics.no_action)
+        for t in range(tokens.shape[1]):
+            self.frames = self._decode(tokens[:, t])
+            self._shown.append()
+            led_by = actions[:, t - 1] if t else start
+            self._players.dynamics.remember(tokens[:, t], led_by, self._past)
+
+    def _settle(self) -> None:
+        """Make the newest frame part of the past: one pass, at the latest before the next frame.
+
+        A pass of its own, whether there was idle time for it or not, so that time never tells.
+        """
+        if self._unsettled is not None:
+            self._players.dynamics.remember(*self._unsettled, self._past)
+            self._unsettled = None
+
+    def _foresee(self, actions: Int[Tensor, " b"]) -> None:
+        self._settle()
+        b, steps, n = len(actions), self.sampling.maskgit_steps, self._past.keys.shape[2]
+        drawn = noise.uniform(self._seeds, self._ages, steps * 2 * n)
+        tokens = fill_frame(
+            lambda tokens: self.logits(tokens, actions),
+            noise=drawn.view(b, steps, 2, n),
+            mask_id=self._players.dynamics.mask_id,
+            temperature=self.sampling.temperature,
+            choice_temperature=self.sampling.choice_temperature,
+        )
+        self._foreseen = actions, tokens, self._decode(tokens)
+
+    def logits(
+        self, tokens: Int[Tensor, "b n"], actions: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b n v"]:
+        """Of the next frame, with classifier-free guidance (Ho & Salimans 2022) by the action."""
+        dynamics, guidance = self._players.dynamics, self.sampling.guidance
+        if guidance == 1:
+            return dynamics.next_logits(tokens[:, None], actions[:, None], self._past)[:, 0]
+        unknown = torch.full_like(actions, dynamics.no_action)
+        versions = torch.stack([tokens, tokens], dim=1), torch.stack([actions, unknown], dim=1)
+        led, unled = dynamics.next_logits(*versions, self._past).unbind(1)
+        return unled + guidance * (led - unled)
+
+    def _decode(self, tokens: Int[Tensor, "b n"]) -> UInt8[Tensor, "b 3 h w"]:
+        return video.to_uint8(self._players.decoder(tokens, self._shown).float())
+
+
+class Session:
+    """One running world, for people: whole-number actions in, pictures out."""
+
+    def __init__(self, running: Sessions, num_actions: int) -> None:
+        """Use `World.start`."""
+        self._running = running
+        self.num_actions = num_actions
+        self.num_steps = 0
+
+    @property
+    def frame(self) -> np.ndarray:
+        """The newest frame, uint8 (h, w, 3); at the start the prompt, as the tokenizer has it."""
+        return video.to_picture(self._running.frames[0])
+
+    def step(self, action: int) -> np.ndarray:
+        """Take an action; gives the next frame, uint8 (h, w, 3).
+
+        Raises:
+            UserError: if there is no such action.
+        """
+        self._running.step(self._checked(action))
+        self.num_steps += 1
+        return self.frame
+
+    def prepare(self, likely: int | None = None) -> None:
+        """Spend idle time on the next `step`; frames stay what they would be, bit for bit.
+
+        Args:
+            likely: an action: a `step` under it then takes no time.
+
+        Raises:
+            UserError: if there is no such action.
+        """
+        self._running.prepare(None if likely is None else self._checked(likely))
+
+    def snapshot(self) -> tuple[Any, ...]:
+        """The present moment, to return to by `restore`."""
+        return self._running.snapshot(), self.num_steps
+
+    def restore(self, snapshot: tuple[Any, ...]) -> None:
+        """Return to a snapshot; from there all goes on as it went then, bit for bit."""
+        running, self.num_steps = snapshot
+        self._running.restore(running)
+
+    def _checked(self, action: int) -> Int[Tensor, "1"]:
+        if not 0 <= action < self.num_actions:
+            raise UserError(
+                f"action {action} does not exist: this world has 0 to {self.num_actions - 1}"
+            )
+        return torch.tensor([action])
