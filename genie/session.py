@@ -20,6 +20,7 @@ from genie.dynamics import Dynamics
 from genie.errors import UserError
 from genie.machine import autocast, quick_dtype
 from genie.maskgit import fill_frame
+from genie.st_transformer import compile_blocks
 from genie.tokenizer import FrameDecoder, Tokenizer
 
 
@@ -60,12 +61,15 @@ class Nets(Protocol):
 class Players:
     """The nets as play needs them: copies whose weights are in the machine's quickest format."""
 
-    def __init__(self, nets: Nets) -> None:
-        """Copies the weights as they are now. Args: nets: a world."""
+    def __init__(self, nets: Nets, *, compile: bool = False) -> None:
+        """Copies the weights as they are now. Args: see `World.start_many`."""
         dtype = quick_dtype(nets.device)
         self.nets = nets
         self.dynamics = copy.deepcopy(nets.dynamics).to(dtype).eval().requires_grad_(False)
         self.decoder = FrameDecoder(nets.tokenizer, dtype)
+        if compile:
+            compile_blocks(self.dynamics)
+            compile_blocks(self.decoder)
 
 
 class Sessions:

@@ -8,11 +8,14 @@ Differs: rotary time positions (Su et al. 2021, arXiv:2104.09864) instead of abs
 keys and values of past frames stay valid while the window slides; RMS norms; QK-norm throughout.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 ROTARY_BASE = 1000.0
 EPSILON = 1e-6  # of the norms
@@ -227,6 +230,26 @@ class STBlock(nn.Module):
         return x + self.feed_forward(x)
 
 
+def compile_blocks(net: nn.Module) -> None:
+    """Side effect: every ST-block in `net` is compiled at its first call, by torch.compile.
+
+    Block by block, not as one graph: all blocks share the code, so that it is made once.
+    """
+    for block in _blocks(net):
+        block.within_frame = torch.compile(block.within_frame, dynamic=False)
+        block.across_frames = torch.compile(block.across_frames, dynamic=False)
+
+
+def recompute_blocks(net: nn.Module) -> None:
+    """Side effect: ST-blocks keep nothing for the backward pass but what goes in, and run again.
+
+    A third more work for a fraction of the memory (Chen et al. 2016, arXiv:1604.06174).
+    """
+    for block in _blocks(net):
+        block.within_frame = partial(checkpoint, block.within_frame, use_reentrant=False)
+        block.across_frames = partial(checkpoint, block.across_frames, use_reentrant=False)
+
+
 class Attention(nn.Module):
     """The learnt half of attention: projections, norms and the way back."""
 
@@ -241,9 +264,13 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
 
     def project(self, x: Tensor, layout: str) -> tuple[Tensor, Tensor]:
-        """Queries with keys (RMS-normed per head, stacked), and values, in the layout asked for."""
+        """Queries with keys (RMS-normed per head, stacked), and values, in the layout asked for.
+
+        The scores' division by the square root of the head's width is in the queries already.
+        """
         qkv = rearrange(self.qkv(self.norm(x)), layout, c=3, k=self.num_heads)
-        scale = torch.stack([self.query_scale, self.key_scale])
+        temperature = len(self.query_scale) ** -0.5
+        scale = torch.stack([self.query_scale * temperature, self.key_scale])
         return rms_norm(qkv[:2], rearrange(scale, "c e -> c 1 1 1 1 e")), qkv[2]
 
     def output(self, attended: Tensor, layout: str) -> Tensor:
@@ -280,11 +307,11 @@ def attend(
     v: Float[Tensor, "... s e"],
     bias: Float[Tensor, "*b t s"] | None = None,
 ) -> Float[Tensor, "... t e"]:
-    """Softmax attention; `bias` is added to the scores."""
+    """Softmax of the products plus `bias`; queries come scaled."""
     if q.is_cuda:
         return fused_attend(q, k, v, bias)
     # On CPU and for frames of 64 tokens two plain matmuls beat the fused kernel in bf16.
-    scores = q * q.shape[-1] ** -0.5 @ k.mT
+    scores = q @ k.mT
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
     return scores.softmax(dim=-1).to(v.dtype) @ v
@@ -302,7 +329,12 @@ def fused_attend(
         bias = bias.to(q.dtype)
         if bias.ndim > 2:
             bias = bias.expand(*q.shape[:-3], 1, *bias.shape[-2:]).flatten(0, -4)
-    return F.scaled_dot_product_attention(*four_axes, attn_mask=bias).reshape(q.shape)
+    attended = F.scaled_dot_product_attention(*four_axes, attn_mask=bias, scale=1.0)
+    return attended.reshape(q.shape)
+
+
+def _blocks(net: nn.Module) -> list[STBlock]:
+    return [module for module in net.modules() if isinstance(module, STBlock)]
 
 
 def _join(past: KeyValue, own: KeyValue) -> SeenKeyValue:

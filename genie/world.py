@@ -161,16 +161,19 @@ class World(nn.Module):
         seeds: Sequence[int] | None = None,
         maskgit_steps: int | None = None,
         temperature: float | None = None,
+        compile: bool = False,
     ) -> Sessions:
         """Many sessions that run side by side in one forward pass.
 
         Args:
             prompts: as for `start`, one for each.
             seeds: one for each; None numbers them.
+            compile: torch.compile the ST-blocks. The first frame then takes half a minute; worth it
+                for large worlds. Wants a C++ compiler, or a GPU.
         """
         sampling = self._sampling(maskgit_steps, temperature)
         seeds = range(len(prompts)) if seeds is None else seeds
-        return Sessions(Players(self), prompts, seeds, sampling)
+        return Sessions(Players(self, compile=compile), prompts, seeds, sampling)
 
     def rollout(
         self,

@@ -96,6 +96,7 @@ def _play(options: Options) -> None:
         headless.check_actions(actions, world.num_actions)
     keymap = KeyMap.load(options.world, world.num_actions)
     start = _starter(world, prompt_path, options)
+    print(_what_runs(world, options), flush=True)
     if opens_window:
         _open_window(world, keymap, start, options)
     else:
@@ -168,9 +169,20 @@ def _has_display(options: Options) -> bool:
 
 
 def _load(folder: Path) -> "World":
+    from genie import machine
     from genie.world import World
 
+    machine.choose_threads()
     return World.from_pretrained(folder)
+
+
+def _what_runs(world: "World", options: Options) -> str:
+    """Such as "coinrun on cpu, 2 threads, bfloat16, 1 pass a frame"."""
+    from genie import machine
+
+    passes = options.steps or world.config.sampling.maskgit_steps
+    plural = "" if passes == 1 else "es"
+    return f"{world.name} on {machine.describe(world.device)}, {passes} pass{plural} a frame"
 
 
 def _starter(world: "World", prompt_path: Path, options: Options) -> "StartGame":

@@ -23,6 +23,9 @@ class Game(Protocol):
     def step(self, action: int) -> np.ndarray:
         """Advance by one frame under `action` and return it as `frame` does."""
 
+    def prepare(self, likely: int | None = None) -> None:
+        """Spend idle time on the next step, best one under `likely`; no frame changes by it."""
+
     def snapshot(self) -> object:
         """Everything that later frames depend on, to be handed to `restore`."""
 

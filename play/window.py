@@ -135,10 +135,12 @@ class Window:
 
     def _tick(self) -> None:
         self._handle_events()
-        if time.perf_counter() >= self._next_step_at:
-            self._step()
+        has_stepped = time.perf_counter() >= self._next_step_at and self._step()
         self._collect_saves()
         self._draw()
+        if has_stepped:
+            # A key that is held will most likely be held on: its next picture is then ready.
+            self._recorder.game.prepare(self._press.action)
 
     def _handle_events(self) -> None:
         """Wait until the next step is due, or for an event, which may make it due."""
@@ -171,20 +173,21 @@ class Window:
         self._next_step_at = time.perf_counter()
         self._stepped_at: deque[float] = deque(maxlen=NUM_RECENT)
 
-    def _step(self) -> None:
-        """One tick of the world's clock, in which the world may also wait."""
+    def _step(self) -> bool:
+        """One tick of the world's clock; False if the world only waits."""
         was_waiting = self._press is None
         held = [KEY_NAMES[key] for key in self._keys.take()]
         self._press = None if self._is_paused else self._keymap.choose(held)
         if self._press is None:
             self._stepped_at.clear()
-            return
+            return False
         now = time.perf_counter()
         self._stepped_at.append(now)
         due = now if was_waiting else self._next_step_at
         # A step that came late moves the clock: catching up would play in bursts.
         self._next_step_at = max(due + 1 / self._fps, now)
         self._recorder.step(self._press.action)
+        return True
 
     def _save(self) -> None:
         frames = list(self._recorder.frames)

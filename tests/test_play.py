@@ -41,6 +41,9 @@ class Counter:
         self.actions.append(action)
         return self.frame
 
+    def prepare(self, likely=None):
+        pass
+
     def snapshot(self):
         return tuple(self.actions)
 
@@ -119,8 +122,9 @@ def test_no_display_writes_a_scripted_walk(tiny_world_folder, prompt, tmp_path):
     options = ("--world", tiny_world_folder, "--prompt", prompt, "--fps", "10")
     result = run_command(*options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    said, figures = result.stdout.splitlines()
+    said, machine, figures = result.stdout.splitlines()
     assert "no display" in said and "rollout.gif" in said
+    assert machine.startswith("tiny on ") and "threads" in machine and "a frame" in machine
     num_frames = int(figures.split()[0])
     assert 15 < num_frames < 120
     assert gif_duration_ms(tmp_path / "rollout.gif") == num_frames * 100
@@ -252,7 +256,8 @@ def test_interrupt_is_quiet(headless, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("play.headless.run", interrupt)
-    assert headless("--actions", "0") == (130, "", "")
+    code, out, err = headless("--actions", "0")
+    assert (code, err) == (130, "") and out.startswith("tiny on ")
 
 
 @given(st.lists(st.integers(-999, 999), min_size=1), st.sampled_from([",", ", ", " ,"]))

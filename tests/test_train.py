@@ -166,9 +166,12 @@ def to_its_end(trainer: Trainer) -> dict[str, float]:
     return metrics
 
 
+CLOCKED = {"step_s", "wait_s", "frames_per_s", "tokens_per_s", "mfu"}
+
+
 def lines_of(folder: Path) -> list[dict]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in {"step_s", "wait_s"}} for line in lines]
+    return [{k: v for k, v in line.items() if k not in CLOCKED} for line in lines]
 
 
 @pytest.mark.parametrize("net", NETS)

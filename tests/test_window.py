@@ -47,6 +47,7 @@ class MovingSquare:
 
     def __init__(self):
         self.x, self.y = START
+        self.prepared = []
 
     @property
     def frame(self):
@@ -60,6 +61,9 @@ class MovingSquare:
         self.x = min(max(self.x + across, 0), reach)
         self.y = min(max(self.y + down, 0), reach)
         return self.frame
+
+    def prepare(self, likely=None):
+        self.prepared.append(likely)
 
     def snapshot(self):
         return self.x, self.y
@@ -309,10 +313,27 @@ def test_command_plays_a_world_and_is_interrupted_quietly(display, tiny_world_fo
         player.xdotool("key", "2")
         player.wait_for(lambda: (player.screen() != waiting).any())
         player.xdotool("key", "g")
+        assert player.process.stdout.readline().startswith("tiny on ")
         assert player.process.stdout.readline() == "saved 2 frames to walk.mp4\n"
         player.process.send_signal(signal.SIGINT)
         out, err = player.process.communicate(timeout=60)
         assert (player.process.returncode, out, err) == (130, "", "")
+
+
+def test_idle_time_goes_into_the_picture_that_a_held_key_will_want(monkeypatch, tmp_path):
+    """Just once a step, and only after the step's own picture is on the screen."""
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    assert window.open_display()
+    opened = make_window(tmp_path / "rollout.gif", fps=FPS)
+    game = opened._recorder.game
+    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_RIGHT))
+    try:
+        while game.x < START[0] + 2:
+            opened._tick()
+            steps = game.x - START[0]
+            assert game.prepared == [KEYS["right"]] * steps
+    finally:
+        pygame.display.quit()
 
 
 def test_close_button_ends_well(monkeypatch, tmp_path):

@@ -33,7 +33,10 @@ class LoopConfig:
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """auto: bf16 where this machine computes it quickly, or what `accelerate launch` was told."""
     compile: bool = False
-    """torch.compile the net where it trains on a GPU; a CPU always runs it eagerly."""
+    """torch.compile the ST-blocks: the first step takes half a minute, the others less. On a CPU
+    this wants a C++ compiler."""
+    recompute: bool = False
+    """Keep no activations of ST-blocks for the backward pass: slower, in far less memory."""
     seed: int = 0
     """Of the weights, the order of the clips and every draw while training."""
     log_every: int = 20

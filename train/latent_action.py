@@ -57,6 +57,7 @@ PRESETS = {
             warmup_steps=5_000,
             betas=(0.9, 0.9),
             compile=True,
+            recompute=True,
             num_workers=6,
         ),
     ),

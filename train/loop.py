@@ -21,10 +21,12 @@ from genie import video
 from genie.data import Clips
 from genie.errors import UserError
 from genie.machine import best_device, has_fast_bf16
+from genie.st_transformer import compile_blocks, recompute_blocks
 from train.batches import StepSampler, mix
 from train.config import LoopConfig
 from train.run_folder import RunFolder
 from train.schedule import learning_rate, make_optimizer
+from train.speed import Speedometer
 
 
 class Trainer:
@@ -51,9 +53,12 @@ class Trainer:
         self.folder = RunFolder(folder, description)
         self.optimizer = make_optimizer(net, config)
         self.step = self.folder.load(net, self.optimizer)
+        self.speed = Speedometer(net, self.accelerator, train_clips, config.batch_size, _arguments)
+        if config.recompute:
+            recompute_blocks(net)
+        if config.compile:
+            compile_blocks(net)
         self.model, self.optimizer = self.accelerator.prepare(net, self.optimizer)
-        if config.compile and self.accelerator.device.type == "cuda":
-            self.model = torch.compile(self.model)
         self.batches = self._loader(train_clips, self.step)
         self.heldout = self._loader(heldout_clips, 0)
 
@@ -82,9 +87,11 @@ class Trainer:
             if self.step % config.log_every == 0 or last:
                 self._check_finite(metrics)
                 shown = _numbers(metrics)
+                # Reading the metrics has waited for the device, so the clock tells the whole step.
                 seconds = {"step_s": time.perf_counter() - started, "wait_s": loaded - started}
-                self.folder.log(self.step, "train", shown | seconds)
-                bar.set_postfix_str(_brief(shown), refresh=False)
+                speed = self.speed.figures(seconds["step_s"])
+                self.folder.log(self.step, "train", shown | seconds | speed)
+                bar.set_postfix_str(_brief(shown | speed), refresh=False)
             if self.step % config.evaluate_every == 0 or last:
                 bar.write(f"{name} step {self.step} held-out: {_brief(self._evaluate())}")
             if saves:

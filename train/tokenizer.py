@@ -69,6 +69,7 @@ PRESETS = {
             warmup_steps=10_000,
             betas=(0.9, 0.9),
             compile=True,
+            recompute=True,
             num_workers=6,
         ),
     ),

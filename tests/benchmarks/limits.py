@@ -1,0 +1,90 @@
+"""How near a pass over one frame is to what the machine could do, measured in the same turns."""
+
+import shutil
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from genie.session import Players
+from genie.world import World
+from tests.benchmarks.timing import take_turns
+from train.speed import MATRIX_SIDE
+
+COPIED_BYTES = 2**28
+
+
+def one_pass(world: World, rounds: int) -> list[dict]:
+    """Counted operations over the matrix rate, and counted bytes over the copying rate."""
+    ways = [False, True] if shutil.which("c++") or world.device.type == "cuda" else [False]
+    passes = {compiled: OnePass(world, compiled) for compiled in ways}
+    with FlopCounterMode(display=False) as counter:
+        passes[False]()
+    operations = counter.get_total_flops()
+    num_bytes = passes[False].num_bytes
+    functions = {"matrices": Matrices(world), "copies": copy_much}
+    functions |= {f"compiled {compiled}": each for compiled, each in passes.items()}
+    seconds = take_turns(functions, rounds)
+    # Turn by turn, so that both have the same machine.
+    rate = functions["matrices"].operations / seconds["matrices"]
+    bandwidth = 2 * COPIED_BYTES / seconds["copies"]
+    rows = []
+    for compiled in ways:
+        times = seconds[f"compiled {compiled}"]
+        rows.append(
+            {
+                "world": world.name,
+                "compiled": compiled,
+                "ms": float(1000 * np.median(times)),
+                "GFLOP": operations / 1e9,
+                "matrix rate, GFLOP/s": float(np.median(rate)) / 1e9,
+                "of the matrix rate": float(np.median(operations / times / rate)),
+                "MB": num_bytes / 1e6,
+                "bandwidth, GB/s": float(np.median(bandwidth)) / 1e9,
+                "of the bandwidth": float(np.median(num_bytes / times / bandwidth)),
+            }
+        )
+    return rows
+
+
+class OnePass:
+    """One pass of the dynamics over a frame after a full window."""
+
+    def __init__(self, world: World, compiled: bool) -> None:
+        self.dynamics = Players(world, compile=compiled).dynamics
+        config = world.config.dynamics
+        self.tokens = torch.randint(config.codebook_size, (1, config.num_tokens))
+        self.action = torch.zeros(1, dtype=torch.long)
+        self.cache = self.dynamics.transformer.new_cache(1, config.num_tokens)
+        with torch.inference_mode():
+            for _ in range(config.window):
+                self.dynamics.remember(self.tokens, self.action, self.cache)
+        weights = sum(w.nbytes for w in self.dynamics.transformer.parameters())
+        weights += self.dynamics.out.weight.nbytes
+        self.num_bytes = weights + self.cache.keys.nbytes + self.cache.values.nbytes
+
+    @torch.inference_mode()
+    def __call__(self) -> None:
+        self.dynamics.next_logits(self.tokens[:, None], self.action[:, None], self.cache)
+
+
+class Matrices:
+    """Large products in the number format of the world's passes."""
+
+    def __init__(self, world: World) -> None:
+        side = MATRIX_SIDE[world.device.type]
+        dtype = Players(world).dynamics.out.weight.dtype
+        self.a, self.b = torch.randn(2, side, side, device=world.device).to(dtype)
+        self.operations = 2 * side**3
+
+    def __call__(self) -> None:
+        self.a @ self.b
+
+
+_copied = torch.zeros(COPIED_BYTES, dtype=torch.uint8)
+_copy = torch.zeros_like(_copied)
+
+
+def copy_much() -> None:
+    """Read and write a block that no cache holds."""
+    _copy.copy_(_copied)

@@ -1,0 +1,51 @@
+"""Frames per second from a prepared folder into batches that a net can take, on one core."""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from genie import data, video
+from train.batches import StepSampler
+from train.config import LoopConfig
+
+SIZE = (64, 64)
+NUM_VIDEOS, NUM_FRAMES = 8, 256
+
+
+def loader(num_batches: int) -> list[dict]:
+    """Clips of the tokenizer's and the latent action model's shape."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = make_store(Path(folder))
+        return [measure(store, frames, batch, num_batches) for frames, batch in ((8, 4), (6, 16))]
+
+
+def make_store(folder: Path) -> data.FrameStore:
+    """A few videos of noise, recorded and prepared."""
+    generator = np.random.default_rng(0)
+    (folder / "videos").mkdir()
+    for number in range(NUM_VIDEOS):
+        frames = generator.integers(0, 256, (NUM_FRAMES, *SIZE, 3), dtype=np.uint8)
+        video.write(folder / "videos" / f"{number}.mp4", list(frames), fps=15, scale=1)
+    data.prepare(folder / "videos", folder / "data", size=SIZE)
+    return data.FrameStore.open(folder / "data", "train")
+
+
+def measure(store: data.FrameStore, num_frames: int, batch: int, num_batches: int) -> dict:
+    """Shuffled windows, collated and turned into floats."""
+    clips = data.Clips(store, num_frames)
+    config = LoopConfig(num_steps=num_batches, batch_size=batch, learning_rate=1.0)
+    batches = iter(DataLoader(clips, batch_sampler=StepSampler(len(clips), config, 0)))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    next(batches)
+    started = time.perf_counter()
+    for _ in range(num_batches):
+        video.to_float(next(batches))
+    seconds = time.perf_counter() - started
+    torch.set_num_threads(threads)
+    rate = num_batches * batch * num_frames / seconds
+    return {"clip": num_frames, "batch": batch, "frames/s": rate}

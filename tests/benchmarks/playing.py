@@ -1,0 +1,125 @@
+"""A frame of a running world: by history, by the passes it takes, alone and among many."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import psutil
+import torch
+
+from genie.session import Sessions
+from genie.world import World
+from tests.benchmarks.timing import ratio, spread_ms, take_turns
+from tests.benchmarks.worlds import Uncached, start
+
+HISTORIES = (1, 4, 15, 63, 1000, 10_000)
+LONGEST_UNCACHED = 63  # longer ones take minutes or all memory, which is the point
+ROWS = (1, 2, 4, 8, 16, 32)
+HELD_FRAMES = 8  # of a key, when a player plays
+
+
+class Player:
+    """Takes steps under random actions and keeps the time of those parts that a person waits."""
+
+    def __init__(self, world: World, running: Sessions, *, has_idle_time: bool = False) -> None:
+        self.running, self.has_idle_time = running, has_idle_time
+        self.num_actions = world.num_actions
+        self.waited: list[float] = []
+
+    def __call__(self) -> None:
+        if self.has_idle_time:
+            self.running.prepare()
+        actions = torch.randint(self.num_actions, (len(self.running.frames),))
+        started = time.perf_counter()
+        self.running.step(actions)
+        self.waited.append(time.perf_counter() - started)
+
+
+def by_history(world: World, steps: int, rounds: int) -> list[dict]:
+    """Cost of a frame of `steps` passes by the length of what came before."""
+    return [frame_cost(world, age, steps, rounds) for age in HISTORIES]
+
+
+def frame_cost(world: World, age: int, steps: int, rounds: int) -> dict:
+    """Sustained, from key to picture if there was idle time before, and without caches."""
+    players = {
+        name: Player(world, start(world, age, maskgit_steps=steps), has_idle_time=idle)
+        for name, idle in (("sustained", False), ("key to picture", True))
+    }
+    functions = dict(players)
+    if age <= LONGEST_UNCACHED:
+        sampling = replace(world.config.sampling, maskgit_steps=steps)
+        functions["uncached"] = Uncached(world, age, sampling).step
+    seconds = take_turns(functions, rounds, warm_up=1)
+    waited = {name: np.array(player.waited[1:]) for name, player in players.items()}
+    row = {"world": world.name, "history": age, "passes": steps}
+    row |= {name: spread_ms(times) for name, times in waited.items()}
+    if "uncached" in seconds:
+        row["uncached"] = spread_ms(seconds["uncached"])
+        for name, times in waited.items():
+            row[f"times faster, {name}"] = ratio(seconds["uncached"], times)
+    return row
+
+
+def uncached_frame(world: World, age: int, steps: int, rounds: int) -> dict:
+    """The plain way alone."""
+    sampling = replace(world.config.sampling, maskgit_steps=steps)
+    seconds = take_turns({"": Uncached(world, age, sampling).step}, rounds, warm_up=0)[""]
+    return {"world": world.name, "history": age, "passes": steps, "uncached": spread_ms(seconds)}
+
+
+def old_and_young(world: World, num_frames: int, rounds: int) -> dict:
+    """Really play `num_frames` frames: does a frame then cost more, or the session hold more?"""
+    process = psutil.Process()
+    old, memory = Player(world, start(world, 1)), []
+    for index in range(num_frames):
+        old()
+        if index in (num_frames // 10, num_frames - 1):
+            memory.append(process.memory_info().rss / 2**20)
+    young = Player(world, start(world, 20))
+    seconds = take_turns({"old": old, "young": young}, rounds)
+    return {
+        "frames": num_frames,
+        "old over young": ratio(seconds["old"], seconds["young"]),
+        "MiB after a tenth": memory[0],
+        "MiB at the end": memory[1],
+    }
+
+
+def many_at_once(world: World, rounds: int) -> list[dict]:
+    """Frames per second of B worlds in one forward pass."""
+    players = {str(rows): Player(world, start(world, 15, rows)) for rows in ROWS}
+    seconds = take_turns(players, rounds)
+    return [
+        {"worlds": rows, "frames/s": rows / float(np.median(seconds[str(rows)]))} for rows in ROWS
+    ]
+
+
+def foresight(world: World, num_frames: int) -> dict:
+    """From key to picture while keys are held for a while, with and without a guess in between."""
+    functions, waited = {}, {"without": [], "with": []}
+    for name, times in waited.items():
+        functions[name] = _held_keys(world, name == "with", times)
+    take_turns(functions, num_frames, warm_up=HELD_FRAMES)
+    kept = {name: np.array(times[HELD_FRAMES:]) for name, times in waited.items()}
+    result = {name: spread_ms(times) for name, times in kept.items()}
+    for name, times in kept.items():
+        result[name]["mean_ms"] = float(1000 * times.mean())
+    return result
+
+
+def _held_keys(world: World, guesses: bool, times: list[float]):
+    running = start(world, 15)
+    generator = torch.Generator().manual_seed(0)
+    held = torch.zeros(1, dtype=torch.long)
+
+    def play() -> None:
+        nonlocal held
+        running.prepare(held if guesses else None)
+        if len(times) % HELD_FRAMES == 0:
+            held = torch.randint(world.num_actions, (1,), generator=generator)
+        started = time.perf_counter()
+        running.step(held)
+        times.append(time.perf_counter() - started)
+
+    return play

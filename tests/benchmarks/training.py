@@ -1,0 +1,108 @@
+"""A training step as it is against a plain one: float32, eager, the optimiser as it comes."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from genie.dynamics import Dynamics
+from genie.machine import autocast, quick_dtype
+from genie.st_transformer import compile_blocks
+from genie.tokenizer import Tokenizer
+from genie.world import make_latent_action
+from tests.benchmarks.timing import ratio, take_turns
+from train import dynamics, latent_action, tokenizer
+from train.config import LoopConfig
+from train.schedule import make_optimizer
+from train.speed import count_operations, matrix_rate
+
+STAGES = {"tokenizer": tokenizer, "latent_action": latent_action, "dynamics": dynamics}
+NETS = {"tokenizer": Tokenizer, "latent_action": make_latent_action, "dynamics": Dynamics}
+CPU = torch.device("cpu")
+
+
+def step_times(name: str, stage: str, rounds: int, num_clips: int | None = None) -> dict:
+    """Frames per second, share of the matrix rate, and against the plain step.
+
+    Args: num_clips: instead of the preset's batch.
+    """
+    config = fitted(name, stage)
+    clips = num_clips or config.loop.batch_size
+    batch = make_batch(stage, config, clips)
+
+    def net() -> nn.Module:
+        torch.manual_seed(0)
+        return NETS[stage](config.model)
+
+    functions = {"plain": plain_step(net(), batch), "ours": our_step(net(), batch, config.loop)}
+    if shutil.which("c++") and stage != "latent_action":
+        compiled = net()
+        compile_blocks(compiled)
+        functions["compiled"] = our_step(compiled, batch, config.loop)
+    operations = count_operations(net(), batch)
+    peak = matrix_rate(CPU, quick_dtype(CPU))
+    seconds = take_turns(functions, rounds, warm_up=1)
+    row = {"preset": name, "stage": stage, "clips": clips, "steps": config.loop.num_steps}
+    for way, times in seconds.items():
+        step_s = float(np.median(times))
+        row[way] = {
+            "ms": 1000 * step_s,
+            "frames/s": clips * config.clip_frames / step_s,
+            "mfu": operations / step_s / peak,
+            "times faster": ratio(seconds["plain"], times),
+        }
+    return row
+
+
+def fitted(name: str, stage: str):
+    """A stage's preset; the dynamics takes tokens as the preset's tokenizer makes them."""
+    config = STAGES[stage].PRESETS[name]
+    if stage != "dynamics":
+        return config
+    tokens = tokenizer.PRESETS[name].model
+    facts = {"num_tokens": tokens.num_tokens, "codebook_size": tokens.codebook.size}
+    return replace(config, model=replace(config.model, **facts))
+
+
+def make_batch(stage: str, config, clips: int) -> tuple[torch.Tensor, ...]:
+    """Random, in the shape that the stage's data has."""
+    if stage != "dynamics":
+        size = config.model.height, config.model.width
+        return (torch.rand(clips, config.clip_frames, 3, *size),)
+    tokens = torch.randint(
+        config.model.codebook_size, (clips, config.clip_frames, config.model.num_tokens)
+    )
+    return tokens, torch.randint(config.model.num_actions, (clips, config.clip_frames - 1))
+
+
+def plain_step(net: nn.Module, batch: tuple[torch.Tensor, ...]) -> Callable[[], None]:
+    """What a first draft would do."""
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
+
+    def step() -> None:
+        net(*batch)[0].backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def our_step(
+    net: nn.Module, batch: tuple[torch.Tensor, ...], config: LoopConfig
+) -> Callable[[], None]:
+    """What train/loop.py does, without its bookkeeping."""
+    optimizer = make_optimizer(net, config)
+
+    def step() -> None:
+        with autocast(CPU):
+            loss, _ = net(*batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step

@@ -1,0 +1,106 @@
+"""The worlds that are timed, and the plain way of running them that others take."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+import genie
+from genie import video
+from genie.maskgit import fill_frame
+from genie.session import Players, SamplingConfig, Sessions
+from genie.world import World, WorldConfig
+from train import dynamics, latent_action, tokenizer
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def shipped_world() -> World:
+    """The one in checkpoints."""
+    return genie.load(REPOSITORY / "checkpoints" / "coinrun")
+
+
+def paper_world() -> World:
+    """The paper's CoinRun size with random weights: 256 tokens, 12 blocks of width 512."""
+    pixels = tokenizer.PRESETS["paper"].model
+    shape = {"num_tokens": pixels.num_tokens, "codebook_size": pixels.codebook.size}
+    torch.manual_seed(0)
+    return World(
+        WorldConfig(
+            tokenizer=pixels,
+            latent_action=latent_action.PRESETS["nano"].model,  # plays no part in a frame
+            dynamics=replace(dynamics.PRESETS["paper"].model, **shape),
+            sampling=dynamics.PRESETS["paper"].sampling,
+        ),
+        name="paper size",
+    )
+
+
+@torch.inference_mode()
+def start(world: World, age: int, rows: int = 1, compile: bool = False, **sampling) -> Sessions:
+    """Sessions that have run for `age` frames.
+
+    The ring is filled frame by frame; then the clock is set, for what lies before does not matter.
+    """
+    prompts = torch.randint(256, (rows, 1, 3, *world.size), dtype=torch.uint8)
+    config = replace(world.config.sampling, **sampling)
+    running = Sessions(Players(world, compile=compile), prompts, range(rows), config)
+    filled = min(age, world.config.dynamics.window)
+    for step in range(1, filled):
+        running.step(torch.full((rows,), step % world.num_actions))
+    running.prepare()
+    for cache in (running._past, running._shown):
+        cache.num_frames += age - filled
+    return running
+
+
+class Uncached:
+    """The same weights, number format and passes, but the whole history in every pass.
+
+    So do the open re-implementations of Genie: no cache, logits of every frame, all decoded.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, world: World, age: int, sampling: SamplingConfig) -> None:
+        self.players, self.sampling = Players(world), sampling
+        self.tokenizer = world.tokenizer
+        config = world.config.dynamics
+        self.past = torch.randint(config.codebook_size, (1, age, config.num_tokens))
+        self.actions = torch.randint(config.num_actions, (1, age + 1))
+
+    @torch.inference_mode()
+    def step(self) -> UInt8[Tensor, "1 3 h w"]:
+        """One frame."""
+        noise = torch.rand(1, self.sampling.maskgit_steps, 2, self.past.shape[2])
+        dynamics = self.players.dynamics
+        tokens = fill_frame(
+            self._logits,
+            noise=noise,
+            mask_id=dynamics.mask_id,
+            temperature=self.sampling.temperature,
+            choice_temperature=self.sampling.choice_temperature,
+        )
+        return self._decode(torch.cat([self.past, tokens[:, None]], dim=1))
+
+    def _logits(self, newest: Int[Tensor, "1 n"]) -> Tensor:
+        clip = torch.cat([self.past, newest[:, None]], dim=1)
+        led = self._pass(clip, self.actions)
+        if self.sampling.guidance == 1:
+            return led
+        unknown = self.actions.clone()
+        unknown[:, -1] = self.players.dynamics.no_action
+        unled = self._pass(clip, unknown)
+        return unled + self.sampling.guidance * (led - unled)
+
+    def _pass(self, clip: Int[Tensor, "1 t n"], actions: Int[Tensor, "1 t"]) -> Tensor:
+        dynamics = self.players.dynamics
+        return dynamics.out(dynamics.transformer(dynamics._embed(clip, actions)))[:, -1]
+
+    def _decode(self, tokens: Int[Tensor, "1 t n"]) -> UInt8[Tensor, "1 3 h w"]:
+        decoder = self.players.decoder
+        features = decoder.decoder(decoder.codes(tokens) + decoder.position)
+        rows, columns = decoder.grid
+        pixels = decoder.head(features.flatten(0, 1).mT.unflatten(2, (rows, columns)))
+        return video.to_uint8(pixels[-1:].float())
