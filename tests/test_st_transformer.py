@@ -1,11 +1,25 @@
 """Time runs one way, the window ends where it says, and the cache tells the same story."""
 
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from genie.st_transformer import STTransformer, attend, fused_attend, rms_norm
+from genie.st_transformer import (
+    STTransformer,
+    attend,
+    fused_attend,
+    recompute_blocks,
+    rms_norm,
+)
 
+ROOT = Path(__file__).resolve().parents[1]
 DIM, WINDOW, FRAMES, TOKENS = 24, 3, 14, 5
 
 
@@ -197,3 +211,63 @@ def test_norm_is_the_librarys():
     scale = torch.randn(16, generator=torch.manual_seed(4))
     assert_same(rms_norm(x, scale), F.rms_norm(x, (16,), scale), "not an RMS norm")
     assert (rms_norm(torch.zeros(2, 16), scale) == 0).all(), "a zero vector has no direction"
+
+
+def gradients(net: STTransformer, x: torch.Tensor) -> list[torch.Tensor]:
+    net.zero_grad()
+    net.forward_hidden(x, x.flip(1)).square().mean().backward()
+    return [weight.grad.clone() for weight in net.parameters()]
+
+
+def test_recomputed_blocks_learn_the_same_from_less_memory(net, x):
+    """Counted in numbers kept between forward and backward."""
+    recomputed = copy.deepcopy(net)
+    recompute_blocks(recomputed)
+    kept = {}
+    for name, each in (("plain", net), ("recomputed", recomputed)):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t
+        ):
+            each.forward_hidden(x, x.flip(1)).sum()
+        kept[name] = sum(sizes)
+    for found, wanted in zip(gradients(recomputed, x), gradients(net, x), strict=True):
+        assert_same(found, wanted, "another gradient")
+    assert kept["recomputed"] < kept["plain"] / 4, kept
+
+
+COMPILED_AND_NOT = """
+import copy, torch
+from genie.st_transformer import STTransformer, compile_blocks
+
+torch.manual_seed(0)
+net = STTransformer(dim=24, num_blocks=2, num_heads=3, window=3)
+compiled = copy.deepcopy(net)
+compile_blocks(compiled)
+x = torch.randn(2, 6, 5, 24)
+gradients, frames = [], []
+for each in (net, compiled):
+    each(x).square().mean().backward()
+    gradients.append(torch.cat([weight.grad.flatten() for weight in each.parameters()]))
+    cache = each.new_cache(2, 5)
+    with torch.inference_mode():
+        for t in range(6):
+            frame = each.forward_cached(x[:, t : t + 1], cache)
+            cache.append()
+    frames.append(frame)
+for one, other in (gradients, frames):
+    print((one - other).abs().max().item())
+"""
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="needs a compiler: apt-get install g++")
+def test_compiled_blocks_compute_the_same(tmp_path):
+    """Gradients, and frame by frame; apart from the shape checks, which cannot be compiled."""
+    command = [sys.executable, "-W", "ignore", "-c", COMPILED_AND_NOT]
+    caches = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}  # so that it is compiled here and now
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=os.environ | caches, timeout=170
+    )
+    assert result.returncode == 0, result.stderr
+    differences = [float(line) for line in result.stdout.split()]
+    assert len(differences) == 2 and max(differences) < 1e-4, differences
