@@ -86,24 +86,17 @@ def _blur(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
     return down @ images @ across.T
 
 
-def usage(codes: Int[Tensor, "*b"], num_codes: int) -> float:
-    """Share of the `num_codes` codes that occur at least once, 0..1."""
-    return codes.unique().numel() / num_codes
+def code_use(codes: Int[Tensor, "*b"], num_codes: int) -> dict[str, Float[Tensor, ""]]:
+    """How many of the codes 0..num_codes-1 occur, as the nets log it while they learn.
 
-
-def perplexity(codes: Int[Tensor, "*b"]) -> float:
-    """Effective number of codes in use, from 1 up: the exponential of their entropy."""
-    return _entropy(torch.bincount(codes.flatten())).exp().item()
-
-
-def code_use(codes: Int[Tensor, "*b"], num_codes: int) -> dict[str, float]:
-    """Both of them by name, as the nets log them while they learn."""
-    return {"usage": usage(codes, num_codes), "perplexity": perplexity(codes)}
-
-
-def _entropy(counts: Int[Tensor, "*b"]) -> Float[Tensor, ""]:
-    shares = counts.double() / counts.sum()
-    return torch.special.entr(shares).sum()
+    Nothing here waits for a GPU. `usage`: share of the codes that occur at least once, 0..1.
+    `perplexity`: effective number in use, from 1 up: the exponential of their entropy.
+    """
+    codes = codes.flatten()
+    counts = torch.zeros(num_codes, device=codes.device)
+    counts.scatter_add_(0, codes, torch.ones_like(codes, dtype=counts.dtype))
+    entropy = torch.special.entr(counts / counts.sum()).sum()
+    return {"usage": (counts > 0).float().mean(), "perplexity": entropy.exp()}
 
 
 def scroll(
@@ -217,3 +210,8 @@ def balanced_accuracy(predicted: Int[Tensor, " n"], true: Int[Tensor, " n"]) -> 
     """Mean over the classes that occur in `true` of the share recognised, 0..1."""
     hits, sizes = torch.bincount(true, weights=(predicted == true).double()), torch.bincount(true)
     return (hits[sizes > 0] / sizes[sizes > 0]).mean().item()
+
+
+def _entropy(counts: Int[Tensor, "*b"]) -> Float[Tensor, ""]:
+    shares = counts.double() / counts.sum()
+    return torch.special.entr(shares).sum()

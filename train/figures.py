@@ -101,7 +101,7 @@ def usage_figures(actions: Int[Tensor, "b t"], num_actions: int) -> dict:
     return {
         "num_actions": num_actions,
         "num_transitions": actions.numel(),
-        **metrics.code_use(actions, num_actions),
+        **{name: use.item() for name, use in metrics.code_use(actions, num_actions).items()},
         "histogram": torch.bincount(actions.flatten(), minlength=num_actions).tolist(),
     }
 
