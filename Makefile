@@ -39,7 +39,7 @@ HAS_PROCGEN = [ "$$(uname -sm)" = "Linux x86_64" ] && \
 	$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] not in {(3, 11), (3, 12)})'
 
 .DEFAULT_GOAL := help
-.PHONY: help play test lint format data train procgen clean
+.PHONY: help play test lint format bench data train procgen clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,9 @@ lint: $(DEV_STAMP) ## check format and style
 format: $(DEV_STAMP) ## format the code, fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+bench: $(RUN_STAMP) ## measure speed: a table, and bench/bench.json (ARGS="--only frames")
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 data: procgen ## record plain CoinRun into data/coinrun (DATA=, GAME=)
 	@$(BIN)/python examples/record_game.py --game $(GAME) --plain --out $(DATA) $(ARGS)

@@ -16,7 +16,9 @@ import tyro
 
 from genie import machine
 from genie.checkpoint import check_folder, write_whole
+from genie.errors import UserError
 from tests.benchmarks import limits, loading, playing, training, worlds
+from train.stage import one_line_errors
 
 Section = Callable[[], object]
 
@@ -63,7 +65,7 @@ def main(options: Options) -> None:
     chosen = sections(options)
     for name in options.only:
         if name not in chosen:
-            raise SystemExit(f"error: no section {name!r}: choose among {', '.join(chosen)}")
+            raise UserError(f"no section {name!r}: choose among {', '.join(chosen)}")
     figures: dict[str, object] = {"machine": this_machine()}
     lines = [f"machine: {figures['machine']}"]
     print(lines[0])
@@ -100,14 +102,11 @@ def brief(value: object) -> str:
     """A figure as a person reads it."""
     if isinstance(value, dict):
         return "(" + ", ".join(f"{name} {brief(each)}" for name, each in value.items()) + ")"
-    return (
-        f"{value:.3g}"
-        if isinstance(value, float) and abs(value) < 1000
-        else f"{value:.0f}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, prog="python -m tests.benchmarks"))
+    with one_line_errors():
+        main(tyro.cli(Options, prog="python -m tests.benchmarks"))
