@@ -17,7 +17,7 @@ size, a number of actions, k heads, s cached frames. Action t leads from frame t
 
 from typing import Any
 
-__all__ = ["Session", "UserError", "World", "load"]
+__all__ = ["Session", "Sessions", "UserError", "World", "load"]
 
 
 def __getattr__(name: str) -> Any:

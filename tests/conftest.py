@@ -11,8 +11,9 @@ from genie import data, video
 from genie.codebook import CodebookConfig
 from genie.dynamics import DynamicsConfig
 from genie.latent_action import LatentActionConfig
+from genie.session import SamplingConfig
 from genie.tokenizer import TokenizerConfig
-from genie.world import SamplingConfig, World, WorldConfig
+from genie.world import World, WorldConfig
 
 HEIGHT, WIDTH = 32, 48
 MOVES = np.array([(0, 0), (0, -3), (0, 3), (-3, 0), (3, 0)])
@@ -140,3 +141,8 @@ def prepared_folder(recorded_folder: Path, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("prepared") / "square"
     data.prepare(recorded_folder, folder, size=(HEIGHT, WIDTH))
     return folder
+
+
+@pytest.fixture(scope="session")
+def prompt() -> torch.Tensor:
+    return video.to_uint8(square_frames(1, 6, seed=3)[0])[0]

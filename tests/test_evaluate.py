@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import tiny_world_config
 from PIL import Image
 
 from genie.data import FrameStore
 from genie.errors import UserError
 from genie.legend import HELD_STEPS
-from genie.world import World
-from train import evaluate
+from genie.world import World, read_config
+from train import evaluate, sampling
 from train.pictures import contact_sheet, draw_pictures
 from train.rollouts import draw_clips
 from train.true_actions import TrueActions, label_transitions, true_action_figures
@@ -380,3 +381,41 @@ def test_the_command_line_says_in_one_line_what_is_wrong(tmp_path: Path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "report").exists(), "nothing is left behind"
+
+
+# Ways of sampling
+
+
+def sweep(world: Path, data: Path, out: Path, **values) -> sampling.SamplingSweep:
+    small = {"passes": (1, 3), "num_clips": 4, "horizon": 5}
+    return sampling.SamplingSweep(world=world, data=data, out=out, **small | values)
+
+
+def test_every_way_of_sampling_is_measured_on_the_same_clips(
+    tiny_world_folder: Path, prepared_folder: Path, tmp_path: Path, capsys
+):
+    config = sweep(tiny_world_folder, prepared_folder, tmp_path / "out", temperatures=(0.0, 1.0))
+    sampling.main(config)
+    found = json.loads((tmp_path / "out" / "sampling.json").read_text())
+    ways = [(row["passes"], row["order"], row["temperature"]) for row in found["rows"]]
+    orders = [(1, "-"), (3, "confidence"), (3, "mixed"), (3, "random")]
+    assert ways == [(*way, temperature) for temperature in (0.0, 1.0) for way in orders]
+    assert all(len(row["psnr"]) == 5 and row["ms"] > 0 for row in found["rows"])
+    assert len({row["mean_psnr"] for row in found["rows"]}) > 4, "the ways do not differ"
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 1 + 8 + 2 and printed[-1] == sampling.line(found["chosen"])
+    assert read_config(tiny_world_folder) == tiny_world_config(), "the world was changed"
+
+
+def test_the_quickest_way_near_the_best_is_chosen():
+    rows = [
+        {"mean_psnr": psnr, "ms": ms}
+        for psnr, ms in ((25.0, 40.0), (24.71, 9.0), (24.8, 12.0), (24.6, 1.0))
+    ]
+    assert sampling.choose(rows) == {"mean_psnr": 24.71, "ms": 9.0}
+
+
+@pytest.mark.parametrize("values", [{"passes": (0,)}, {"passes": ()}, {"orders": ()}])
+def test_impossible_ways_are_refused(tiny_world_folder, prepared_folder, tmp_path, values):
+    with pytest.raises(UserError, match="passes"):
+        sampling.main(sweep(tiny_world_folder, prepared_folder, tmp_path, **values))
