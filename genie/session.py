@@ -48,7 +48,7 @@ class SamplingConfig:
 
 
 @runtime_checkable
-class Nets(Protocol):
+class TrainedNets(Protocol):
     """What is needed of a `World`."""
 
     tokenizer: Tokenizer
@@ -56,17 +56,18 @@ class Nets(Protocol):
     dynamics: Dynamics
     device: torch.device
     size: tuple[int, int]
+    num_actions: int
 
 
-class Players:
+class QuickNets:
     """The nets as play needs them: copies whose weights are in the machine's quickest format."""
 
-    def __init__(self, nets: Nets, *, compile: bool = False) -> None:
+    def __init__(self, trained: TrainedNets, *, compile: bool = False) -> None:
         """Copies the weights as they are now. Args: see `World.start_many`."""
-        dtype = quick_dtype(nets.device)
-        self.nets = nets
-        self.dynamics = copy.deepcopy(nets.dynamics).to(dtype).eval().requires_grad_(False)
-        self.decoder = FrameDecoder(nets.tokenizer, dtype)
+        dtype = quick_dtype(trained.device)
+        self.trained = trained
+        self.dynamics = copy.deepcopy(trained.dynamics).to(dtype).eval().requires_grad_(False)
+        self.decoder = FrameDecoder(trained.tokenizer, dtype)
         if compile:
             compile_blocks(self.dynamics)
             compile_blocks(self.decoder)
@@ -78,23 +79,27 @@ class Sessions:
     @torch.inference_mode()
     def __init__(
         self,
-        players: Players,
+        nets: QuickNets,
         prompts: UInt8[Tensor, "b t 3 h w"],
         seeds: Sequence[int],
         sampling: SamplingConfig,
     ) -> None:
         """Use `World.start_many`, which says what the arguments mean."""
-        height, width = players.nets.size
+        height, width = nets.trained.size
         if tuple(prompts.shape[-2:]) != (height, width):
             raise UserError(
                 f"the prompt is {prompts.shape[-2]}x{prompts.shape[-1]}, the world is "
                 f"{height}x{width}: resize it (genie.video.read_image does)"
             )
-        self._players, self.sampling = players, sampling
-        b, device, dynamics = len(prompts), players.nets.device, players.dynamics
+        if len(seeds) != len(prompts):
+            raise UserError(
+                f"there are {len(seeds)} seeds for {len(prompts)} prompts: give as many"
+            )
+        self._nets, self.sampling = nets, sampling
+        b, device, dynamics = len(prompts), nets.trained.device, nets.dynamics
         num_tokens, versions = dynamics.config.num_tokens, 1 if sampling.guidance == 1 else 2
         self._past = dynamics.transformer.new_cache(b, num_tokens, versions)
-        self._shown = players.decoder.decoder.new_cache(b, num_tokens)
+        self._shown = nets.decoder.decoder.new_cache(b, num_tokens)
         self._seeds = torch.tensor(seeds, device=device)
         self._ages = torch.zeros(b, dtype=torch.long, device=device)
         self._unsettled: tuple[Tensor, Tensor] | None = None
@@ -103,10 +108,13 @@ class Sessions:
 
     @torch.inference_mode()
     def step(self, actions: Int[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
-        """Generate the frames that the actions lead to. Cost does not grow with history."""
-        actions = actions.to(self._ages.device)
-        if self._foreseen is None or not torch.equal(self._foreseen[0], actions):
-            self._foresee(actions)
+        """Generate the frames that the actions lead to. Cost does not grow with history.
+
+        Raises:
+            UserError: if there is no such action, or not one for each world.
+        """
+        actions = self._checked(actions)
+        self._foresee(actions)
         _, tokens, self.frames = self._foreseen
         self._shown.append()
         self._unsettled, self._foreseen = (tokens, actions), None
@@ -120,14 +128,24 @@ class Sessions:
         Args:
             likely: actions under which the next frames are generated already: a `step` under them
                 then takes no time, one under others takes as long as if they were not given.
+
+        Raises:
+            UserError: as for `step`.
         """
-        self._settle()
-        if likely is not None:
-            self._foresee(likely.to(self._ages.device))
+        if likely is None:
+            self._settle()
+        else:
+            self._foresee(self._checked(likely))
 
     def reset(self, row: int, prompt: UInt8[Tensor, "t 3 h w"], *, seed: int = 0) -> None:
-        """Start one of the worlds anew; the others do not notice."""
-        fresh = Sessions(self._players, prompt[None], [seed], self.sampling)
+        """Start one of the worlds anew; the others do not notice.
+
+        Raises:
+            UserError: if there is no such row, or the prompt has another size.
+        """
+        if not 0 <= row < len(self._ages):
+            raise UserError(f"world {row} does not exist: there are 0 to {len(self._ages) - 1}")
+        fresh = Sessions(self._nets, prompt[None], [seed], self.sampling)
         self.restore(fresh.snapshot(), row)
 
     @torch.inference_mode()
@@ -149,16 +167,27 @@ class Sessions:
         for own, saved in zip((self._seeds, self._ages, self.frames), kept, strict=True):
             own[row : row + len(saved)] = saved
 
+    def _checked(self, actions: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        num_actions = self._nets.trained.num_actions
+        if len(actions) != len(self._ages):
+            raise UserError(f"{len(actions)} actions for {len(self._ages)} worlds: give as many")
+        for action in actions.tolist():
+            if not 0 <= action < num_actions:
+                raise UserError(
+                    f"action {action} does not exist: this world has 0 to {num_actions - 1}"
+                )
+        return actions.to(self._ages.device)
+
     def _read(self, prompts: UInt8[Tensor, "b t 3 h w"]) -> None:
-        nets, frames = self._players.nets, video.to_float(prompts)
+        nets, frames = self._nets.trained, video.to_float(prompts)
         with autocast(nets.device):
             tokens, actions = nets.tokenizer.encode(frames), nets.latent_action.infer(frames)
-        start = torch.full_like(tokens[:, 0, 0], self._players.dynamics.no_action)
+        start = torch.full_like(tokens[:, 0, 0], self._nets.dynamics.no_action)
         for t in range(tokens.shape[1]):
             self.frames = self._decode(tokens[:, t])
             self._shown.append()
             led_by = actions[:, t - 1] if t else start
-            self._players.dynamics.remember(tokens[:, t], led_by, self._past)
+            self._nets.dynamics.remember(tokens[:, t], led_by, self._past)
 
     def _settle(self) -> None:
         """Make the newest frame part of the past: one pass, at the latest before the next frame.
@@ -166,17 +195,20 @@ class Sessions:
         A pass of its own, whether there was idle time for it or not, so that time never tells.
         """
         if self._unsettled is not None:
-            self._players.dynamics.remember(*self._unsettled, self._past)
+            self._nets.dynamics.remember(*self._unsettled, self._past)
             self._unsettled = None
 
     def _foresee(self, actions: Int[Tensor, " b"]) -> None:
+        """Have the next frames under these actions, unless they are there already."""
+        if self._foreseen is not None and torch.equal(self._foreseen[0], actions):
+            return
         self._settle()
         b, steps, n = len(actions), self.sampling.maskgit_steps, self._past.keys.shape[2]
         drawn = noise.uniform(self._seeds, self._ages, steps * 2 * n)
         tokens = fill_frame(
             lambda tokens: self.logits(tokens, actions),
             noise=drawn.view(b, steps, 2, n),
-            mask_id=self._players.dynamics.mask_id,
+            mask_id=self._nets.dynamics.mask_id,
             temperature=self.sampling.temperature,
             choice_temperature=self.sampling.choice_temperature,
         )
@@ -186,7 +218,7 @@ class Sessions:
         self, tokens: Int[Tensor, "b n"], actions: Int[Tensor, " b"]
     ) -> Float[Tensor, "b n v"]:
         """Of the next frame, with classifier-free guidance (Ho & Salimans 2022) by the action."""
-        dynamics, guidance = self._players.dynamics, self.sampling.guidance
+        dynamics, guidance = self._nets.dynamics, self.sampling.guidance
         if guidance == 1:
             return dynamics.next_logits(tokens[:, None], actions[:, None], self._past)[:, 0]
         unknown = torch.full_like(actions, dynamics.no_action)
@@ -195,14 +227,14 @@ class Sessions:
         return unled + guidance * (led - unled)
 
     def _decode(self, tokens: Int[Tensor, "b n"]) -> UInt8[Tensor, "b 3 h w"]:
-        return video.to_uint8(self._players.decoder(tokens, self._shown).float())
+        return video.to_uint8(self._nets.decoder(tokens, self._shown).float())
 
 
 class Session:
     """One running world, for people: whole-number actions in, pictures out."""
 
     def __init__(self, running: Sessions, num_actions: int) -> None:
-        """Use `World.start`."""
+        """Use `World.start`. Args: running: one world."""
         self._running = running
         self.num_actions = num_actions
         self.num_steps = 0
@@ -218,7 +250,7 @@ class Session:
         Raises:
             UserError: if there is no such action.
         """
-        self._running.step(self._checked(action))
+        self._running.step(torch.tensor([action]))
         self.num_steps += 1
         return self.frame
 
@@ -231,7 +263,7 @@ class Session:
         Raises:
             UserError: if there is no such action.
         """
-        self._running.prepare(None if likely is None else self._checked(likely))
+        self._running.prepare(None if likely is None else torch.tensor([likely]))
 
     def snapshot(self) -> tuple[Any, ...]:
         """The present moment, to return to by `restore`."""
@@ -241,10 +273,3 @@ class Session:
         """Return to a snapshot; from there all goes on as it went then, bit for bit."""
         running, self.num_steps = snapshot
         self._running.restore(running)
-
-    def _checked(self, action: int) -> Int[Tensor, "1"]:
-        if not 0 <= action < self.num_actions:
-            raise UserError(
-                f"action {action} does not exist: this world has 0 to {self.num_actions - 1}"
-            )
-        return torch.tensor([action])

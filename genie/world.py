@@ -18,7 +18,7 @@ from genie.dynamics import Dynamics, DynamicsConfig
 from genie.errors import UserError
 from genie.latent_action import LatentActionConfig, LatentActionModel
 from genie.machine import best_device
-from genie.session import Players, SamplingConfig, Session, Sessions
+from genie.session import QuickNets, SamplingConfig, Session, Sessions
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 from genie.tokenizer import Tokenizer, TokenizerConfig
 
@@ -173,7 +173,7 @@ class World(nn.Module):
         """
         sampling = self._sampling(maskgit_steps, temperature)
         seeds = range(len(prompts)) if seeds is None else seeds
-        return Sessions(Players(self, compile=compile), prompts, seeds, sampling)
+        return Sessions(QuickNets(self, compile=compile), prompts, seeds, sampling)
 
     def rollout(
         self,

@@ -15,7 +15,7 @@ import genie
 from genie import machine, noise, session, video
 from genie.errors import UserError
 from genie.maskgit import fill_frame
-from genie.session import Players, SamplingConfig, Session, Sessions
+from genie.session import QuickNets, SamplingConfig, Session, Sessions
 from genie.world import World
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -48,7 +48,7 @@ def test_guidance_enlarges_what_the_action_changes(tiny_world: World):
     action, nothing = torch.tensor([1, 3]), torch.full((2,), tiny_world.dynamics.no_action)
     logits = {}
     for guidance in (1.0, 3.0):
-        running = Sessions(Players(tiny_world), prompt, [0, 1], SamplingConfig(guidance=guidance))
+        running = Sessions(QuickNets(tiny_world), prompt, [0, 1], SamplingConfig(guidance=guidance))
         logits[guidance] = running.logits(tokens, action).float()
         if guidance == 1:
             unled = running.logits(tokens, nothing).float()
@@ -130,6 +130,23 @@ def test_one_of_many_starts_anew_and_the_others_do_not_notice(lively_world: Worl
             assert difference < 1, f"world {row} differs by {difference} at step {step}"
 
 
+def test_what_does_not_fit_the_worlds_is_refused(lively_world: World, prompt: torch.Tensor):
+    prompts = prompt[None].expand(2, -1, -1, -1, -1)
+    with pytest.raises(UserError, match="3 seeds for 2 prompts"):
+        lively_world.start_many(prompts, seeds=[1, 2, 3])
+    many = lively_world.start_many(prompts)
+    before = many.frames.clone()
+    for row in (-1, 2):
+        with pytest.raises(UserError, match=f"world {row} does not exist"):
+            many.reset(row, prompt)
+    for take in (many.step, many.prepare):
+        with pytest.raises(UserError, match="1 actions for 2 worlds"):
+            take(torch.tensor([1]))
+        with pytest.raises(UserError, match="action 5 does not exist"):
+            take(torch.tensor([1, 5]))
+    assert torch.equal(many.frames, before)
+
+
 def test_frames_given_out_do_not_change_later(lively_world: World, prompt: torch.Tensor):
     many = lively_world.start_many(prompt[None].expand(2, -1, -1, -1, -1))
     first = many.frames
@@ -161,8 +178,9 @@ def test_a_foreseen_frame_takes_no_pass(lively_world: World, prompt, monkeypatch
     logits = Sessions.logits
     monkeypatch.setattr(Sessions, "logits", lambda *args: passes.append(1) or logits(*args))
     session = lively_world.start(prompt, maskgit_steps=3)
-    session.prepare(2)
-    assert len(passes) == 3
+    for _ in range(2):
+        session.prepare(2)
+        assert len(passes) == 3
     session.step(2)
     assert len(passes) == 3, "what was prepared was not used"
     session.step(2)

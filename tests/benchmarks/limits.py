@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from genie.session import Players
+from genie.session import QuickNets
 from genie.world import World
 from tests.benchmarks.timing import take_turns
 from train.speed import MATRIX_SIDE
@@ -51,7 +51,7 @@ class OnePass:
     """One pass of the dynamics over a frame after a full window."""
 
     def __init__(self, world: World, compiled: bool) -> None:
-        self.dynamics = Players(world, compile=compiled).dynamics
+        self.dynamics = QuickNets(world, compile=compiled).dynamics
         config = world.config.dynamics
         self.tokens = torch.randint(config.codebook_size, (1, config.num_tokens))
         self.action = torch.zeros(1, dtype=torch.long)
@@ -73,7 +73,7 @@ class Matrices:
 
     def __init__(self, world: World) -> None:
         side = MATRIX_SIDE[world.device.type]
-        dtype = Players(world).dynamics.out.weight.dtype
+        dtype = QuickNets(world).dynamics.out.weight.dtype
         self.a, self.b = torch.randn(2, side, side, device=world.device).to(dtype)
         self.operations = 2 * side**3
 

@@ -10,7 +10,7 @@ from torch import Tensor
 import genie
 from genie import video
 from genie.maskgit import fill_frame
-from genie.session import Players, SamplingConfig, Sessions
+from genie.session import QuickNets, SamplingConfig, Sessions
 from genie.world import World, WorldConfig
 from train import dynamics, latent_action, tokenizer
 
@@ -46,7 +46,7 @@ def start(world: World, age: int, rows: int = 1, compile: bool = False, **sampli
     """
     prompts = torch.randint(256, (rows, 1, 3, *world.size), dtype=torch.uint8)
     config = replace(world.config.sampling, **sampling)
-    running = Sessions(Players(world, compile=compile), prompts, range(rows), config)
+    running = Sessions(QuickNets(world, compile=compile), prompts, range(rows), config)
     filled = min(age, world.config.dynamics.window)
     for step in range(1, filled):
         running.step(torch.full((rows,), step % world.num_actions))
@@ -64,7 +64,7 @@ class Uncached:
 
     @torch.inference_mode()
     def __init__(self, world: World, age: int, sampling: SamplingConfig) -> None:
-        self.players, self.sampling = Players(world), sampling
+        self.nets, self.sampling = QuickNets(world), sampling
         self.tokenizer = world.tokenizer
         config = world.config.dynamics
         self.past = torch.randint(config.codebook_size, (1, age, config.num_tokens))
@@ -74,7 +74,7 @@ class Uncached:
     def step(self) -> UInt8[Tensor, "1 3 h w"]:
         """One frame."""
         noise = torch.rand(1, self.sampling.maskgit_steps, 2, self.past.shape[2])
-        dynamics = self.players.dynamics
+        dynamics = self.nets.dynamics
         tokens = fill_frame(
             self._logits,
             noise=noise,
@@ -90,16 +90,16 @@ class Uncached:
         if self.sampling.guidance == 1:
             return led
         unknown = self.actions.clone()
-        unknown[:, -1] = self.players.dynamics.no_action
+        unknown[:, -1] = self.nets.dynamics.no_action
         unled = self._pass(clip, unknown)
         return unled + self.sampling.guidance * (led - unled)
 
     def _pass(self, clip: Int[Tensor, "1 t n"], actions: Int[Tensor, "1 t"]) -> Tensor:
-        dynamics = self.players.dynamics
+        dynamics = self.nets.dynamics
         return dynamics.out(dynamics.transformer(dynamics._embed(clip, actions)))[:, -1]
 
     def _decode(self, tokens: Int[Tensor, "1 t n"]) -> UInt8[Tensor, "1 3 h w"]:
-        decoder = self.players.decoder
+        decoder = self.nets.decoder
         features = decoder.decoder(decoder.codes(tokens) + decoder.position)
         rows, columns = decoder.grid
         pixels = decoder.head(features.flatten(0, 1).mT.unflatten(2, (rows, columns)))
