@@ -93,14 +93,11 @@ class STTransformer(nn.Module):
         Args:
             num_versions: how many versions of a frame `forward_cached` will be given at most.
         """
-        weight = self.norm.weight
         return KVCache(
             shape=(len(self.blocks), batch_size, num_tokens, self.num_heads, self.head_dim),
             capacity=self.window - 1,
             num_versions=num_versions,
-            # On a CPU the few short products of time attention are quicker in float32.
-            dtype=torch.float32 if weight.device.type == "cpu" else weight.dtype,
-            like=weight,
+            like=self.norm.weight,
         )
 
     def _whole_clip(self, x: Tensor) -> tuple[Rotation, Float[Tensor, "t t"], Float[Tensor, "t t"]]:
@@ -127,7 +124,6 @@ class KVCache:
         shape: tuple[int, int, int, int, int],
         capacity: int,
         num_versions: int,
-        dtype: torch.dtype,
         like: Tensor,
     ) -> None:
         """Use `STTransformer.new_cache`.
@@ -135,16 +131,16 @@ class KVCache:
         Args:
             shape: blocks, rows, tokens, heads, width of a head.
             capacity: past frames kept (0 or more).
-            like: a weight, whose type and device the rotations get.
+            like: a weight, whose number format and device are taken.
         """
         num_blocks, b, n, k, e = shape
         self.capacity, self.num_versions = capacity, num_versions
         slots = capacity + num_versions
-        self.keys = torch.zeros(num_blocks, b, n, k, slots, e, dtype=dtype, device=like.device)
+        self.keys = like.new_zeros(num_blocks, b, n, k, slots, e)
         self.values = torch.zeros_like(self.keys)
         self.num_frames = torch.zeros(b, dtype=torch.long)
         self.rotation: Rotation = tuple(like.new_zeros(b, 1, 1, 1, e) for _ in range(2))
-        self._bias = torch.zeros(b, 1, 1, num_versions, slots, dtype=dtype, device=like.device)
+        self._bias = like.new_zeros(b, 1, 1, num_versions, slots)
         self._tell_time()
 
     def bias(self, num_versions: int) -> Float[Tensor, "b 1 1 v _"]:
@@ -225,7 +221,7 @@ class STBlock(nn.Module):
     ) -> Float[Tensor, "b t n d"]:
         """The other half: attention over what was seen at the same place, then the FFN."""
         keys, values = key_value
-        attended = attend(q.to(keys.dtype), keys, values, bias).to(q.dtype)
+        attended = attend(q, keys, values, bias)
         x = x + self.temporal.output(attended, "b n k t e -> b t n (k e)")
         return x + self.feed_forward(x)
 
