@@ -28,8 +28,8 @@ from genie.tokenizer import FrameDecoder, Tokenizer
 class SamplingConfig:
     """How new frames are drawn; found by free-running rollouts on held-out clips."""
 
-    maskgit_steps: int = 2
-    """Passes over a new frame; more is slower."""
+    maskgit_steps: int = 1
+    """Passes over a new frame; more is slower, and was no better."""
     temperature: float = 0.3
     """Of the token draws; 0 takes the most likely token."""
     choice_temperature: float = 1.0

@@ -6,10 +6,12 @@ Ratios come from things that took turns in one run, so that a machine with moods
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -20,7 +22,8 @@ from genie.errors import UserError
 from tests.benchmarks import limits, loading, playing, training, worlds
 from train.stage import one_line_errors
 
-Section = Callable[[], object]
+Row = dict[str, Any]
+Section = Callable[[], Row | list[Row]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,7 @@ def sections(options: Options) -> dict[str, Section]:
     steps = shipped.config.sampling.maskgit_steps
     return {
         "frames": lambda: playing.by_history(shipped, steps, rounds=30),
-        "paper": lambda: playing.by_history(paper, 4, rounds=5),
+        "paper": lambda: playing.by_history(paper, 4, rounds=3),
         "paper-25": lambda: playing.uncached_frame(paper, 15, 25, rounds=2),
         "foresight": lambda: playing.foresight(shipped, 200),
         "many": lambda: playing.many_at_once(shipped, rounds=15),
@@ -60,7 +63,7 @@ def sections(options: Options) -> dict[str, Section]:
 
 
 def main(options: Options) -> None:
-    """Measure, print as it goes, write both files at the end."""
+    """Measure, then print one table and write both files."""
     out = check_folder(options.out)
     chosen = sections(options)
     for name in options.only:
@@ -68,17 +71,16 @@ def main(options: Options) -> None:
             raise UserError(f"no section {name!r}: choose among {', '.join(chosen)}")
     figures: dict[str, object] = {"machine": this_machine()}
     lines = [f"machine: {figures['machine']}"]
-    print(lines[0])
     for name in options.only or chosen:
+        print(f"measuring {name} ...", file=sys.stderr)
         started = time.perf_counter()
         figures[name] = chosen[name]()
-        table = [f"== {name} ({time.perf_counter() - started:.0f} s)", *rows(figures[name])]
-        print("\n".join(table), flush=True)
-        lines += table
+        lines += ["", f"{name} ({time.perf_counter() - started:.0f} s)", *table(figures[name])]
+    print("\n".join(lines))
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "bench.json", json.dumps(figures, indent=1) + "\n")
     write_whole(out / "bench.txt", "\n".join(lines) + "\n")
-    print(f"written to {out}/bench.json and {out}/bench.txt")
+    print(f"\nwritten to {out}/bench.json and {out}/bench.txt")
 
 
 def this_machine() -> str:
@@ -92,16 +94,27 @@ def this_machine() -> str:
     return f"{model}, {os.cpu_count()} cores; {device}; torch {torch.__version__}"
 
 
-def rows(figures: object) -> Iterator[str]:
-    """Lines of a table: one for each row of figures."""
-    for row in figures if isinstance(figures, list) else [figures]:
-        yield "  " + "  ".join(f"{name} {brief(value)}" for name, value in row.items())
+def table(figures: Row | list[Row]) -> Iterator[str]:
+    """Lines of a table: a column for each figure, a row for each of the list."""
+    rows = [flatten(row) for row in (figures if isinstance(figures, list) else [figures])]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[brief(row.get(name, "")) for name in names] for row in rows]
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    for line in (names, *cells):
+        yield "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+
+
+def flatten(row: Row, prefix: str = "") -> Row:
+    """Figures of figures get both names."""
+    flat: Row = {}
+    for name, value in row.items():
+        whole = f"{prefix} {name}".strip()
+        flat |= flatten(value, whole) if isinstance(value, dict) else {whole: value}
+    return flat
 
 
 def brief(value: object) -> str:
     """A figure as a person reads it."""
-    if isinstance(value, dict):
-        return "(" + ", ".join(f"{name} {brief(each)}" for name, each in value.items()) + ")"
     if not isinstance(value, float):
         return str(value)
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

@@ -54,10 +54,11 @@ def frame_cost(world: World, age: int, steps: int, rounds: int) -> dict:
     waited = {name: np.array(player.waited[1:]) for name, player in players.items()}
     row = {"world": world.name, "history": age, "passes": steps}
     row |= {name: spread_ms(times) for name, times in waited.items()}
+    row["frames/s"] = 1 / float(np.median(waited["sustained"]))
     if "uncached" in seconds:
         row["uncached"] = spread_ms(seconds["uncached"])
         for name, times in waited.items():
-            row[f"times faster, {name}"] = ratio(seconds["uncached"], times)
+            row[f"{name}, times faster"] = ratio(seconds["uncached"], times)
     return row
 
 
