@@ -17,6 +17,8 @@ LEAVES = (
     "genie.codebook",
     "genie.st_transformer",
     "genie.maskgit",
+    "genie.noise",
+    "genie.machine",
     "genie.metrics",
 )
 FORBIDDEN_NAMES = ("utils.py", "common.py", "helpers.py")
