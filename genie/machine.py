@@ -4,8 +4,12 @@ In: a device. Out: the choices for it, and a line that says them. Knows no nets.
 """
 
 import os
+import shutil
+import sys
 
 import torch
+
+from genie.errors import UserError
 
 MOST_THREADS = 8
 """For play: one frame has too few tokens to keep more cores busy."""
@@ -41,6 +45,18 @@ def choose_threads() -> None:
     """Side effect: no more CPU threads than a world can use, unless OMP_NUM_THREADS says so."""
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > MOST_THREADS:
         torch.set_num_threads(MOST_THREADS)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Refuse to compile where torch.compile would not find what it needs.
+
+    Raises:
+        UserError: if the device is a CPU and there is no C++ compiler.
+    """
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    compiler = os.environ.get("CXX", usual)
+    if device.type == "cpu" and not shutil.which(compiler):
+        raise UserError(f"compiling wants a C++ compiler, and there is no {compiler}: install one")
 
 
 def describe(device: torch.device) -> str:

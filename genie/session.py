@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from genie import noise, video
 from genie.dynamics import Dynamics
 from genie.errors import UserError
-from genie.machine import autocast, quick_dtype
+from genie.machine import autocast, check_compiler, quick_dtype
 from genie.maskgit import fill_frame
 from genie.st_transformer import compile_blocks
 from genie.tokenizer import FrameDecoder, Tokenizer
@@ -63,7 +63,9 @@ class QuickNets:
     """The nets as play needs them: copies whose weights are in the machine's quickest format."""
 
     def __init__(self, trained: TrainedNets, *, compile: bool = False) -> None:
-        """Copies the weights as they are now. Args: see `World.start_many`."""
+        """Copies the weights as they are now. Args and errors: see `World.start_many`."""
+        if compile:
+            check_compiler(trained.device)
         dtype = quick_dtype(trained.device)
         self.trained = trained
         self.dynamics = copy.deepcopy(trained.dynamics).to(dtype).eval().requires_grad_(False)

@@ -170,6 +170,9 @@ class World(nn.Module):
             seeds: one for each; None numbers them.
             compile: torch.compile the ST-blocks. The first frame then takes half a minute; worth it
                 for large worlds. Wants a C++ compiler, or a GPU.
+
+        Raises:
+            UserError: if sizes or numbers do not fit, or there is no compiler.
         """
         sampling = self._sampling(maskgit_steps, temperature)
         seeds = range(len(prompts)) if seeds is None else seeds

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from genie import machine
+from genie.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -38,6 +39,13 @@ def test_threads_are_no_more_than_are_of_use(monkeypatch, cores, variables, want
     monkeypatch.setattr(torch, "set_num_threads", taken.append)
     machine.choose_threads()
     assert taken[-1] == wanted
+
+
+def test_compiling_without_a_compiler_says_what_to_install(monkeypatch, tiny_world):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    prompts = torch.zeros(1, 1, 3, *tiny_world.size, dtype=torch.uint8)
+    with pytest.raises(UserError, match="no-such-compiler: install one"):
+        tiny_world.start_many(prompts, compile=True)
 
 
 def test_the_benchmarks_run(tmp_path):

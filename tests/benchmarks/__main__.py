@@ -44,16 +44,19 @@ def sections(options: Options) -> dict[str, Section]:
     steps = shipped.config.sampling.maskgit_steps
     return {
         "frames": lambda: playing.by_history(shipped, steps, rounds=30),
-        "paper": lambda: playing.by_history(paper, 4, rounds=3),
+        "paper": lambda: [
+            *playing.by_history(paper, 4, rounds=3),
+            playing.frame_cost(paper, 15, 4, rounds=5, compile=True),
+        ],
         "paper-25": lambda: playing.uncached_frame(paper, 15, 25, rounds=2),
-        "foresight": lambda: playing.foresight(shipped, 200),
+        "foresight": lambda: playing.foresight(shipped, 1000),
         "many": lambda: playing.many_at_once(shipped, rounds=15),
         "limits": lambda: [
             *limits.one_pass(shipped, rounds=60),
             *limits.one_pass(paper, rounds=25),
         ],
         "training": lambda: [
-            *(training.step_times("nano", stage, rounds=7) for stage in training.STAGES),
+            *training.whole_preset("nano", rounds=7),
             training.step_times("base", "dynamics", rounds=2, num_clips=1),
             training.step_times("paper", "dynamics", rounds=2, num_clips=1),
         ],

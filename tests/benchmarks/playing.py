@@ -1,6 +1,7 @@
 """A frame of a running world: by history, by the passes it takes, alone and among many."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -40,10 +41,10 @@ def by_history(world: World, steps: int, rounds: int) -> list[dict]:
     return [frame_cost(world, age, steps, rounds) for age in HISTORIES]
 
 
-def frame_cost(world: World, age: int, steps: int, rounds: int) -> dict:
+def frame_cost(world: World, age: int, steps: int, rounds: int, compile: bool = False) -> dict:
     """Sustained, from key to picture if there was idle time before, and without caches."""
     players = {
-        name: Player(world, start(world, age, maskgit_steps=steps), has_idle_time=idle)
+        name: Player(world, start(world, age, 1, compile, maskgit_steps=steps), has_idle_time=idle)
         for name, idle in (("sustained", False), ("key to picture", True))
     }
     functions = dict(players)
@@ -52,7 +53,7 @@ def frame_cost(world: World, age: int, steps: int, rounds: int) -> dict:
         functions["uncached"] = Uncached(world, age, sampling).step
     seconds = take_turns(functions, rounds, warm_up=1)
     waited = {name: np.array(player.waited[1:]) for name, player in players.items()}
-    row = {"world": world.name, "history": age, "passes": steps}
+    row = {"world": world.name, "history": age, "passes": steps, "compiled": compile}
     row |= {name: spread_ms(times) for name, times in waited.items()}
     row["frames/s"] = 1 / float(np.median(waited["sustained"]))
     if "uncached" in seconds:
@@ -96,27 +97,27 @@ def many_at_once(world: World, rounds: int) -> list[dict]:
     ]
 
 
-def foresight(world: World, num_frames: int) -> dict:
-    """From key to picture while keys are held for a while, with and without a guess in between."""
-    functions, waited = {}, {"without": [], "with": []}
-    for name, times in waited.items():
-        functions[name] = _held_keys(world, name == "with", times)
+def foresight(world: World, num_frames: int) -> list[dict]:
+    """From key to picture while keys are held for a while, by what idle time is spent on."""
+    waited: dict[str, list[float]] = {way: [] for way in ("nothing", "the past", "a guess")}
+    functions = {way: _held_keys(world, way, times) for way, times in waited.items()}
     take_turns(functions, num_frames, warm_up=HELD_FRAMES)
-    kept = {name: np.array(times[HELD_FRAMES:]) for name, times in waited.items()}
-    result = {name: spread_ms(times) for name, times in kept.items()}
-    for name, times in kept.items():
-        result[name]["mean_ms"] = float(1000 * times.mean())
-    return result
+    kept = {way: np.array(times[HELD_FRAMES:]) for way, times in waited.items()}
+    return [
+        {"idle time is spent on": way, **spread_ms(times), "mean_ms": float(1000 * times.mean())}
+        for way, times in kept.items()
+    ]
 
 
-def _held_keys(world: World, guesses: bool, times: list[float]):
+def _held_keys(world: World, way: str, times: list[float]) -> Callable[[], None]:
     running = start(world, 15)
     generator = torch.Generator().manual_seed(0)
     held = torch.zeros(1, dtype=torch.long)
 
     def play() -> None:
         nonlocal held
-        running.prepare(held if guesses else None)
+        if way != "nothing":
+            running.prepare(held if way == "a guess" else None)
         if len(times) % HELD_FRAMES == 0:
             held = torch.randint(world.num_actions, (1,), generator=generator)
         started = time.perf_counter()

@@ -24,6 +24,18 @@ NETS = {"tokenizer": Tokenizer, "latent_action": make_latent_action, "dynamics":
 CPU = torch.device("cpu")
 
 
+def whole_preset(name: str, rounds: int) -> list[dict]:
+    """A row for each stage, and one for all their steps together."""
+    rows = [step_times(name, stage, rounds) for stage in STAGES]
+    total = {"preset": name, "stage": "all steps"}
+    for way in ("plain", "ours", "compiled"):
+        # The convolutional latent action model is never compiled.
+        ms = sum(row["steps"] * row.get(way, row["ours"])["ms"] for row in rows)
+        total[way] = {"ms": ms}
+        total[way]["times faster"] = total["plain"]["ms"] / ms
+    return [*rows, total]
+
+
 def step_times(name: str, stage: str, rounds: int, num_clips: int | None = None) -> dict:
     """Frames per second, share of the matrix rate, and against the plain step.
 
