@@ -47,15 +47,19 @@ def choose_threads() -> None:
         torch.set_num_threads(MOST_THREADS)
 
 
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile finds what it needs for this device."""
+    return device.type != "cpu" or shutil.which(_compiler()) is not None
+
+
 def check_compiler(device: torch.device) -> None:
-    """Refuse to compile where torch.compile would not find what it needs.
+    """Refuse to compile where it cannot be done.
 
     Raises:
         UserError: if the device is a CPU and there is no C++ compiler.
     """
-    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-    compiler = os.environ.get("CXX", usual)
-    if device.type == "cpu" and not shutil.which(compiler):
+    if not has_compiler(device):
+        compiler = _compiler()
         raise UserError(f"compiling wants a C++ compiler, and there is no {compiler}: install one")
 
 
@@ -64,3 +68,8 @@ def describe(device: torch.device) -> str:
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return f"{name}{threads}, {str(quick_dtype(device)).removeprefix('torch.')}"
+
+
+def _compiler() -> str:
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    return os.environ.get("CXX", usual)

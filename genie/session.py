@@ -6,6 +6,8 @@ Knows no keys, windows or clocks.
 """
 
 import copy
+import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -22,6 +24,8 @@ from genie.machine import autocast, check_compiler, quick_dtype
 from genie.maskgit import fill_frame
 from genie.st_transformer import compile_blocks
 from genie.tokenizer import FrameDecoder, Tokenizer
+
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +45,9 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.maskgit_steps < 1:
             raise UserError(f"maskgit_steps is {self.maskgit_steps}: at least 1 is needed")
-        if self.temperature < 0 or self.choice_temperature < 0:
-            raise UserError("a temperature is negative: use 0 or more")
-        if self.guidance < 1:
+        if not (0 <= self.temperature < math.inf and 0 <= self.choice_temperature < math.inf):
+            raise UserError("a temperature is negative or no number: use 0 or more")
+        if not 1 <= self.guidance < math.inf:
             raise UserError(f"guidance is {self.guidance}: use 1 (none) or more")
 
 
@@ -87,16 +91,8 @@ class Sessions:
         sampling: SamplingConfig,
     ) -> None:
         """Use `World.start_many`, which says what the arguments mean."""
-        height, width = nets.trained.size
-        if tuple(prompts.shape[-2:]) != (height, width):
-            raise UserError(
-                f"the prompt is {prompts.shape[-2]}x{prompts.shape[-1]}, the world is "
-                f"{height}x{width}: resize it (genie.video.read_image does)"
-            )
-        if len(seeds) != len(prompts):
-            raise UserError(
-                f"there are {len(seeds)} seeds for {len(prompts)} prompts: give as many"
-            )
+        _check_prompts(prompts, nets.trained.size)
+        _check_seeds(seeds, len(prompts))
         self._nets, self.sampling = nets, sampling
         b, device, dynamics = len(prompts), nets.trained.device, nets.dynamics
         num_tokens, versions = dynamics.config.num_tokens, 1 if sampling.guidance == 1 else 2
@@ -159,8 +155,14 @@ class Sessions:
 
     @torch.inference_mode()
     def restore(self, snapshot: tuple[Any, ...], row: int = 0) -> None:
-        """Continue from a snapshot, bit for bit; it is for the worlds from `row` on."""
+        """Continue from a snapshot, bit for bit; it is for the worlds from `row` on.
+
+        Raises:
+            UserError: if there are not so many worlds.
+        """
         past, shown, *kept = snapshot
+        if not 0 <= row <= len(self._ages) - len(kept[0]):
+            raise UserError(f"a snapshot of {len(kept[0])} worlds does not fit at row {row}")
         self._settle()
         self._foreseen = None
         self._past.restore(past, row)
@@ -170,15 +172,18 @@ class Sessions:
             own[row : row + len(saved)] = saved
 
     def _checked(self, actions: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
-        num_actions = self._nets.trained.num_actions
-        if len(actions) != len(self._ages):
-            raise UserError(f"{len(actions)} actions for {len(self._ages)} worlds: give as many")
+        """The actions if they can be taken: a copy, for the caller may use the tensor again."""
+        num_worlds, num_actions = len(self._ages), self._nets.trained.num_actions
+        if not isinstance(actions, Tensor) or actions.dtype not in WHOLE or actions.ndim != 1:
+            raise UserError("actions are no row of whole numbers: give torch.tensor([...])")
+        if len(actions) != num_worlds:
+            raise UserError(f"{len(actions)} actions for {num_worlds} worlds: give as many")
         for action in actions.tolist():
             if not 0 <= action < num_actions:
                 raise UserError(
                     f"action {action} does not exist: this world has 0 to {num_actions - 1}"
                 )
-        return actions.to(self._ages.device)
+        return actions.to(self._ages.device, torch.long, copy=True)
 
     def _read(self, prompts: UInt8[Tensor, "b t 3 h w"]) -> None:
         nets, frames = self._nets.trained, video.to_float(prompts)
@@ -252,7 +257,7 @@ class Session:
         Raises:
             UserError: if there is no such action.
         """
-        self._running.step(torch.tensor([action]))
+        self._running.step(_one(action))
         self.num_steps += 1
         return self.frame
 
@@ -265,7 +270,7 @@ class Session:
         Raises:
             UserError: if there is no such action.
         """
-        self._running.prepare(None if likely is None else torch.tensor([likely]))
+        self._running.prepare(None if likely is None else _one(likely))
 
     def snapshot(self) -> tuple[Any, ...]:
         """The present moment, to return to by `restore`."""
@@ -275,3 +280,36 @@ class Session:
         """Return to a snapshot; from there all goes on as it went then, bit for bit."""
         running, self.num_steps = snapshot
         self._running.restore(running)
+
+
+def _one(action: int) -> Int[Tensor, "1"]:
+    """Whole numbers of any library, but nothing that would be rounded."""
+    try:
+        return torch.tensor([operator.index(action)])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"action {action!r} is no whole number: give one") from error
+
+
+def _check_prompts(prompts: Any, size: tuple[int, int]) -> None:
+    is_tensor = isinstance(prompts, Tensor)
+    if not is_tensor or prompts.dtype != torch.uint8 or prompts.ndim != 5 or prompts.shape[2] != 3:
+        given = f"{prompts.dtype} {tuple(prompts.shape)}" if is_tensor else type(prompts).__name__
+        raise UserError(
+            f"prompts are {given}, a uint8 tensor (worlds, frames, 3, height, width) is wanted: "
+            "genie.video.read_image and read give such frames"
+        )
+    if not prompts.shape[0] or not prompts.shape[1]:
+        raise UserError("there is no prompt frame: give at least one for each world")
+    if tuple(prompts.shape[-2:]) != tuple(size):
+        raise UserError(
+            f"the prompt is {prompts.shape[-2]}x{prompts.shape[-1]}, the world is "
+            f"{size[0]}x{size[1]}: resize it (genie.video.read_image does)"
+        )
+
+
+def _check_seeds(seeds: Sequence[int], num_worlds: int) -> None:
+    if len(seeds) != num_worlds:
+        raise UserError(f"there are {len(seeds)} seeds for {num_worlds} prompts: give as many")
+    for seed in seeds:
+        if not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise UserError(f"seed {seed!r} is no whole number from 0 to 2^63-1: give one")

@@ -200,6 +200,11 @@ def to_picture(frame: UInt8[Tensor, "3 h w"]) -> np.ndarray:
     return frame.movedim(0, -1).contiguous().cpu().numpy()
 
 
+def from_pictures(pictures: np.ndarray) -> UInt8[Tensor, "t 3 h w"]:
+    """Several frames from numpy uint8 (t, h, w, 3); the inverse of `to_picture` for each."""
+    return torch.from_numpy(pictures.copy()).movedim(-1, 1).contiguous()
+
+
 def _existing_file(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file():

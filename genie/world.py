@@ -4,6 +4,7 @@ In: a checkpoint folder. Out: sessions. `World` is the only place where the nets
 state but weights.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -102,6 +103,15 @@ class World(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @property
+    def fingerprint(self) -> str:
+        """Equal for worlds with equal weights and shapes, and for no others in practice."""
+        digest = hashlib.sha256(repr(replace(self.config, sampling=SamplingConfig())).encode())
+        for name, tensor in self.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy())
+        return digest.hexdigest()[:16]
+
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "World":
         """Load a checkpoint folder, onto the accelerator where there is one.
@@ -150,9 +160,10 @@ class World(nn.Module):
             maskgit_steps: passes over a frame; None takes the world's own.
             temperature: of the token draws; None takes the world's own.
         """
-        frames = prompt if prompt.ndim == 4 else prompt[None]
+        frames = prompt[None] if getattr(prompt, "ndim", 0) == 3 else prompt
         options = {"maskgit_steps": maskgit_steps, "temperature": temperature}
-        return Session(self.start_many(frames[None], seeds=[seed], **options), self.num_actions)
+        prompts = frames[None] if isinstance(frames, Tensor) else frames  # which is refused
+        return Session(self.start_many(prompts, seeds=[seed], **options), self.num_actions)
 
     def start_many(
         self,
@@ -175,7 +186,7 @@ class World(nn.Module):
             UserError: if sizes or numbers do not fit, or there is no compiler.
         """
         sampling = self._sampling(maskgit_steps, temperature)
-        seeds = range(len(prompts)) if seeds is None else seeds
+        seeds = list(range(len(prompts)) if seeds is None else seeds)
         return Sessions(QuickNets(self, compile=compile), prompts, seeds, sampling)
 
     def rollout(
@@ -187,7 +198,13 @@ class World(nn.Module):
         maskgit_steps: int | None = None,
         temperature: float | None = None,
     ) -> UInt8[Tensor, "b s 3 h w"]:
-        """Free-running frames of a batch of worlds under given actions."""
+        """Free-running frames of a batch of worlds under given actions.
+
+        Raises:
+            UserError: if there is no action, or sizes or numbers do not fit.
+        """
+        if actions.ndim != 2 or not actions.shape[1]:
+            raise UserError("a rollout wants at least one action for each world")
         # Far apart, so that rollouts with neighbouring seeds share no numbers.
         seeds = [(seed + row * 2**32) % 2**63 for row in range(len(prompt))]
         options = {"maskgit_steps": maskgit_steps, "temperature": temperature}

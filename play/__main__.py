@@ -4,6 +4,7 @@ Everything that loads torch is imported after the options are parsed, so that `-
 """
 
 import os
+import random
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,14 +12,17 @@ from dataclasses import dataclass
 from glob import escape
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tyro
 
 if TYPE_CHECKING:
     from genie.world import World
     from play.game import StartGame
     from play.keymap import KeyMap
+    from play.recorder import Recorder
+    from play.recording import Recording
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MAX_PROMPT_FRAMES = 8
@@ -42,7 +46,15 @@ class Options:
     headless: bool = False
     """Open no window: play --actions, or a scripted walk, and write --export."""
     actions: str | None = None
-    """Latent actions to play (with --headless), such as 3,3,3,0,1. Action 0 is key 1."""
+    """Latent actions to play (with --headless), such as 3,3,3,0,1, or names of the world's legend,
+    such as right*8,up,left*4. Action 0 is key 1."""
+    random: int | None = None
+    """Play this many random actions (with --headless), drawn by --seed."""
+    record: Path | None = None
+    """File to write what is played into, since the last restart; --replay plays it again."""
+    replay: Path | None = None
+    """Play a recording again without a window, write --export, and say whether every frame is
+    the same, bit for bit."""
     export: Path | None = None
     """GIF or MP4 to write, by its ending. Without it, rollout.gif."""
     fps: float | None = None
@@ -76,47 +88,146 @@ def _report_errors(options: Options) -> int:
     from genie.errors import UserError
 
     try:
-        _play(options)
+        return _play(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
-def _play(options: Options) -> None:
-    from play import headless
+def _play(options: Options) -> int:
     from play.keymap import KeyMap
+    from play.recording import Recording
 
     _check(options)
-    actions = headless.parse_actions(options.actions) if options.actions is not None else None
+    if options.replay:
+        return _replay(Recording.load(options.replay), options)
     prompt_path = options.prompt or _first_prompt(options.world)
     opens_window = not options.headless and _has_display(options)
     world = _load(options.world)
-    if actions is not None:
-        headless.check_actions(actions, world.num_actions)
     keymap = KeyMap.load(options.world, world.num_actions)
-    start = _starter(world, prompt_path, options)
+    actions = _actions(options, keymap)
+    prompt = _read_prompt(prompt_path, world.size)
+    start = _starter(world, prompt, options)
     print(_what_runs(world, options), flush=True)
-    if opens_window:
-        _open_window(world, keymap, start, options)
-    else:
-        line = headless.run(
-            start(),
-            actions or headless.scripted_walk(keymap),
+    play = _play_window if opens_window else _play_headless
+    recorder = play(world, keymap, start, actions, options)
+    if options.record:
+        _save_recording(recorder, world, prompt, options)
+    return 0
+
+
+def _actions(options: Options, keymap: "KeyMap") -> Sequence[int]:
+    """What to play where there is no window."""
+    from play import headless
+
+    if options.random is not None:
+        draw = random.Random(options.seed)
+        return [draw.randrange(keymap.num_actions) for _ in range(options.random)]
+    if options.actions is None:
+        return headless.scripted_walk(keymap)
+    actions = headless.parse_actions(options.actions, keymap.bindings)
+    headless.check_actions(actions, keymap.num_actions)
+    return actions
+
+
+def _play_headless(
+    world: "World",
+    keymap: "KeyMap",
+    start: "StartGame",
+    actions: Sequence[int],
+    options: Options,
+) -> "Recorder":
+    from play import headless
+    from play.recorder import Recorder
+
+    recorder = Recorder(start())
+    print(
+        headless.run(
+            recorder,
+            actions,
             _export(options),
             fps=options.fps or world.fps,
             scale=options.scale or _fitting_scale(world.size, FILE_SIDE),
         )
-        print(line)
+    )
+    return recorder
+
+
+def _save_recording(recorder: "Recorder", world: "World", prompt: Any, options: Options) -> None:
+    from genie import video
+    from play.recording import Recording
+
+    sampling = world.config.sampling
+    steps, temperature = options.steps, options.temperature
+    Recording(
+        world=world.name,
+        fingerprint=world.fingerprint,
+        prompt=np.stack([video.to_picture(frame) for frame in prompt]),
+        seed=options.seed,
+        maskgit_steps=sampling.maskgit_steps if steps is None else steps,
+        temperature=sampling.temperature if temperature is None else temperature,
+        fps=options.fps or world.fps,
+        actions=tuple(recorder.actions),
+        digests=tuple(recorder.digests),
+    ).save(options.record)
+    print(f"{len(recorder.actions)} actions recorded in {options.record}")
+
+
+def _replay(recording: "Recording", options: Options) -> int:
+    """0 if every frame is the one that was recorded, else 1."""
+    from genie import video
+    from genie.errors import UserError
+    from play import headless
+    from play.recorder import Recorder
+
+    world = _load(options.world)
+    if recording.fingerprint != world.fingerprint:
+        raise UserError(
+            f"{options.replay} was recorded in another world ({recording.world}, "
+            f"{recording.fingerprint}) than {options.world} ({world.fingerprint}): give --world"
+        )
+    headless.check_actions(recording.actions, world.num_actions)
+    game = world.start(
+        video.from_pictures(recording.prompt),
+        seed=recording.seed,
+        maskgit_steps=recording.maskgit_steps,
+        temperature=recording.temperature,
+    )
+    recorder = Recorder(game)
+    print(
+        headless.run(
+            recorder,
+            recording.actions,
+            _export(options),
+            fps=options.fps or recording.fps,
+            scale=options.scale or _fitting_scale(world.size, FILE_SIDE),
+        )
+    )
+    pairs = enumerate(zip(recorder.digests, recording.digests, strict=True))
+    changed = next((number for number, (ours, theirs) in pairs if ours != theirs), None)
+    if changed is None:
+        print("every frame is the recorded one, bit for bit")
+        return 0
+    print(f"frame {changed} is not the recorded one: another machine or version rounds otherwise")
+    return 1
 
 
 def _check(options: Options) -> None:
     """Refuse whatever can be refused before the world is loaded."""
     from genie import video
+    from genie.checkpoint import check_folder
     from genie.errors import UserError
+    from play.headless import MAX_ACTIONS
 
-    if options.actions is not None and not options.headless:
-        raise UserError("--actions plays without a window: add --headless")
+    if options.replay:
+        _check_replay(options)
+    for name, value in (("--actions", options.actions), ("--random", options.random)):
+        if value is not None and not options.headless:
+            raise UserError(f"{name} plays without a window: add --headless")
+    if options.random is not None and not 1 <= options.random <= MAX_ACTIONS:
+        raise UserError(f"--random is {options.random}: give 1 to {MAX_ACTIONS}")
+    if options.random is not None and options.actions is not None:
+        raise UserError("--random and --actions are two ways to choose: give one of them")
     if options.fps is not None and not 0.1 <= options.fps <= 240:
         raise UserError(f"--fps is {options.fps}: give 0.1 to 240")
     if options.scale is not None and not 1 <= options.scale <= 32:
@@ -135,8 +246,29 @@ def _check(options: Options) -> None:
         raise UserError(
             f"no world folder {options.world}: give --world or make one with python -m train"
         )
-    if options.headless or options.export is not None:
+    if options.headless or options.replay or options.export is not None:
         video.check_writable(_export(options))
+    if options.record is not None:
+        if options.record.is_dir() or not options.record.parent.is_dir():
+            raise UserError(f"--record {options.record}: give a file in a folder that is there")
+        check_folder(options.record.parent)
+
+
+def _check_replay(options: Options) -> None:
+    """A recording brings everything that would change its frames."""
+    from genie.errors import UserError
+
+    given = {
+        "--prompt": options.prompt,
+        "--actions": options.actions,
+        "--random": options.random,
+        "--record": options.record,
+        "--steps": options.steps,
+        "--temperature": options.temperature,
+    }
+    for name, value in given.items():
+        if value is not None:
+            raise UserError(f"--replay plays what was recorded: leave {name} out")
 
 
 def _export(options: Options) -> Path:
@@ -185,8 +317,7 @@ def _what_runs(world: "World", options: Options) -> str:
     return f"{world.name} on {machine.describe(world.device)}, {passes} pass{plural} a frame"
 
 
-def _starter(world: "World", prompt_path: Path, options: Options) -> "StartGame":
-    prompt = _read_prompt(prompt_path, world.size)
+def _starter(world: "World", prompt: Any, options: Options) -> "StartGame":
     return lambda: world.start(
         prompt,
         seed=options.seed,
@@ -195,18 +326,25 @@ def _starter(world: "World", prompt_path: Path, options: Options) -> "StartGame"
     )
 
 
-def _read_prompt(path: Path, size: tuple[int, int]) -> object:
+def _read_prompt(path: Path, size: tuple[int, int]) -> Any:
+    """Frames, a uint8 tensor (t, 3, h, w)."""
     from genie import video
 
     if path.suffix.lower() in video.VIDEO_SUFFIXES:
         return video.read(path, size, last=MAX_PROMPT_FRAMES)
-    return video.read_image(path, size)
+    return video.read_image(path, size)[None]
 
 
-def _open_window(world: "World", keymap: "KeyMap", start: "StartGame", options: Options) -> None:
+def _play_window(
+    world: "World",
+    keymap: "KeyMap",
+    start: "StartGame",
+    actions: Sequence[int],
+    options: Options,
+) -> "Recorder":
     from play.window import Window
 
-    Window(
+    window = Window(
         start,
         keymap,
         title=world.name,
@@ -214,7 +352,9 @@ def _open_window(world: "World", keymap: "KeyMap", start: "StartGame", options: 
         scale=options.scale or _fitting_scale(world.size, WINDOW_SIDE),
         export=_export(options),
         export_scale=options.scale or _fitting_scale(world.size, FILE_SIDE),
-    ).run()
+    )
+    window.run()
+    return window.recorder
 
 
 def _fitting_scale(size: tuple[int, int], side: int) -> int:

@@ -1,19 +1,19 @@
-"""Playing without a screen: a list of actions in, a GIF or MP4 and the latencies out."""
+"""Playing without a screen: actions in, a GIF or MP4 and the latencies out."""
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from genie import video
 from genie.errors import UserError
-from play.game import Game
 from play.keymap import KeyMap
 from play.recorder import Recorder
 
 HOLD_FRAMES = 8
+MAX_ACTIONS = 100_000
 WALK = (
     (("right",), 12),
     (("right", "up"), 8),
@@ -26,17 +26,32 @@ WALK = (
 """Held keys and for how many frames, about four seconds of play in all."""
 
 
-def parse_actions(text: str) -> tuple[int, ...]:
-    """Turn "3,3,0" into (3, 3, 0).
+def parse_actions(text: str, bindings: Mapping[str, int]) -> tuple[int, ...]:
+    """Turn "3,right*8,0" into 3, eight times what "right" stands for, and 0.
+
+    Args:
+        bindings: latent action of each name that the world's legend has.
 
     Raises:
-        UserError: if a part is not a whole number.
+        UserError: if a part is neither a whole number nor such a name, or there are too many.
     """
-    parts = [part.strip() for part in text.split(",")]
-    for part in parts:
-        if not re.fullmatch(r"-?[0-9]{1,9}", part):
-            raise UserError(f"{part!r} in --actions is not a number: give numbers such as 3,3,0,1")
-    return tuple(int(part) for part in parts)
+    actions: list[int] = []
+    for part in (part.strip() for part in text.split(",")):
+        parsed = re.fullmatch(r"(-?[0-9]{1,9}|[a-z_]+)(?:\*([0-9]{1,6}))?", part)
+        is_known = parsed and (parsed[1] in bindings or not parsed[1].isidentifier())
+        if not is_known:
+            names = ", ".join(sorted(bindings)) or "none here"
+            raise UserError(
+                f"{part!r} in --actions is no action: give numbers such as 3,3,0 or names of the "
+                f"world's legend ({names}), such as right*8"
+            )
+        action = bindings[parsed[1]] if parsed[1] in bindings else int(parsed[1])
+        actions += [action] * int(parsed[2] or 1)
+        if len(actions) > MAX_ACTIONS:
+            raise UserError(f"--actions has more than {MAX_ACTIONS} actions: give fewer")
+    if not actions:
+        raise UserError("--actions has no action: give at least one")
+    return tuple(actions)
 
 
 def check_actions(actions: Sequence[int], num_actions: int) -> None:
@@ -63,11 +78,11 @@ def scripted_walk(keymap: KeyMap) -> tuple[int, ...]:
     return tuple(action for action in range(keymap.num_actions) for _ in range(HOLD_FRAMES))
 
 
-def run(game: Game, actions: Sequence[int], export: Path, *, fps: float, scale: int) -> str:
+def run(recorder: Recorder, actions: Sequence[int], export: Path, *, fps: float, scale: int) -> str:
     """Play `actions`, write every frame from the first on, and return one line of figures.
 
     Args:
-        game: a game that has just started.
+        recorder: of a game that has just started.
         actions: at least one, each in 0..num_actions-1.
         export: where to; the ending chooses the format.
         fps: frames per second of the file.
@@ -76,7 +91,6 @@ def run(game: Game, actions: Sequence[int], export: Path, *, fps: float, scale: 
     Raises:
         UserError: if `export` cannot be written.
     """
-    recorder = Recorder(game)
     began = time.perf_counter()
     for action in actions:
         recorder.step(action)

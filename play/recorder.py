@@ -1,6 +1,6 @@
-"""Plays a game and keeps what a person may want to save: its frames and how long each took.
+"""Plays a game and keeps what a person may want to save: frames, actions, how long each took.
 
-In: actions. Out: frames, latencies, a GIF or MP4. Deliberately knows nothing of keys or screens.
+In: actions. Out: frames, digests of them, latencies. Deliberately knows nothing of keys or screens.
 """
 
 import time
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from play.game import Game
+from play.recording import digest
 
 DEFAULT_EXPORT = Path("rollout.gif")
 
@@ -20,13 +21,16 @@ class Recorder:
 
     Args:
         game: a game that has just started.
-        max_frames: keep only this many newest frames; None keeps all.
+        max_frames: keep only this many newest frames; None keeps all. Actions and digests are all
+            kept.
     """
 
     def __init__(self, game: Game, max_frames: int | None = None) -> None:
         self.game = game
         self.frames: deque[np.ndarray] = deque([game.frame], maxlen=max_frames)
         self.latencies_ms: deque[float] = deque(maxlen=max_frames)
+        self.actions: list[int] = []
+        self.digests = [digest(game.frame)]
 
     def step(self, action: int) -> np.ndarray:
         """Step the game, timing it, and return the new frame."""
@@ -34,6 +38,8 @@ class Recorder:
         frame = self.game.step(action)
         self.latencies_ms.append((time.perf_counter() - began) * 1000)
         self.frames.append(frame)
+        self.actions.append(action)
+        self.digests.append(digest(frame))
         return frame
 
 

@@ -107,7 +107,7 @@ class Window:
         self._is_open = True
         self._is_paused = False
         self._restart()
-        height, width = self._recorder.game.frame.shape[:2]
+        height, width = self.recorder.game.frame.shape[:2]
         pygame.font.init()
         self._bar = Bar(keymap)
         pygame.display.set_caption(f"{title} - Genie")
@@ -140,7 +140,7 @@ class Window:
         self._draw()
         if has_stepped:
             # A key that is held will most likely be held on: its next picture is then ready.
-            self._recorder.game.prepare(self._press.action)
+            self.recorder.game.prepare(self._press.action)
 
     def _handle_events(self) -> None:
         """Wait until the next step is due, or for an event, which may make it due."""
@@ -168,7 +168,7 @@ class Window:
             self._save()
 
     def _restart(self) -> None:
-        self._recorder = Recorder(self._start_game(), max_frames=MAX_FRAMES)
+        self.recorder = Recorder(self._start_game(), max_frames=MAX_FRAMES)
         self._press: Press | None = None
         self._next_step_at = time.perf_counter()
         self._stepped_at: deque[float] = deque(maxlen=NUM_RECENT)
@@ -186,11 +186,11 @@ class Window:
         due = now if was_waiting else self._next_step_at
         # A step that came late moves the clock: catching up would play in bursts.
         self._next_step_at = max(due + 1 / self._fps, now)
-        self._recorder.step(self._press.action)
+        self.recorder.step(self._press.action)
         return True
 
     def _save(self) -> None:
-        frames = list(self._recorder.frames)
+        frames = list(self.recorder.frames)
         self._saves.append(self._writer.submit(self._write, frames))
         self._say(f"saving {len(frames)} frames ...")
 
@@ -221,7 +221,7 @@ class Window:
         width, height = screen.get_size()
         screen.fill(BACKGROUND)
         picture_height = max(height - BAR_HEIGHT, 0)
-        draw_picture(screen, self._recorder.frames[-1], (width, picture_height))
+        draw_picture(screen, self.recorder.frames[-1], (width, picture_height))
         has_notice = time.perf_counter() < self._notice_ends
         self._bar.draw(
             screen,
@@ -234,7 +234,7 @@ class Window:
         pygame.display.flip()
 
     def _figures(self) -> str:
-        latencies_ms = list(self._recorder.latencies_ms)[-NUM_RECENT:]
+        latencies_ms = list(self.recorder.latencies_ms)[-NUM_RECENT:]
         if not latencies_ms:
             return ""
         latency = f"{sum(latencies_ms) / len(latencies_ms):.0f} ms"

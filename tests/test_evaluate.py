@@ -369,7 +369,7 @@ def test_a_second_run_gives_the_same_figures(
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="nothing can be written"):
+    with pytest.raises(UserError, match="cannot write"):
         evaluate.main(configure(tmp_path, tmp_path, tmp_path / "file" / "report"))
 
 

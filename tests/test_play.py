@@ -251,6 +251,79 @@ def test_world_without_shipped_prompt_asks_for_one(tmp_path, capsys):
     assert "--prompt" in err
 
 
+# Recordings
+
+
+@pytest.fixture
+def recorded(headless, tmp_path):
+    """A recording of forty actions."""
+    path = tmp_path / "play.json"
+    options = ("--random", 40, "--seed", 5, "--steps", 1, "--temperature", 0.7)
+    code, out, err = headless(*options, "--record", path)
+    assert (code, err) == (0, "") and f"40 actions recorded in {path}" in out
+    return path
+
+
+def replay(path, world, export, *options):
+    return main([str(part) for part in
+                 ("--replay", path, "--world", world, "--export", export, *options)])  # fmt: skip
+
+
+def test_two_thousand_actions_replay_bit_for_bit(tiny_world_folder, prompt, tmp_path):
+    world = ("--world", tiny_world_folder)
+    options = ("--headless", "--prompt", prompt, "--random", 2000, "--scale", 1)
+    recorded = run_command(*world, *options, "--record", "play.json", cwd=tmp_path)
+    assert recorded.returncode == 0, recorded.stderr
+    options = ("--replay", "play.json", "--export", "again.gif", "--scale", 1)
+    replayed = run_command(*world, *options, cwd=tmp_path)
+    assert replayed.returncode == 0, replayed.stderr
+    assert "2001 frames" in replayed.stdout and "bit for bit" in replayed.stdout
+    assert (tmp_path / "again.gif").read_bytes() == (tmp_path / "rollout.gif").read_bytes()
+    assert (tmp_path / "play.json").stat().st_size < 100_000, "it is small enough to send"
+
+
+def test_the_first_other_frame_is_named(recorded, tiny_world_folder, tmp_path, capsys):
+    values = json.loads(recorded.read_text())
+    values["digests"][17] = values["digests"][30] = "0" * 16
+    recorded.write_text(json.dumps(values))
+    assert replay(recorded, tiny_world_folder, tmp_path / "again.gif") == 1
+    assert "frame 17 is not the recorded one" in capsys.readouterr().out
+
+
+def test_a_recording_of_another_world_is_refused(recorded, tiny_world_folder, tmp_path, capsys):
+    values = json.loads(recorded.read_text())
+    recorded.write_text(json.dumps(values | {"fingerprint": "0" * 16, "world": "elsewhere"}))
+    code = replay(recorded, tiny_world_folder, tmp_path / "again.gif")
+    assert_one_error_line(code, *capsys.readouterr())
+    assert not (tmp_path / "again.gif").exists()
+
+
+def test_a_recording_brings_its_own_start(recorded, tiny_world_folder, tmp_path, capsys):
+    for option in (("--steps", 2), ("--actions", "1"), ("--prompt", recorded), ("--random", 3)):
+        code = replay(recorded, tiny_world_folder, tmp_path / "again.gif", *option)
+        assert_one_error_line(code, *capsys.readouterr())
+
+
+@pytest.mark.parametrize("place", ["no-folder/../file.txt/play.json", "."])
+def test_a_recording_that_cannot_be_written_is_refused_first(headless, tmp_path, place):
+    (tmp_path / "file.txt").write_text("")
+    code, out, err = headless("--actions", "1", "--record", tmp_path / place)
+    assert_one_error_line(code, out, err)
+    assert not (tmp_path / "rollout.gif").exists()
+
+
+def test_actions_have_the_names_of_the_legend():
+    assert parse_actions("right*3, 7 ,up,none*2", LEGEND) == (4, 4, 4, 7, 0, 2, 2)
+    for text in ("jump", "right*", "*3", "right*0", "3*-1", "right*999999", "RIGHT"):
+        with pytest.raises(UserError, match="--actions"):
+            parse_actions(text, LEGEND)
+
+
+@pytest.mark.parametrize("options", [("--random", 0), ("--random", 5, "--actions", "1")])
+def test_impossible_random_actions_are_refused(headless, options):
+    assert_one_error_line(*headless(*options))
+
+
 def test_interrupt_is_quiet(headless, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -262,17 +335,17 @@ def test_interrupt_is_quiet(headless, monkeypatch):
 
 @given(st.lists(st.integers(-999, 999), min_size=1), st.sampled_from([",", ", ", " ,"]))
 def test_written_actions_parse_back(actions, separator):
-    assert parse_actions(separator.join(map(str, actions))) == tuple(actions)
+    assert parse_actions(separator.join(map(str, actions)), LEGEND) == tuple(actions)
 
 
-@given(st.text(max_size=30) | st.text("0123456789-+_,. ", max_size=30))
+@given(st.text(max_size=30) | st.text("0123456789-+_,.*aefghilnoprtu ", max_size=30))
 def test_any_text_parses_or_is_refused_in_one_line(text):
     try:
-        actions = parse_actions(text)
+        actions = parse_actions(text, LEGEND)
     except UserError as error:
         assert len(str(error).splitlines()) == 1
     else:
-        assert len(actions) == text.count(",") + 1
+        assert "*" in text or len(actions) == text.count(",") + 1
 
 
 @given(st.lists(st.integers(-3, 12), min_size=1), st.integers(1, 9))

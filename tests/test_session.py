@@ -1,6 +1,8 @@
 """Sessions: they repeat, branch, start anew one by one, and run for ever."""
 
 import copy
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -145,6 +147,70 @@ def test_what_does_not_fit_the_worlds_is_refused(lively_world: World, prompt: to
         with pytest.raises(UserError, match="action 5 does not exist"):
             take(torch.tensor([1, 5]))
     assert torch.equal(many.frames, before)
+
+
+def test_the_callers_tensor_may_be_used_again(lively_world: World, prompt: torch.Tensor):
+    many, wanted = (lively_world.start_many(prompt[None], seeds=[3]) for _ in range(2))
+    buffer = torch.zeros(1, dtype=torch.long)
+    for action in ACTIONS:
+        buffer.fill_(action)
+        assert torch.equal(many.step(buffer), wanted.step(torch.tensor([action])))
+        buffer.fill_(1)
+        many.prepare(buffer)
+        buffer.fill_(0)
+
+
+REFUSED = """
+import sys, numpy as np, torch, genie
+
+world = genie.load(sys.argv[1]).cpu()
+prompt = torch.randint(256, (1, 2, 3, *world.size), dtype=torch.uint8)
+session = world.start(prompt[0], seed=3)
+many = session._running
+many.prepare(torch.tensor([2]))
+takes = [2.5, 3.0, "a", None, [1], 2**70]
+rows = [torch.tensor([2.0]), [2], np.array([2]), torch.tensor(2), torch.tensor([[2]])]
+prompts = [prompt.float() / 255, prompt[:, :, :1], prompt[:0], prompt[:, :0], prompt[0],
+           prompt.numpy(), "prompt"]
+seeds = [2**63, -1, 1.5, "a", None]
+calls = [
+    *((session.step, take) for take in takes),
+    *((many.step, row) for row in rows),
+    *((world.start_many, each) for each in prompts),
+    *((lambda seed: world.start_many(prompt, seeds=[seed]), seed) for seed in seeds),
+    (lambda actions: world.rollout(prompt, actions), torch.zeros(1, 0, dtype=torch.long)),
+]
+for call, argument in calls:
+    try:
+        call(argument)
+    except genie.UserError as error:
+        assert len(str(error).splitlines()) == 1, error
+    else:
+        raise SystemExit(f"not refused: {argument!r}")
+wanted = world.start(prompt[0], seed=3)
+for action in (2, np.uint8(1), torch.tensor(0)):
+    assert (session.step(action) == wanted.step(int(action))).all(), "a refusal left a trace"
+narrow = many.step(torch.tensor([1], dtype=torch.uint8))
+assert (narrow[0].movedim(0, -1).numpy() == wanted.step(1)).all()
+"""
+
+
+def test_what_cannot_be_played_is_refused_and_harms_nothing(tiny_world_folder: Path):
+    """As a plain program runs, without the checks of shapes that tests have."""
+    result = subprocess.run(
+        [sys.executable, "-c", REFUSED, str(tiny_world_folder)],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_snapshot_goes_only_where_there_is_room(lively_world: World, prompt: torch.Tensor):
+    many = lively_world.start_many(prompt[None].expand(2, -1, -1, -1, -1))
+    for row in (-1, 1, 2):
+        with pytest.raises(UserError, match="snapshot of 2 worlds"):
+            many.restore(many.snapshot(), row)
 
 
 def test_frames_given_out_do_not_change_later(lively_world: World, prompt: torch.Tensor):

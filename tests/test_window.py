@@ -325,7 +325,7 @@ def test_idle_time_goes_into_the_picture_that_a_held_key_will_want(monkeypatch, 
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     assert window.open_display()
     opened = make_window(tmp_path / "rollout.gif", fps=FPS)
-    game = opened._recorder.game
+    game = opened.recorder.game
     pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_RIGHT))
     try:
         while game.x < START[0] + 2:

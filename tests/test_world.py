@@ -203,6 +203,8 @@ def test_configs_that_do_not_fit_each_other_are_named(net: str, change: dict, na
     [
         {"maskgit_steps": 0},
         {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"guidance": float("nan")},
         {"choice_temperature": -1.0},
         {"guidance": 0.5},
     ],

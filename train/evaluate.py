@@ -10,7 +10,6 @@ Does not judge: the reader compares the figures with the baselines beside them.
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 import tyro
 
+from genie.checkpoint import check_folder
 from genie.data import FrameStore
 from genie.errors import UserError
 from genie.world import World
@@ -64,7 +64,7 @@ def main(config: EvaluateConfig) -> None:
     Raises:
         UserError: if a file or a flag does not fit, or `config.out` cannot be written.
     """
-    check_writable(config.out)
+    check_folder(config.out)
     world = World.from_pretrained(config.world)
     store = FrameStore.open(config.data, "heldout")
     figures = evaluate(
@@ -145,18 +145,6 @@ def check_sizes(world: World, store: FrameStore) -> None:
             f"the world wants frames of {wanted} but the data has {got}: "
             "prepare the videos again at the world's size"
         )
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be written or made, before any work is done for it.
-
-    Raises:
-        UserError: if so.
-    """
-    place = folder.absolute()
-    existing = next(place for place in (place, *place.parents) if place.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"nothing can be written to {folder}: choose another folder by --out")
 
 
 if __name__ == "__main__":

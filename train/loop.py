@@ -20,7 +20,7 @@ from tqdm import tqdm
 from genie import video
 from genie.data import Clips
 from genie.errors import UserError
-from genie.machine import best_device, check_compiler, has_fast_bf16
+from genie.machine import best_device, has_fast_bf16
 from genie.st_transformer import compile_blocks, recompute_blocks
 from train.batches import StepSampler, mix
 from train.config import LoopConfig
@@ -57,7 +57,6 @@ class Trainer:
         if config.recompute:
             recompute_blocks(net)
         if config.compile:
-            check_compiler(self.accelerator.device)
             compile_blocks(net)
         self.model, self.optimizer = self.accelerator.prepare(net, self.optimizer)
         self.batches = self._loader(train_clips, self.step)

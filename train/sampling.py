@@ -15,12 +15,12 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from genie import metrics, video
-from genie.checkpoint import write_whole
+from genie.checkpoint import check_folder, write_whole
 from genie.data import FrameStore
 from genie.errors import UserError
 from genie.session import SamplingConfig
 from genie.world import World
-from train.evaluate import check_sizes, check_writable
+from train.evaluate import check_sizes
 from train.figures import latency_figures
 from train.rollouts import HISTORY, draw_clips, infer, roll
 from train.stage import one_line_errors
@@ -65,7 +65,7 @@ def main(config: SamplingSweep) -> None:
     Raises:
         UserError: if a file or a flag does not fit, or `config.out` cannot be written.
     """
-    check_writable(config.out)
+    check_folder(config.out)
     world = World.from_pretrained(config.world)
     store = FrameStore.open(config.data, "heldout")
     check_sizes(world, store)

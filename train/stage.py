@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from torch import nn
 
 from genie.data import Clips, FrameStore, TokenStore
 from genie.errors import UserError
+from genie.machine import best_device, check_compiler
 from train.config import LoopConfig
 from train.loop import Trainer
 from train.run_folder import describe
@@ -24,6 +25,7 @@ from train.run_folder import describe
 Config = TypeVar("Config")
 Model = TypeVar("Model")
 DEFAULT_PRESET = "nano"
+HOW_IT_RUNS = ("compile", "recompute")  # may change when a run goes on: they only round otherwise
 PIPELINE = "GENIE_PIPELINE"  # set in the environment of stages that `python -m train` has started
 
 
@@ -74,7 +76,13 @@ def end_with_parent() -> None:
 
 
 def set_up(config: StageConfig) -> None:
-    """Threads and seed, before any weight is drawn."""
+    """Threads and seed, before any weight is drawn.
+
+    Raises:
+        UserError: if the net is to be compiled and cannot be.
+    """
+    if config.loop.compile:
+        check_compiler(best_device())
     if PIPELINE in os.environ:
         end_with_parent()
     if config.threads:
@@ -113,7 +121,8 @@ def make_trainer(
         UserError: if the videos are shorter than a clip, or the folder holds another run.
     """
     train, heldout = (Clips(store, config.clip_frames) for store in stores)
-    description = describe(clip_frames=config.clip_frames, loop=config.loop, **description)
+    loop = {name: value for name, value in asdict(config.loop).items() if name not in HOW_IT_RUNS}
+    description = describe(clip_frames=config.clip_frames, loop=loop, **description)
     return Trainer(net, train, heldout, config.loop, config.run / name, description)
 
 

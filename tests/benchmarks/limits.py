@@ -1,11 +1,10 @@
 """How near a pass over one frame is to what the machine could do, measured in the same turns."""
 
-import shutil
-
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from genie.machine import has_compiler
 from genie.session import QuickNets
 from genie.world import World
 from tests.benchmarks.timing import take_turns
@@ -16,13 +15,13 @@ COPIED_BYTES = 2**28
 
 def one_pass(world: World, rounds: int) -> list[dict]:
     """Counted operations over the matrix rate, and counted bytes over the copying rate."""
-    ways = [False, True] if shutil.which("c++") or world.device.type == "cuda" else [False]
+    ways = [False, True] if has_compiler(world.device) else [False]
     passes = {compiled: OnePass(world, compiled) for compiled in ways}
     with FlopCounterMode(display=False) as counter:
         passes[False]()
     operations = counter.get_total_flops()
     num_bytes = passes[False].num_bytes
-    functions = {"matrices": Matrices(world), "copies": copy_much}
+    functions = {"matrices": Matrices(world), "copies": Copies(world)}
     functions |= {f"compiled {compiled}": each for compiled, each in passes.items()}
     seconds = take_turns(functions, rounds)
     # Turn by turn, so that both have the same machine.
@@ -53,8 +52,9 @@ class OnePass:
     def __init__(self, world: World, compiled: bool) -> None:
         self.dynamics = QuickNets(world, compile=compiled).dynamics
         config = world.config.dynamics
-        self.tokens = torch.randint(config.codebook_size, (1, config.num_tokens))
-        self.action = torch.zeros(1, dtype=torch.long)
+        size = (1, config.num_tokens)
+        self.tokens = torch.randint(config.codebook_size, size, device=world.device)
+        self.action = torch.zeros(1, dtype=torch.long, device=world.device)
         self.cache = self.dynamics.transformer.new_cache(1, config.num_tokens)
         with torch.inference_mode():
             for _ in range(config.window):
@@ -81,10 +81,12 @@ class Matrices:
         self.a @ self.b
 
 
-_copied = torch.zeros(COPIED_BYTES, dtype=torch.uint8)
-_copy = torch.zeros_like(_copied)
+class Copies:
+    """Reads and writes a block that no cache holds."""
 
+    def __init__(self, world: World) -> None:
+        self.source = torch.zeros(COPIED_BYTES, dtype=torch.uint8, device=world.device)
+        self.copy = torch.zeros_like(self.source)
 
-def copy_much() -> None:
-    """Read and write a block that no cache holds."""
-    _copy.copy_(_copied)
+    def __call__(self) -> None:
+        self.copy.copy_(self.source)

@@ -10,7 +10,7 @@ import torch
 
 from genie.session import Sessions
 from genie.world import World
-from tests.benchmarks.timing import ratio, spread_ms, take_turns
+from tests.benchmarks.timing import ratio, spread_ms, take_turns, wait
 from tests.benchmarks.worlds import Uncached, start
 
 HISTORIES = (1, 4, 15, 63, 1000, 10_000)
@@ -30,9 +30,11 @@ class Player:
     def __call__(self) -> None:
         if self.has_idle_time:
             self.running.prepare()
+            wait()
         actions = torch.randint(self.num_actions, (len(self.running.frames),))
         started = time.perf_counter()
         self.running.step(actions)
+        wait()
         self.waited.append(time.perf_counter() - started)
 
 
@@ -118,10 +120,12 @@ def _held_keys(world: World, way: str, times: list[float]) -> Callable[[], None]
         nonlocal held
         if way != "nothing":
             running.prepare(held if way == "a guess" else None)
+            wait()
         if len(times) % HELD_FRAMES == 0:
             held = torch.randint(world.num_actions, (1,), generator=generator)
         started = time.perf_counter()
         running.step(held)
+        wait()
         times.append(time.perf_counter() - started)
 
     return play

@@ -4,6 +4,13 @@ import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import torch
+
+
+def wait() -> None:
+    """Until an accelerator has done what it was given."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
 
 
 def take_turns(
@@ -13,11 +20,13 @@ def take_turns(
     for function in functions.values():
         for _ in range(warm_up):
             function()
+    wait()
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
             started = time.perf_counter()
             function()
+            wait()
             seconds[name].append(time.perf_counter() - started)
     return {name: np.array(values) for name, values in seconds.items()}
 

@@ -1,6 +1,5 @@
 """A training step as it is against a plain one: float32, eager, the optimiser as it comes."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,7 +8,7 @@ import torch
 from torch import nn
 
 from genie.dynamics import Dynamics
-from genie.machine import autocast, quick_dtype
+from genie.machine import autocast, best_device, has_compiler, quick_dtype
 from genie.st_transformer import compile_blocks
 from genie.tokenizer import Tokenizer
 from genie.world import make_latent_action
@@ -21,7 +20,7 @@ from train.speed import count_operations, matrix_rate
 
 STAGES = {"tokenizer": tokenizer, "latent_action": latent_action, "dynamics": dynamics}
 NETS = {"tokenizer": Tokenizer, "latent_action": make_latent_action, "dynamics": Dynamics}
-CPU = torch.device("cpu")
+DEVICE = best_device()
 
 
 def whole_preset(name: str, rounds: int) -> list[dict]:
@@ -47,15 +46,15 @@ def step_times(name: str, stage: str, rounds: int, num_clips: int | None = None)
 
     def net() -> nn.Module:
         torch.manual_seed(0)
-        return NETS[stage](config.model)
+        return NETS[stage](config.model).to(DEVICE)
 
     functions = {"plain": plain_step(net(), batch), "ours": our_step(net(), batch, config.loop)}
-    if shutil.which("c++") and stage != "latent_action":
+    if has_compiler(DEVICE) and stage != "latent_action":
         compiled = net()
         compile_blocks(compiled)
         functions["compiled"] = our_step(compiled, batch, config.loop)
     operations = count_operations(net(), batch)
-    peak = matrix_rate(CPU, quick_dtype(CPU))
+    peak = matrix_rate(DEVICE, quick_dtype(DEVICE))
     seconds = take_turns(functions, rounds, warm_up=1)
     row = {"preset": name, "stage": stage, "clips": clips, "steps": config.loop.num_steps}
     for way, times in seconds.items():
@@ -83,11 +82,12 @@ def make_batch(stage: str, config, clips: int) -> tuple[torch.Tensor, ...]:
     """Random, in the shape that the stage's data has."""
     if stage != "dynamics":
         size = config.model.height, config.model.width
-        return (torch.rand(clips, config.clip_frames, 3, *size),)
+        return (torch.rand(clips, config.clip_frames, 3, *size, device=DEVICE),)
     tokens = torch.randint(
         config.model.codebook_size, (clips, config.clip_frames, config.model.num_tokens)
     )
-    return tokens, torch.randint(config.model.num_actions, (clips, config.clip_frames - 1))
+    actions = torch.randint(config.model.num_actions, (clips, config.clip_frames - 1))
+    return tokens.to(DEVICE), actions.to(DEVICE)
 
 
 def plain_step(net: nn.Module, batch: tuple[torch.Tensor, ...]) -> Callable[[], None]:
@@ -110,7 +110,7 @@ def our_step(
     optimizer = make_optimizer(net, config)
 
     def step() -> None:
-        with autocast(CPU):
+        with autocast(DEVICE):
             loss, _ = net(*batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), config.max_grad_norm)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import genie
 from genie import video
+from genie.machine import best_device
 from genie.maskgit import fill_frame
 from genie.session import QuickNets, SamplingConfig, Sessions
 from genie.world import World, WorldConfig
@@ -35,7 +36,7 @@ def paper_world() -> World:
             sampling=dynamics.PRESETS["paper"].sampling,
         ),
         name="paper size",
-    )
+    ).to(best_device())
 
 
 @torch.inference_mode()
@@ -59,7 +60,7 @@ def start(world: World, age: int, rows: int = 1, compile: bool = False, **sampli
 class Uncached:
     """The same weights, number format and passes, but the whole history in every pass.
 
-    So do the open re-implementations of Genie: no cache, logits of every frame, all decoded.
+    So do the open re-implementations of Genie: no cache, logits of every frame, all decoded. Eager.
     """
 
     @torch.inference_mode()
@@ -67,13 +68,15 @@ class Uncached:
         self.nets, self.sampling = QuickNets(world), sampling
         self.tokenizer = world.tokenizer
         config = world.config.dynamics
-        self.past = torch.randint(config.codebook_size, (1, age, config.num_tokens))
-        self.actions = torch.randint(config.num_actions, (1, age + 1))
+        size, self.device = (1, age, config.num_tokens), world.device
+        self.past = torch.randint(config.codebook_size, size, device=self.device)
+        self.actions = torch.randint(config.num_actions, (1, age + 1), device=self.device)
 
     @torch.inference_mode()
     def step(self) -> UInt8[Tensor, "1 3 h w"]:
         """One frame."""
-        noise = torch.rand(1, self.sampling.maskgit_steps, 2, self.past.shape[2])
+        size = (1, self.sampling.maskgit_steps, 2, self.past.shape[2])
+        noise = torch.rand(size, device=self.device)
         dynamics = self.nets.dynamics
         tokens = fill_frame(
             self._logits,

@@ -1,0 +1,117 @@
+"""Recordings: all that one play was, small enough to send, from which it can be played again.
+
+In: a world's name and fingerprint, a prompt, a seed, settings, actions. Out: a JSON file, and the
+same again. Knows no screens; a digest of every frame tells whether a replay is the same.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from genie.errors import UserError
+
+FORMAT_VERSION = 1
+LARGEST_PROMPT = 64 * 2**20  # bytes, so that a forged file cannot fill the memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """What was played. Of the frames only digests are kept."""
+
+    world: str
+    """Name of the world, for people."""
+    fingerprint: str
+    """Of the world's files."""
+    prompt: np.ndarray
+    """uint8 (t, h, w, 3): the frames that it started from."""
+    seed: int
+    """Of the sampler."""
+    maskgit_steps: int
+    """Passes over a frame."""
+    temperature: float
+    """Of the token draws."""
+    fps: float
+    """Frames per second at which it was played."""
+    actions: tuple[int, ...]
+    """Latent actions, in order."""
+    digests: tuple[str, ...]
+    """One for the start and one for the frame after each action."""
+
+    def __post_init__(self) -> None:
+        kinds = {
+            str: (self.world, self.fingerprint, *self.digests),
+            int: (self.seed, self.maskgit_steps, *self.actions),
+            float: (float(self.temperature), float(self.fps)),
+        }
+        for kind, values in kinds.items():
+            if any(type(value) is not kind for value in values):
+                raise ValueError(f"a field is no {kind.__name__}")
+        if len(self.digests) != len(self.actions) + 1:
+            raise ValueError(f"{len(self.digests)} digests for {len(self.actions)} actions")
+        if not (0 <= self.seed < 2**63 and 0.1 <= self.fps <= 240):
+            raise ValueError(f"seed {self.seed}, fps {self.fps}")
+
+    def save(self, path: Path) -> None:
+        """Write it; the file appears whole or not at all.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
+        pixels = base64.b64encode(zlib.compress(self.prompt.tobytes(), 9)).decode()
+        values = vars(self) | {
+            "version": FORMAT_VERSION,
+            "prompt": {"shape": self.prompt.shape, "pixels": pixels},
+        }
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            partial.write_text(json.dumps(values) + "\n")
+            os.replace(partial, path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read one.
+
+        Raises:
+            UserError: if it is missing, broken, or of another version.
+        """
+        try:
+            values = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is no recording ({error}): give one of --record") from error
+        if not isinstance(values, dict) or values.pop("version", None) != FORMAT_VERSION:
+            raise UserError(f"{path} is no recording of this version: record it again")
+        try:
+            for name in ("actions", "digests"):
+                if not isinstance(values[name], list):
+                    raise ValueError(f"{name} is no list")
+                values[name] = tuple(values[name])
+            return cls(**values | {"prompt": _pixels(values["prompt"])})
+        except (KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
+            raise UserError(f"{path} is broken ({error!r}): record it again") from error
+
+
+def digest(frame: np.ndarray) -> str:
+    """Of a frame's pixels: equal for equal frames, and for no others in practice."""
+    return hashlib.sha256(np.ascontiguousarray(frame)).hexdigest()[:16]
+
+
+def _pixels(values: dict[str, Any]) -> np.ndarray:
+    shape = tuple(int(side) for side in values["shape"])
+    size = int(np.prod(shape))
+    if len(shape) != 4 or shape[3] != 3 or not 0 < size <= LARGEST_PROMPT:
+        raise ValueError(f"a prompt of shape {shape}")
+    inflate = zlib.decompressobj()
+    pixels = inflate.decompress(base64.b64decode(values["pixels"], validate=True), size + 1)
+    if len(pixels) != size:
+        raise ValueError(f"{len(pixels)} bytes for a prompt of shape {shape}")
+    return np.frombuffer(pixels, np.uint8).reshape(shape)
