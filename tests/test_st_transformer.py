@@ -2,7 +2,6 @@
 
 import copy
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from genie import machine
 from genie.st_transformer import (
     STTransformer,
     attend,
@@ -260,7 +260,9 @@ for one, other in (gradients, frames):
 """
 
 
-@pytest.mark.skipif(not shutil.which("c++"), reason="needs a compiler: apt-get install g++")
+@pytest.mark.skipif(
+    not machine.has_compiler(torch.device("cpu")), reason="needs a compiler: apt-get install g++"
+)
 def test_compiled_blocks_compute_the_same(tmp_path):
     """Gradients, and frame by frame; apart from the shape checks, which cannot be compiled."""
     command = [sys.executable, "-W", "ignore", "-c", COMPILED_AND_NOT]
