@@ -69,7 +69,7 @@ class STTransformer(nn.Module):
     ) -> Float[Tensor, "b v n d"]:
         """The newest frame in v versions, none of which sees another, after those in `cache`.
 
-        The frames in `cache` stay what they are; `cache.append` adds a version to them.
+        The frames in `cache` stay what they are; `cache.append` adds the first version to them.
         """
         bias = cache.bias(x.shape[1])
         for index, block in enumerate(self.blocks):
@@ -115,7 +115,7 @@ class KVCache:
 
     Rows of the batch are worlds of their own, each with its own age. All tensors stay where they
     are in memory: frame number 10,000 overwrites the oldest. Beside the ring lie the versions of
-    the newest frame, which the next pass overwrites unless `append` makes one of them past.
+    the newest frame, which the next pass overwrites unless `append` makes the first of them past.
     """
 
     def __init__(
@@ -155,12 +155,12 @@ class KVCache:
             held[..., self.capacity :, :] = new
         return stored
 
-    def append(self, version: int = 0) -> None:
-        """Make a version of the newest frame, as the last pass left it, the newest of the past."""
+    def append(self) -> None:
+        """Make the first version of the newest frame, as the last pass left it, part of the past."""
         if self.capacity:
             rows, slots = torch.arange(len(self.num_frames)), self.num_frames % self.capacity
             for stored in (self.keys, self.values):
-                newest = stored[..., self.capacity + version, :]
+                newest = stored[..., self.capacity, :]
                 stored[:, rows, :, :, slots] = newest.transpose(0, 1)  # rows come first so indexed
         self.num_frames += 1
         self._tell_time()

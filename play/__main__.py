@@ -19,7 +19,7 @@ import tyro
 
 if TYPE_CHECKING:
     from genie.world import World
-    from play.game import StartGame
+    from play.game import Game, StartGame
     from play.keymap import KeyMap
     from play.recorder import Recorder
     from play.recording import Recording
@@ -105,12 +105,14 @@ def _play(options: Options) -> int:
     opens_window = not options.headless and _has_display(options)
     world = _load(options.world)
     keymap = KeyMap.load(options.world, world.num_actions)
-    actions = _actions(options, keymap)
+    actions = () if opens_window else _actions(options, keymap)
     prompt = _read_prompt(prompt_path, world.size)
     start = _starter(world, prompt, options)
     print(_what_runs(world, options), flush=True)
-    play = _play_window if opens_window else _play_headless
-    recorder = play(world, keymap, start, actions, options)
+    if opens_window:
+        recorder = _play_window(world, keymap, start, options)
+    else:
+        recorder = _play_headless(start(), actions, world.fps, options)
     if options.record:
         _save_recording(recorder, world, prompt, options)
     return 0
@@ -131,25 +133,15 @@ def _actions(options: Options, keymap: "KeyMap") -> Sequence[int]:
 
 
 def _play_headless(
-    world: "World",
-    keymap: "KeyMap",
-    start: "StartGame",
-    actions: Sequence[int],
-    options: Options,
+    game: "Game", actions: Sequence[int], fps: float, options: Options
 ) -> "Recorder":
     from play import headless
     from play.recorder import Recorder
 
-    recorder = Recorder(start())
-    print(
-        headless.run(
-            recorder,
-            actions,
-            _export(options),
-            fps=options.fps or world.fps,
-            scale=options.scale or _fitting_scale(world.size, FILE_SIDE),
-        )
-    )
+    recorder, size = Recorder(game), game.frame.shape[:2]
+    scale = options.scale or _fitting_scale(size, FILE_SIDE)
+    fps = options.fps or fps
+    print(headless.run(recorder, actions, _export(options), fps=fps, scale=scale))
     return recorder
 
 
@@ -157,6 +149,9 @@ def _save_recording(recorder: "Recorder", world: "World", prompt: Any, options: 
     from genie import video
     from play.recording import Recording
 
+    if not recorder.actions:
+        print(f"nothing was played, so {options.record} is not written")
+        return
     sampling = world.config.sampling
     steps, temperature = options.steps, options.temperature
     Recording(
@@ -178,7 +173,6 @@ def _replay(recording: "Recording", options: Options) -> int:
     from genie import video
     from genie.errors import UserError
     from play import headless
-    from play.recorder import Recorder
 
     world = _load(options.world)
     if recording.fingerprint != world.fingerprint:
@@ -193,16 +187,7 @@ def _replay(recording: "Recording", options: Options) -> int:
         maskgit_steps=recording.maskgit_steps,
         temperature=recording.temperature,
     )
-    recorder = Recorder(game)
-    print(
-        headless.run(
-            recorder,
-            recording.actions,
-            _export(options),
-            fps=options.fps or recording.fps,
-            scale=options.scale or _fitting_scale(world.size, FILE_SIDE),
-        )
-    )
+    recorder = _play_headless(game, recording.actions, recording.fps, options)
     pairs = enumerate(zip(recorder.digests, recording.digests, strict=True))
     changed = next((number for number, (ours, theirs) in pairs if ours != theirs), None)
     if changed is None:
@@ -339,7 +324,6 @@ def _play_window(
     world: "World",
     keymap: "KeyMap",
     start: "StartGame",
-    actions: Sequence[int],
     options: Options,
 ) -> "Recorder":
     from play.window import Window

@@ -54,6 +54,8 @@ class Recording:
         for kind, values in kinds.items():
             if any(type(value) is not kind for value in values):
                 raise ValueError(f"a field is no {kind.__name__}")
+        if not self.actions:
+            raise ValueError("it has no action")
         if len(self.digests) != len(self.actions) + 1:
             raise ValueError(f"{len(self.digests)} digests for {len(self.actions)} actions")
         if not (0 <= self.seed < 2**63 and 0.1 <= self.fps <= 240):

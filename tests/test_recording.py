@@ -84,3 +84,12 @@ def test_digests_tell_frames_apart():
     other[7, 7, 2] = 1
     assert digest(frame) == digest(frame.copy()) != digest(other)
     assert digest(np.asfortranarray(frame)) == digest(frame)
+
+
+def test_a_recording_has_an_action(tmp_path: Path):
+    path = tmp_path / "play.json"
+    make().save(path)
+    emptied = {"actions": [], "digests": ["a"]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | emptied))
+    with pytest.raises(UserError, match="no action"):
+        Recording.load(path)

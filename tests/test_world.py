@@ -40,6 +40,18 @@ def test_saved_world_comes_back_bit_for_bit(tiny_world: World, tiny_world_folder
     assert (play(loaded.start(prompt)) == play(tiny_world.start(prompt))).all()
 
 
+def test_a_fingerprint_tells_weights_and_settings_apart(tiny_world: World):
+    """Replaying wants all of it to be as it was."""
+    other = World(tiny_world_config(guidance=2.0))
+    other.load_state_dict(tiny_world.state_dict())
+    same = World(tiny_world.config)
+    same.load_state_dict(tiny_world.state_dict())
+    assert same.fingerprint == tiny_world.fingerprint != other.fingerprint
+    with torch.no_grad():
+        same.dynamics.out.bias[0] += 1
+    assert same.fingerprint != tiny_world.fingerprint
+
+
 def test_world_says_what_it_is(tiny_world_folder: Path):
     loaded = World.from_pretrained(str(tiny_world_folder))
     assert (loaded.name, loaded.size, loaded.num_actions, loaded.fps) == (
