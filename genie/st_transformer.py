@@ -156,7 +156,7 @@ class KVCache:
         return stored
 
     def append(self) -> None:
-        """Make the newest frame, in its first version as the last pass left it, part of the past."""
+        """Make the newest frame, in its first version, part of the past."""
         if self.capacity:
             rows, slots = torch.arange(len(self.num_frames)), self.num_frames % self.capacity
             for stored in (self.keys, self.values):
