@@ -8,8 +8,8 @@ Knows no keys, windows or clocks.
 import copy
 import math
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -93,16 +93,8 @@ class Sessions:
         """Use `World.start_many`, which says what the arguments mean."""
         _check_prompts(prompts, nets.trained.size)
         _check_seeds(seeds, len(prompts))
-        self._nets, self.sampling = nets, sampling
-        b, device, dynamics = len(prompts), nets.trained.device, nets.dynamics
-        num_tokens, versions = dynamics.config.num_tokens, 1 if sampling.guidance == 1 else 2
-        self._past = dynamics.transformer.new_cache(b, num_tokens, versions)
-        self._shown = nets.decoder.decoder.new_cache(b, num_tokens)
-        self._seeds = torch.tensor(seeds, device=device)
-        self._ages = torch.zeros(b, dtype=torch.long, device=device)
-        self._unsettled: tuple[Tensor, Tensor] | None = None
-        self._foreseen: tuple[Tensor, Tensor, Tensor] | None = None
-        self._read(prompts.to(device))
+        self._make_room(nets, seeds, sampling)
+        self._read(prompts.to(nets.trained.device))
 
     @torch.inference_mode()
     def step(self, actions: Int[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
@@ -170,6 +162,45 @@ class Sessions:
         self.frames = self.frames.clone()  # what was given out stays as it was
         for own, saved in zip((self._seeds, self._ages, self.frames), kept, strict=True):
             own[row : row + len(saved)] = saved
+
+    @torch.inference_mode()
+    def fork(self, count: int) -> "Sessions":
+        """Copies of the one world that runs here, to go on side by side; this one stays.
+
+        Raises:
+            UserError: if more than one world runs here.
+        """
+        if len(self._ages) != 1:
+            raise UserError(f"{len(self._ages)} worlds run here: fork one that runs alone")
+        copies = Sessions.__new__(Sessions)
+        copies._make_room(self._nets, [0] * count, self.sampling)
+        copies.frames = self.frames.repeat(count, 1, 1, 1)
+        moment = self.snapshot()
+        for row in range(count):
+            copies.restore(moment, row)
+        return copies
+
+    def tune(self, *, maskgit_steps: int | None = None, temperature: float | None = None) -> None:
+        """Draw frames otherwise from the next step on; None leaves a setting as it is.
+
+        Raises:
+            UserError: if a number is out of range.
+        """
+        given = {"maskgit_steps": maskgit_steps, "temperature": temperature}
+        changes = {name: value for name, value in given.items() if value is not None}
+        self.sampling = replace(self.sampling, **changes)
+        self._foreseen = None
+
+    def _make_room(self, nets: QuickNets, seeds: Sequence[int], sampling: SamplingConfig) -> None:
+        self._nets, self.sampling = nets, sampling
+        b, device, dynamics = len(seeds), nets.trained.device, nets.dynamics
+        num_tokens, versions = dynamics.config.num_tokens, 1 if sampling.guidance == 1 else 2
+        self._past = dynamics.transformer.new_cache(b, num_tokens, versions)
+        self._shown = nets.decoder.decoder.new_cache(b, num_tokens)
+        self._seeds = torch.tensor(seeds, device=device)
+        self._ages = torch.zeros(b, dtype=torch.long, device=device)
+        self._unsettled: tuple[Tensor, Tensor] | None = None
+        self._foreseen: tuple[Tensor, Tensor, Tensor] | None = None
 
     def _checked(self, actions: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
         """The actions if they can be taken: a copy, for the caller may use the tensor again."""
@@ -271,6 +302,24 @@ class Session:
             UserError: if there is no such action.
         """
         self._running.prepare(None if likely is None else _one(likely))
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How frames are drawn at present."""
+        return self._running.sampling
+
+    def tune(self, *, maskgit_steps: int | None = None, temperature: float | None = None) -> None:
+        """See `Sessions.tune`."""
+        self._running.tune(maskgit_steps=maskgit_steps, temperature=temperature)
+
+    def futures(self) -> Iterator[np.ndarray]:
+        """What would come if each action were held from now on: frame after frame, without end.
+
+        This session stays where it is. Each yields uint8 (actions, h, w, 3).
+        """
+        copies, held = self._running.fork(self.num_actions), torch.arange(self.num_actions)
+        while True:
+            yield np.stack([video.to_picture(frame) for frame in copies.step(held)])
 
     def snapshot(self) -> tuple[Any, ...]:
         """The present moment, to return to by `restore`."""

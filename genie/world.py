@@ -18,7 +18,7 @@ from genie.checkpoint import config_from_dict, load_weights, save_weights, write
 from genie.dynamics import Dynamics, DynamicsConfig
 from genie.errors import UserError
 from genie.latent_action import LatentActionConfig, LatentActionModel
-from genie.machine import best_device
+from genie.machine import best_device, quick_dtype
 from genie.session import QuickNets, SamplingConfig, Session, Sessions
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 from genie.tokenizer import Tokenizer, TokenizerConfig
@@ -81,6 +81,7 @@ class World(nn.Module):
         self.tokenizer = Tokenizer(config.tokenizer)
         self.latent_action = make_latent_action(config.latent_action)
         self.dynamics = Dynamics(config.dynamics)
+        self._quick: tuple[object, QuickNets] | None = None
         self.eval()
 
     @property
@@ -187,7 +188,7 @@ class World(nn.Module):
         """
         sampling = self._sampling(maskgit_steps, temperature)
         seeds = list(range(len(prompts)) if seeds is None else seeds)
-        return Sessions(QuickNets(self, compile=compile), prompts, seeds, sampling)
+        return Sessions(self._quick_nets(compile), prompts, seeds, sampling)
 
     def rollout(
         self,
@@ -210,6 +211,15 @@ class World(nn.Module):
         options = {"maskgit_steps": maskgit_steps, "temperature": temperature}
         running = self.start_many(prompt, seeds=seeds, **options)
         return torch.stack([running.step(action) for action in actions.unbind(1)], dim=1)
+
+    def _quick_nets(self, compile: bool) -> QuickNets:
+        """Copies for play, which all sessions share until a weight changes."""
+        weights = *self.parameters(), *self.buffers()
+        versions = tuple((weight.data_ptr(), weight._version) for weight in weights)
+        made_of = compile, quick_dtype(self.device), versions
+        if self._quick is None or self._quick[0] != made_of:
+            self._quick = made_of, QuickNets(self, compile=compile)
+        return self._quick[1]
 
     def _sampling(self, maskgit_steps: int | None, temperature: float | None) -> SamplingConfig:
         given = {"maskgit_steps": maskgit_steps, "temperature": temperature}

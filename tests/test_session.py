@@ -423,3 +423,49 @@ def test_the_quick_number_format_changes_little(monkeypatch):
         assert agree.float().mean() > 0.95, "other tokens are the most likely"
         difference = (quick.step(actions).int() - exact.step(actions).int()).abs()
         assert difference.max() <= 12 and difference.float().mean() < 0.5, "other pixels"
+
+
+def test_futures_are_what_holding_each_action_gives(lively_world: World, prompt: torch.Tensor):
+    game = lively_world.start(prompt, seed=4)
+    play(game)
+    moment = game.snapshot()
+    foreseen = np.stack([frames for _, frames in zip(range(4), game.futures(), strict=False)])
+    assert (game.frame == play(lively_world.start(prompt, seed=4))[-1]).all(), "it moved"
+    assert foreseen.shape == (4, game.num_actions, HEIGHT, WIDTH, 3)
+    for action in range(game.num_actions):
+        game.restore(moment)
+        # Batches of another size may round otherwise, which a draw can turn into another token.
+        held = play(game, [action] * 4).astype(int)
+        assert np.abs(held - foreseen[:, action]).mean() < 1
+    assert len({foreseen[-1, action].tobytes() for action in range(game.num_actions)}) > 1
+
+
+def test_only_a_single_world_forks(lively_world: World, prompt: torch.Tensor):
+    many = lively_world.start_many(prompt[None].expand(2, -1, -1, -1, -1))
+    with pytest.raises(UserError, match="2 worlds run here"):
+        many.fork(3)
+
+
+def test_tuned_while_it_runs_a_session_draws_as_if_started_so(lively_world: World, prompt):
+    game = lively_world.start(prompt, seed=4, maskgit_steps=1, temperature=0.0)
+    game.prepare(ACTIONS[0])  # a guess under settings that then change
+    game.tune(maskgit_steps=2, temperature=1.5)
+    assert (game.sampling.maskgit_steps, game.sampling.temperature) == (2, 1.5)
+    wanted = lively_world.start(prompt, seed=4, maskgit_steps=2, temperature=1.5)
+    assert (play(game) == play(wanted)).all()
+    game.tune(temperature=0.5)
+    assert game.sampling.maskgit_steps == 2, "what is not given stays"
+    for wrong in ({"maskgit_steps": 0}, {"temperature": -1.0}, {"temperature": float("nan")}):
+        with pytest.raises(UserError):
+            game.tune(**wrong)
+
+
+def test_sessions_share_their_nets_until_a_weight_changes(lively_world: World, prompt):
+    lively = copy.deepcopy(lively_world)
+    before = play(lively.start(prompt, seed=4))
+    shared = lively.start_many(prompt[None])._nets
+    assert lively.start_many(prompt[None])._nets is shared
+    with torch.no_grad():
+        lively.dynamics.out.weight.neg_()
+    assert lively.start_many(prompt[None])._nets is not shared
+    assert (play(lively.start(prompt, seed=4)) != before).any(), "stale weights were played"
