@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -83,10 +84,17 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def save_weights(net: nn.Module, path: Path) -> None:
-    """Write a net's weights; the file appears whole or not at all."""
+def save_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
+    """Write a net's weights; the file appears whole or not at all.
+
+    Args:
+        dtype: what floats are rounded to; None keeps them as they are.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
+    state = {
+        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
+        for name, tensor in net.state_dict().items()
+    }
     try:
         partial.write_bytes(save(state))
         os.replace(partial, path)
@@ -95,7 +103,7 @@ def save_weights(net: nn.Module, path: Path) -> None:
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
-    """Read a net's weights, strictly.
+    """Read a net's weights, strictly, into the number format that the net has.
 
     Raises:
         UserError: if the file is missing or broken, or a tensor is missing, unknown or misshapen.

@@ -25,6 +25,7 @@ from genie.maskgit import fill_frame
 from genie.st_transformer import compile_blocks
 from genie.tokenizer import FrameDecoder, Tokenizer
 
+MOST_STEPS = 1024  # passes over a frame; nobody has more tokens, and their noise takes memory
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -43,8 +44,8 @@ class SamplingConfig:
     runs with and without the action, side by side."""
 
     def __post_init__(self) -> None:
-        if self.maskgit_steps < 1:
-            raise UserError(f"maskgit_steps is {self.maskgit_steps}: at least 1 is needed")
+        if not 1 <= self.maskgit_steps <= MOST_STEPS:
+            raise UserError(f"maskgit_steps is {self.maskgit_steps}: use 1 to {MOST_STEPS}")
         if not (0 <= self.temperature < math.inf and 0 <= self.choice_temperature < math.inf):
             raise UserError("a temperature is negative or no number: use 0 or more")
         if not 1 <= self.guidance < math.inf:

@@ -4,13 +4,14 @@ In: paths of videos and images. Out: `frames` as UInt8[Tensor, "t 3 h w"], or fi
 Deliberately knows nothing of tokens or models.
 """
 
+import io
 import os
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
-from math import isfinite
+from math import isfinite, isqrt
 from pathlib import Path
 
 import av
@@ -29,6 +30,10 @@ MAX_IMAGE_PIXELS = 100_000_000
 MIN_FPS, MAX_FPS = 0.01, 1000.0
 DEFAULT_FPS = 15.0
 """Of files that do not tell their frames per second."""
+
+PALETTE_PIXELS = 16_384
+"""How many pixels of a large picture choose its colours in a GIF."""
+STRIP_PICTURES = 12
 
 Size = tuple[int, int]
 
@@ -108,21 +113,41 @@ def read_image(path: str | Path, size: Size) -> UInt8[Tensor, "3 h w"]:
         UserError: if the file is missing, not an image, smaller than 8x8 or over 100 megapixels.
     """
     path = _existing_file(path)
+    return _open_image(path, path, size, MAX_IMAGE_PIXELS)
+
+
+def decode_image(content: bytes, size: Size, *, max_pixels: int) -> UInt8[Tensor, "3 h w"]:
+    """As `read_image`, of a PNG, JPEG, WebP, GIF or BMP that somebody sent.
+
+    Raises:
+        UserError: if it is none, smaller than 8x8, or has more than `max_pixels`.
+    """
+    formats = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+    return _open_image(io.BytesIO(content), "the picture", size, max_pixels, formats)
+
+
+def _open_image(
+    file: Path | io.BytesIO,
+    name: object,
+    size: Size,
+    max_pixels: int,
+    formats: tuple[str, ...] | None = None,
+) -> UInt8[Tensor, "3 h w"]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of large or damaged files
-            with Image.open(path) as image:
-                _check_image_size(path, image.width, image.height)
+            with Image.open(file, formats=formats) as image:
+                _check_image_size(name, image.width, image.height, max_pixels)
                 picture = _fit(_to_rgb(image), size)
     except Image.DecompressionBombError:
         raise UserError(
-            f"{path} is larger than {MAX_IMAGE_PIXELS // 1_000_000} megapixels: scale it down"
+            f"{name} is larger than {max_pixels // 1_000_000} megapixels: scale it down"
         ) from None
     except UserError:
         raise
     except Exception as error:  # a broken file makes Pillow raise nearly anything
         why = _in_one_line(error)
-        raise UserError(f"{path} is not a readable image ({why}): give a PNG or JPEG") from error
+        raise UserError(f"{name} is not a readable image ({why}): give a PNG or JPEG") from error
     return torch.from_numpy(np.array(picture)).movedim(-1, 0).contiguous()
 
 
@@ -134,12 +159,13 @@ def write(
     scale: int = 1,
     lossless: bool = False,
 ) -> None:
-    """Write uint8 (h, w, 3) pictures as a GIF or a video, chosen by the ending.
+    """Write uint8 (h, w, 3) pictures as a GIF, a video or a film strip, chosen by the ending.
 
     The file appears whole or not at all.
 
     Args:
-        path: where to; `.gif`, `.mp4` or `.mkv`.
+        path: where to; `.gif`, `.mp4`, `.mkv`, or `.png` for up to 12 pictures side by side, evenly
+            spread over all.
         frames: uint8 (h, w, 3) pictures of one size.
         fps: frames per second, 0.01 to 1000.
         scale: whole-number enlargement, nearest neighbour.
@@ -157,9 +183,28 @@ def write(
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         if path.suffix.lower() == ".gif":
-            _encode_gif(partial, _enlarged(frames, scale), fps)
+            _encode_gif(partial, frames, fps, scale)
+        elif path.suffix.lower() == ".png":
+            _encode_strip(partial, frames, scale)
         else:
             _encode(partial, _enlarged(frames, scale), fps, lossless)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_image(path: str | Path, image: UInt8[Tensor, "3 h w"]) -> None:
+    """Write a PNG; the file appears whole or not at all.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        Image.fromarray(to_picture(image)).save(partial, format="PNG", optimize=True)
         os.replace(partial, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
@@ -174,8 +219,8 @@ def check_writable(path: str | Path) -> Path:
         UserError: if the ending is unknown or the folder is missing or not writable.
     """
     path = Path(path)
-    if path.suffix.lower() not in {".gif", ".mp4", ".mkv"}:
-        raise UserError(f"{path} ends in {path.suffix!r}: name a .gif, .mp4 or .mkv file")
+    if path.suffix.lower() not in {".gif", ".mp4", ".mkv", ".png"}:
+        raise UserError(f"{path} ends in {path.suffix!r}: name a .gif, .mp4, .mkv or .png file")
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file inside it")
     if not path.parent.is_dir():
@@ -294,17 +339,48 @@ def _to_array(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
     return np.array(_to_rgb(picture))
 
 
-def _enlarged(frames: Sequence[np.ndarray], scale: int) -> Iterator[np.ndarray]:
+def _checked(frames: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
     for frame in frames:
         if frame.shape != frames[0].shape:
             raise ValueError(f"a frame is {frame.shape}, the first one {frames[0].shape}")
+        yield frame
+
+
+def _enlarged(frames: Sequence[np.ndarray], scale: int) -> Iterator[np.ndarray]:
+    for frame in _checked(frames):
         yield frame.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def _encode_gif(path: Path, pictures: Iterator[np.ndarray], fps: float) -> None:
-    images = map(Image.fromarray, pictures)
+def _encode_gif(path: Path, frames: Sequence[np.ndarray], fps: float, scale: int) -> None:
+    images = (_indexed(frame) for frame in _checked(frames))
+    large = (
+        image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+        for image in images
+    )
     options = {"format": "GIF", "save_all": True, "duration": 1000 / fps, "loop": 0}
-    next(images).save(path, append_images=images, **options)
+    next(large).save(path, append_images=large, **options)
+
+
+def _indexed(frame: np.ndarray) -> Image.Image:
+    """A picture in its own best 256 colours, undithered, so that pixel art stays clean.
+
+    Of the ways that Pillow has, this lost least on generated frames: 65 dB on average and 51 dB on
+    the worst, where its default has 55 and 41.
+    """
+    stride = max(1, isqrt(frame.shape[0] * frame.shape[1] // PALETTE_PIXELS))
+    seen = Image.fromarray(np.ascontiguousarray(frame[::stride, ::stride]))
+    best = {"method": Image.Quantize.MAXCOVERAGE, "kmeans": 1, "dither": Image.Dither.NONE}
+    indexed = seen.quantize(256, **best)
+    if stride == 1:
+        return indexed
+    return Image.fromarray(frame).quantize(palette=indexed, dither=Image.Dither.NONE)
+
+
+def _encode_strip(path: Path, frames: Sequence[np.ndarray], scale: int) -> None:
+    count = min(len(frames), STRIP_PICTURES)
+    chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    strip = np.concatenate(list(_enlarged(chosen, scale)), axis=1)
+    Image.fromarray(strip).save(path, format="PNG", optimize=True)
 
 
 def _encode(path: Path, pictures: Iterator[np.ndarray], fps: float, lossless: bool) -> None:
@@ -332,13 +408,13 @@ def _in_one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _check_image_size(path: Path, width: int, height: int) -> None:
+def _check_image_size(
+    name: object, width: int, height: int, max_pixels: int = MAX_IMAGE_PIXELS
+) -> None:
     if min(width, height) < MIN_IMAGE_SIDE:
-        raise UserError(f"{path} is {width}x{height}: give at least {MIN_IMAGE_SIDE}x8 pixels")
-    if width * height > MAX_IMAGE_PIXELS:
-        raise UserError(
-            f"{path} is larger than {MAX_IMAGE_PIXELS // 1_000_000} megapixels: scale it down"
-        )
+        raise UserError(f"{name} is {width}x{height}: give at least {MIN_IMAGE_SIDE}x8 pixels")
+    if width * height > max_pixels:
+        raise UserError(f"{name} is larger than {max_pixels / 1e6:g} megapixels: scale it down")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

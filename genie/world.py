@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
+from genie import video
 from genie.checkpoint import config_from_dict, load_weights, save_weights, write_whole
 from genie.dynamics import Dynamics, DynamicsConfig
 from genie.errors import UserError
@@ -127,10 +128,14 @@ class World(nn.Module):
             load_weights(getattr(world, net), folder / f"{net}.safetensors")
         return world.eval().to(best_device())
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write one safetensors file per net and, when they are all there, config.json.
 
         A folder without config.json is no world, so an old world and a new one never mix.
+
+        Args:
+            dtype: that floats are rounded to; torch.float16 halves the files and is still finer
+                than what play computes with. None keeps them as they are.
 
         Raises:
             UserError: if the folder cannot be written.
@@ -140,7 +145,7 @@ class World(nn.Module):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "config.json").unlink(missing_ok=True)
             for net in NETS:
-                save_weights(getattr(self, net), folder / f"{net}.safetensors")
+                save_weights(getattr(self, net), folder / f"{net}.safetensors", dtype)
             write_whole(folder / "config.json", json.dumps(asdict(self.config), indent=1) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
@@ -189,6 +194,15 @@ class World(nn.Module):
         sampling = self._sampling(maskgit_steps, temperature)
         seeds = list(range(len(prompts)) if seeds is None else seeds)
         return Sessions(self._quick_nets(compile), prompts, seeds, sampling)
+
+    @torch.inference_mode()
+    def infer(self, frames: UInt8[Tensor, "t 3 h w"]) -> Int[Tensor, " t-1"]:
+        """The latent actions that lead through a clip, as the world reads them from its pixels.
+
+        Args:
+            frames: at least two neighbouring frames, stored range, of the world's size.
+        """
+        return self.latent_action.infer(video.to_float(frames.to(self.device))[None])[0].cpu()
 
     def rollout(
         self,

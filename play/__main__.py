@@ -1,4 +1,4 @@
-"""`python -m play`: options in, a window or a file out.
+"""`python -m play`: options in, a window, a web page or a file out.
 
 Everything that loads torch is imported after the options are parsed, so that `--help` is quick.
 """
@@ -9,25 +9,21 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from glob import escape
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import tyro
 
 if TYPE_CHECKING:
-    from genie.world import World
-    from play.game import Game, StartGame
     from play.keymap import KeyMap
-    from play.recorder import Recorder
+    from play.library import Library, Opening
+    from play.playing import Files, Playing
+    from play.playthrough import Playthrough
     from play.recording import Recording
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-MAX_PROMPT_FRAMES = 8
-WINDOW_SIDE = 512
-FILE_SIDE = 256
+WORLDS = Path("checkpoints")
+WINDOW_SIDE, FILE_SIDE = 512, 256
 """Pixels along the longer side of a picture, about, unless --scale is given."""
 
 
@@ -35,14 +31,22 @@ FILE_SIDE = 256
 class Options:
     """Play a world learnt from videos.
 
-    1-8, arrow keys or WASD act, R restarts, P pauses, G saves a GIF, Esc quits.
+    Without options, a window shows the worlds and prompts that there are. In a world, H shows the
+    keys.
     """
 
     prompt: Path | None = None
-    """Image that the world starts from, or a video or GIF whose last frames it continues.
-    Without it, the world's first prompt in examples/prompts."""
-    world: Path = Path("checkpoints/coinrun")
-    """Folder of the world."""
+    """Image that the world starts from, or a video or GIF whose last frames it continues."""
+    world: Path | None = None
+    """Folder of the world. Without it, checkpoints/coinrun, or the start screen's choice."""
+    browser: bool = False
+    """Serve a web page to play on instead of opening a window."""
+    host: str = "127.0.0.1"
+    """Address that --browser listens on; 0.0.0.0 lets everybody in the network play."""
+    port: int = 8000
+    """Port that --browser listens on."""
+    players: int = 8
+    """How many may play at once with --browser."""
     headless: bool = False
     """Open no window: play --actions, or a scripted walk, and write --export."""
     actions: str | None = None
@@ -53,10 +57,12 @@ class Options:
     record: Path | None = None
     """File to write what is played into, since the last restart; --replay plays it again."""
     replay: Path | None = None
-    """Play a recording again without a window, write --export, and say whether every frame is
-    the same, bit for bit."""
+    """Play a recording again, say whether every frame is the same, bit for bit, and play on from
+    there; with --headless or --export, only write the file."""
     export: Path | None = None
-    """GIF or MP4 to write, by its ending. Without it, rollout.gif."""
+    """GIF, MP4 or PNG strip to write, by its ending. Without it, rollout.gif."""
+    show_keys: bool = False
+    """Write the keys that were pressed on the pictures in files."""
     fps: float | None = None
     """Frames per second. Without it, those of the videos that the world learnt from."""
     scale: int | None = None
@@ -68,6 +74,18 @@ class Options:
     """MaskGIT steps a frame. Without it, the world's own."""
     temperature: float | None = None
     """Of the sampling, 0 or more. Without it, the world's own."""
+
+    @property
+    def export_path(self) -> Path:
+        """Where files go."""
+        from play.playthrough import DEFAULT_EXPORT
+
+        return self.export or DEFAULT_EXPORT
+
+    @property
+    def world_folder(self) -> Path:
+        """The world that is played if no start screen asks."""
+        return self.world or WORLDS / "coinrun"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,26 +113,28 @@ def _report_errors(options: Options) -> int:
 
 
 def _play(options: Options) -> int:
-    from play.keymap import KeyMap
-    from play.recording import Recording
+    from play.library import Library, first_prompt
 
     _check(options)
+    library = Library(
+        seed=options.seed,
+        maskgit_steps=options.steps,
+        temperature=options.temperature,
+        fps=options.fps,
+    )
     if options.replay:
-        return _replay(Recording.load(options.replay), options)
-    prompt_path = options.prompt or _first_prompt(options.world)
-    opens_window = not options.headless and _has_display(options)
-    world = _load(options.world)
-    keymap = KeyMap.load(options.world, world.num_actions)
-    actions = () if opens_window else _actions(options, keymap)
-    prompt = _read_prompt(prompt_path, world.size)
-    start = _starter(world, prompt, options)
-    print(_what_runs(world, options), flush=True)
-    if opens_window:
-        recorder = _play_window(world, keymap, start, options)
-    else:
-        recorder = _play_headless(start(), actions, world.fps, options)
+        return _replay(library, options)
+    if options.browser:
+        return _serve(library, options)
+    if not options.headless and _has_display(options):
+        return _play_window(library, options)
+    world = options.world_folder
+    opening = library.open(world, options.prompt or first_prompt(world))
+    actions = _actions(options, opening.keymap)
+    print(opening.what_runs, flush=True)
+    playthrough = _play_headless(opening, actions, options)
     if options.record:
-        _save_recording(recorder, world, prompt, options)
+        _save_recording(opening.recording(playthrough, opening.seed), options.record)
     return 0
 
 
@@ -127,69 +147,70 @@ def _actions(options: Options, keymap: "KeyMap") -> Sequence[int]:
         return [draw.randrange(keymap.num_actions) for _ in range(options.random)]
     if options.actions is None:
         return headless.scripted_walk(keymap)
-    actions = headless.parse_actions(options.actions, keymap.bindings)
+    actions = headless.parse_actions(options.actions, keymap.vocabulary)
     headless.check_actions(actions, keymap.num_actions)
     return actions
 
 
 def _play_headless(
-    game: "Game", actions: Sequence[int], fps: float, options: Options
-) -> "Recorder":
-    from play import headless
-    from play.recorder import Recorder
+    opening: "Opening",
+    actions: Sequence[int],
+    options: Options,
+    recording: "Recording | None" = None,
+) -> "Playthrough":
+    """Play and write the file. Args: recording: whose settings to follow."""
+    from genie import video
+    from play import headless, overlay
 
-    recorder, size = Recorder(game), game.frame.shape[:2]
+    playthrough = opening.playthrough(opening.seed, opening.settings)
+    figures = headless.run(playthrough, actions, recording)
+    frames, size = playthrough.frames, playthrough.frame.shape[:2]
     scale = options.scale or _fitting_scale(size, FILE_SIDE)
-    fps = options.fps or fps
-    print(headless.run(recorder, actions, _export(options), fps=fps, scale=scale))
-    return recorder
+    if options.show_keys:
+        scale = overlay.readable_scale(size, scale)
+        frames, scale = overlay.captioned(frames, actions, opening.keymap, scale), 1
+    video.write(options.export_path, frames, fps=opening.fps, scale=scale)
+    print(f"{len(frames)} frames written to {options.export_path}: {figures}")
+    return playthrough
 
 
-def _save_recording(recorder: "Recorder", world: "World", prompt: Any, options: Options) -> None:
-    from genie import video
-    from play.recording import Recording
-
-    if not recorder.actions:
-        print(f"nothing was played, so {options.record} is not written")
-        return
-    sampling = world.config.sampling
-    steps, temperature = options.steps, options.temperature
-    Recording(
-        world=world.name,
-        fingerprint=world.fingerprint,
-        prompt=np.stack([video.to_picture(frame) for frame in prompt]),
-        seed=options.seed,
-        maskgit_steps=sampling.maskgit_steps if steps is None else steps,
-        temperature=sampling.temperature if temperature is None else temperature,
-        fps=options.fps or world.fps,
-        actions=tuple(recorder.actions),
-        digests=tuple(recorder.digests),
-    ).save(options.record)
-    print(f"{len(recorder.actions)} actions recorded in {options.record}")
+def _save_recording(recording: "Recording", path: Path) -> None:
+    recording.save(path)
+    print(f"{len(recording.actions)} actions recorded in {path}")
 
 
-def _replay(recording: "Recording", options: Options) -> int:
-    """0 if every frame is the one that was recorded, else 1."""
-    from genie import video
+def _replay(library: "Library", options: Options) -> int:
+    """0 if every frame that was played is the one that was recorded, else 1."""
+    from dataclasses import replace
+
     from genie.errors import UserError
     from play import headless
+    from play.recording import Recording, first_difference
 
-    world = _load(options.world)
+    recording = Recording.load(options.replay)
+    folder = options.world_folder
+    world = library.world(folder)
     if recording.fingerprint != world.fingerprint:
         raise UserError(
             f"{options.replay} was recorded in another world ({recording.world}, "
-            f"{recording.fingerprint}) than {options.world} ({world.fingerprint}): give --world"
+            f"{recording.fingerprint}) than {folder} ({world.fingerprint}): give --world"
         )
     headless.check_actions(recording.actions, world.num_actions)
-    game = world.start(
-        video.from_pictures(recording.prompt),
+    opening = replace(
+        library.open_frames(folder, recording.prompt),
         seed=recording.seed,
-        maskgit_steps=recording.maskgit_steps,
-        temperature=recording.temperature,
+        settings=recording.settings_of(0),
+        fps=options.fps or recording.fps,
     )
-    recorder = _play_headless(game, recording.actions, recording.fps, options)
-    pairs = enumerate(zip(recorder.digests, recording.digests, strict=True))
-    changed = next((number for number, (ours, theirs) in pairs if ours != theirs), None)
+    if options.headless or options.export or not _opens_window():
+        playthrough = _play_headless(opening, recording.actions, options, recording)
+        changed = first_difference(playthrough.digests, recording.digests)
+    else:
+        playing = _show(library, options, opening, script=recording)
+        changed = playing.changed_frame
+        if changed is None and not playing.script_ended:
+            print("the recording was not played to its end")
+            return 0
     if changed is None:
         print("every frame is the recorded one, bit for bit")
         return 0
@@ -197,8 +218,22 @@ def _replay(recording: "Recording", options: Options) -> int:
     return 1
 
 
+def _serve(library: "Library", options: Options) -> int:
+    from play.browser.server import serve
+
+    serve(
+        library,
+        options.world_folder,
+        options.prompt,
+        host=options.host,
+        port=options.port,
+        max_players=options.players,
+    )
+    return 0
+
+
 def _check(options: Options) -> None:
-    """Refuse whatever can be refused before the world is loaded."""
+    """Refuse whatever can be refused before a world is loaded."""
     from genie import video
     from genie.checkpoint import check_folder
     from genie.errors import UserError
@@ -206,6 +241,8 @@ def _check(options: Options) -> None:
 
     if options.replay:
         _check_replay(options)
+    if options.browser:
+        _check_browser(options)
     for name, value in (("--actions", options.actions), ("--random", options.random)):
         if value is not None and not options.headless:
             raise UserError(f"{name} plays without a window: add --headless")
@@ -227,12 +264,12 @@ def _check(options: Options) -> None:
         raise UserError(f"--temperature is {options.temperature}: give 0 or more")
     if options.prompt is not None and not options.prompt.is_file():
         raise UserError(f"no prompt {options.prompt}: give an image, a video or a GIF")
-    if not options.world.is_dir():
+    if not options.world_folder.is_dir():
         raise UserError(
-            f"no world folder {options.world}: give --world or make one with python -m train"
+            f"no world folder {options.world_folder}: give --world or make one with python -m train"
         )
     if options.headless or options.replay or options.export is not None:
-        video.check_writable(_export(options))
+        video.check_writable(options.export_path)
     if options.record is not None:
         if options.record.is_dir() or not options.record.parent.is_dir():
             raise UserError(f"--record {options.record}: give a file in a folder that is there")
@@ -250,95 +287,130 @@ def _check_replay(options: Options) -> None:
         "--record": options.record,
         "--steps": options.steps,
         "--temperature": options.temperature,
+        "--browser": options.browser or None,
     }
     for name, value in given.items():
         if value is not None:
             raise UserError(f"--replay plays what was recorded: leave {name} out")
 
 
-def _export(options: Options) -> Path:
-    from play.recorder import DEFAULT_EXPORT
-
-    return options.export or DEFAULT_EXPORT
-
-
-def _first_prompt(world: Path) -> Path:
+def _check_browser(options: Options) -> None:
     from genie.errors import UserError
 
-    folder = REPOSITORY / "examples" / "prompts"
-    prompts = sorted(folder.glob(f"{escape(world.resolve().name)}*.png"))
-    if not prompts:
-        raise UserError(f"no prompt for {world} in {folder}: give --prompt image.png")
-    return prompts[0]
+    given = {
+        "--headless": options.headless or None,
+        "--record": options.record,
+        "--export": options.export,
+        "--scale": options.scale,
+    }
+    for name, value in given.items():
+        if value is not None:
+            raise UserError(f"--browser serves a page, which saves files itself: leave {name} out")
+    if not 1 <= options.port <= 65535:
+        raise UserError(f"--port is {options.port}: give 1 to 65535")
+    if not 1 <= options.players <= 64:
+        raise UserError(f"--players is {options.players}: give 1 to 64")
+
+
+def _opens_window() -> bool:
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    from play import window
+
+    return window.open_display()
 
 
 def _has_display(options: Options) -> bool:
     from genie import video
 
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    from play import window
-
-    if window.open_display():
+    if _opens_window():
         return True
-    export = video.check_writable(_export(options))
-    print(f"no display here: a scripted walk goes to {export} instead of a window")
+    export = video.check_writable(options.export_path)
+    print(
+        f"no display here: a scripted walk goes to {export} instead of a window; "
+        "python -m play --browser lets you play in a browser"
+    )
     return False
 
 
-def _load(folder: Path) -> "World":
-    from genie import machine
-    from genie.world import World
+def _play_window(library: "Library", options: Options) -> int:
+    from play.library import first_prompt
 
-    machine.choose_threads()
-    return World.from_pretrained(folder)
-
-
-def _what_runs(world: "World", options: Options) -> str:
-    """Such as "coinrun on cpu, 2 threads, bfloat16, 1 pass a frame"."""
-    from genie import machine
-
-    passes = options.steps or world.config.sampling.maskgit_steps
-    plural = "" if passes == 1 else "es"
-    return f"{world.name} on {machine.describe(world.device)}, {passes} pass{plural} a frame"
+    opening = None
+    if options.prompt or options.world:
+        world = options.world_folder
+        opening = library.open(world, options.prompt or first_prompt(world))
+    playing = _show(library, options, opening)
+    if options.record and playing and playing.playthrough.actions:
+        _save_recording(playing.recording(), options.record)
+    elif options.record:
+        print(f"nothing was played, so {options.record} is not written")
+    return 0
 
 
-def _starter(world: "World", prompt: Any, options: Options) -> "StartGame":
-    return lambda: world.start(
-        prompt,
-        seed=options.seed,
-        maskgit_steps=options.steps,
-        temperature=options.temperature,
-    )
-
-
-def _read_prompt(path: Path, size: tuple[int, int]) -> Any:
-    """Frames, a uint8 tensor (t, 3, h, w)."""
-    from genie import video
-
-    if path.suffix.lower() in video.VIDEO_SUFFIXES:
-        return video.read(path, size, last=MAX_PROMPT_FRAMES)
-    return video.read_image(path, size)[None]
-
-
-def _play_window(
-    world: "World",
-    keymap: "KeyMap",
-    start: "StartGame",
+def _show(
+    library: "Library",
     options: Options,
-) -> "Recorder":
+    opening: "Opening | None",
+    script: "Recording | None" = None,
+) -> "Playing | None":
+    """Open the window, on an opening or on the start screen.
+
+    Gives what was played last; with a script, what it was played on.
+    """
+    from genie.errors import UserError
+    from play.bar import BAR_HEIGHT, MIN_WIDTH
+    from play.gallery import Gallery
+    from play.library import prompts_for, worlds_in
+    from play.playing import Playing
     from play.window import Window
 
-    window = Window(
-        start,
-        keymap,
-        title=world.name,
-        fps=options.fps or world.fps,
-        scale=options.scale or _fitting_scale(world.size, WINDOW_SIDE),
-        export=_export(options),
-        export_scale=options.scale or _fitting_scale(world.size, FILE_SIDE),
-    )
+    shelves = {world: prompts_for(world) for world in worlds_in(WORLDS)}
+    if not opening and not shelves:
+        raise UserError(f"no world in {WORLDS}: give --world or make one with python -m train")
+    side = WINDOW_SIDE
+    if opening and options.scale:
+        side = options.scale * max(opening.prompt.shape[1:3])
+    window = Window((max(side, MIN_WIDTH), side + BAR_HEIGHT))
+    last = scripted = None
+
+    def play(world: Path, prompt: Path) -> None:
+        show(library.open(world, prompt), world)
+
+    def show(opening: "Opening", world: Path, script: "Recording | None" = None) -> None:
+        nonlocal last
+        print(opening.what_runs, flush=True)
+        last = Playing(
+            window,
+            opening,
+            _files(opening, options),
+            drop=lambda prompt: play_dropped(world, prompt),
+            script=script,
+        )
+        window.show(last)
+
+    def play_dropped(world: Path, prompt: Path) -> None:
+        try:
+            play(world, prompt)
+        except UserError as error:
+            window.say(str(error))
+
+    if opening:
+        show(opening, options.world_folder, script)
+        scripted = last if script else None
+    else:
+        window.show(Gallery(window, shelves, play))
     window.run()
-    return window.recorder
+    return scripted or last
+
+
+def _files(opening: "Opening", options: Options) -> "Files":
+    from play.playing import Files
+
+    return Files(
+        picture=options.export_path,
+        scale=options.scale or _fitting_scale(opening.prompt.shape[1:3], FILE_SIDE),
+        show_keys=options.show_keys,
+    )
 
 
 def _fitting_scale(size: tuple[int, int], side: int) -> int:

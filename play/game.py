@@ -1,12 +1,21 @@
 """What play needs of anything that can be played: a `genie` session, a recording, a stand-in.
 
-Deliberately says nothing of worlds, prompts or seeds: whoever makes the `StartGame` binds them.
+Deliberately says nothing of worlds and prompts: whoever makes the `StartGame` binds them.
 """
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
+
+
+class Settings(NamedTuple):
+    """How frames are drawn; may change while a game runs."""
+
+    maskgit_steps: int
+    """Passes over a frame, at least 1."""
+    temperature: float
+    """Of the token draws, 0 or more."""
 
 
 class Game(Protocol):
@@ -26,12 +35,18 @@ class Game(Protocol):
     def prepare(self, likely: int | None = None) -> None:
         """Spend idle time on the next step, best one under `likely`; no frame changes by it."""
 
+    def futures(self) -> Iterator[np.ndarray]:
+        """What holding each action would give, uint8 (actions, h, w, 3) a frame; nothing moves."""
+
+    def tune(self, *, maskgit_steps: int | None = None, temperature: float | None = None) -> None:
+        """Draw frames otherwise from the next step on."""
+
     def snapshot(self) -> object:
-        """Everything that later frames depend on, to be handed to `restore`."""
+        """Everything that later frames depend on but the settings, to be handed to `restore`."""
 
     def restore(self, snapshot: object) -> None:
         """Go back to where `snapshot` was taken; what follows is bit-identical."""
 
 
-StartGame = Callable[[], Game]
-"""Starts the same game afresh: each call gives the same first frame."""
+StartGame = Callable[[int, Settings], Game]
+"""Starts a game afresh with a seed: the same seed and settings give the same first frame."""

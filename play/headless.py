@@ -3,17 +3,17 @@
 import re
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from genie import video
 from genie.errors import UserError
 from play.keymap import KeyMap
-from play.recorder import Recorder
+from play.playthrough import Playthrough
+from play.recording import Recording
 
 HOLD_FRAMES = 8
 MAX_ACTIONS = 100_000
+NUMBER = re.compile("-?[0-9]{1,9}")
 WALK = (
     (("right",), 12),
     (("right", "up"), 8),
@@ -30,15 +30,15 @@ def parse_actions(text: str, bindings: Mapping[str, int]) -> tuple[int, ...]:
     """Turn "3,right*8,0" into 3, eight times what "right" stands for, and 0.
 
     Args:
-        bindings: latent action of each name that the world's legend has.
+        bindings: latent action of each word, as in `KeyMap.vocabulary`.
 
     Raises:
         UserError: if a part is neither a whole number nor such a name, or there are too many.
     """
     actions: list[int] = []
     for part in (part.strip() for part in text.split(",")):
-        parsed = re.fullmatch(r"(-?[0-9]{1,9}|[a-z_]+)(?:\*([0-9]{1,6}))?", part)
-        is_known = parsed and (parsed[1] in bindings or not parsed[1].isidentifier())
+        parsed = re.fullmatch(r"([^*]+)(?:\*([0-9]{1,6}))?", part)
+        is_known = parsed and (parsed[1] in bindings or NUMBER.fullmatch(parsed[1]))
         if not is_known:
             names = ", ".join(sorted(bindings)) or "none here"
             raise UserError(
@@ -78,26 +78,22 @@ def scripted_walk(keymap: KeyMap) -> tuple[int, ...]:
     return tuple(action for action in range(keymap.num_actions) for _ in range(HOLD_FRAMES))
 
 
-def run(recorder: Recorder, actions: Sequence[int], export: Path, *, fps: float, scale: int) -> str:
-    """Play `actions`, write every frame from the first on, and return one line of figures.
+def run(
+    playthrough: Playthrough, actions: Sequence[int], recording: Recording | None = None
+) -> str:
+    """Play `actions` and return one line of figures.
 
     Args:
-        recorder: of a game that has just started.
+        playthrough: that has just started.
         actions: at least one, each in 0..num_actions-1.
-        export: where to; the ending chooses the format.
-        fps: frames per second of the file.
-        scale: whole-number enlargement of the file.
-
-    Raises:
-        UserError: if `export` cannot be written.
+        recording: of these actions, whose settings are followed.
     """
     began = time.perf_counter()
-    for action in actions:
-        recorder.step(action)
+    for number, action in enumerate(actions):
+        settings = recording.settings_of(number) if recording else playthrough.settings
+        if settings != playthrough.settings:
+            playthrough.tune(settings)
+        playthrough.step(action)
     rate = len(actions) / (time.perf_counter() - began)
-    video.write(export, recorder.frames, fps=fps, scale=scale)
-    p50, p95 = np.percentile(recorder.latencies_ms, (50, 95))
-    return (
-        f"{len(recorder.frames)} frames written to {export}: "
-        f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, {rate:.1f} frames/s"
-    )
+    p50, p95 = np.percentile(playthrough.latencies_ms, (50, 95))
+    return f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, {rate:.1f} frames/s"

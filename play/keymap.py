@@ -1,20 +1,27 @@
 """Keys to latent actions: held keys in, one action (or none) out.
 
-Keys have names here, not codes: "left", "right", "up", "down" and the digits "1" to "9".
-Deliberately knows nothing of pygame, so that every screen can share it.
+Keys have names here, not codes: "left", "right", "up", "down", letters, "space" and the digits "1"
+to "9". Deliberately knows nothing of pygame or browsers, so that every screen can share it.
 """
 
 import json
+import string
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from genie.errors import UserError
 
 ARROWS = ("left", "right", "up", "down")
 CHORDS = ("left_up", "right_up", "left_down", "right_down")
-NAMES = frozenset({*ARROWS, *CHORDS, "none"})
+FREE_KEYS = frozenset({*ARROWS, *string.ascii_lowercase, "space"})
+"""Keys that an action can be bound to; digits are never bound otherwise."""
+NAMES = FREE_KEYS | {*CHORDS, "none"}
+ALIASES = {"a": "left", "d": "right", "w": "up", "s": "down"}
+"""What letters stand for that are not bound themselves."""
+SYNONYMS = {"jump": "up", "wait": "none", "stay": "none"}
+"""Further words for --actions, where the world's own legend does not use them."""
 MAX_DIGITS = 9
 LEGEND_FILE = "legend.json"
 
@@ -38,6 +45,8 @@ class KeyMap:
     """Latent action of each name in `NAMES` that has one."""
     has_legend: bool
     """Whether the bindings were measured, so that "left" does mean left."""
+    action_names: tuple[str, ...] = ()
+    """What each action does, such as "slow right"; empty where that was not measured."""
 
     @classmethod
     def load(cls, folder: Path, num_actions: int) -> Self:
@@ -49,7 +58,8 @@ class KeyMap:
         path = folder / LEGEND_FILE
         if not path.exists():
             return cls.plain(num_actions)
-        return cls(num_actions=num_actions, bindings=_read(path, num_actions), has_legend=True)
+        bindings, names = _read(path, num_actions)
+        return cls(num_actions=num_actions, bindings=bindings, has_legend=True, action_names=names)
 
     @classmethod
     def plain(cls, num_actions: int) -> Self:
@@ -62,6 +72,20 @@ class KeyMap:
         """How many digit keys act."""
         return min(self.num_actions, MAX_DIGITS)
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Words for actions in a command: names of keys and what the actions do, with _ for gaps.
+
+        Of actions that do the same, the one that has an arrow or comes first.
+        """
+        named = {_one_word(self.name_of(action)): action for action in reversed(self._by_rank())}
+        words = {word: self.bindings[key] for word, key in SYNONYMS.items() if key in self.bindings}
+        return words | named | dict(self.bindings)
+
+    def name_of(self, action: int) -> str:
+        """What an action does, as the legend has it; "action 3" if there is none."""
+        return self.action_names[action] if self.action_names else f"action {action + 1}"
+
     def choose(self, held: Sequence[str]) -> Press | None:
         """What to do under these keys; None means that the world waits.
 
@@ -70,15 +94,32 @@ class KeyMap:
         Args:
             held: names of the keys that are down, oldest first.
         """
-        for position in reversed(range(len(held))):
-            press = self._chord(held[: position + 1]) or self._single(held[position])
+        meant = [key if key in self.bindings else ALIASES.get(key, key) for key in held]
+        for position in reversed(range(len(meant))):
+            press = self._chord(meant[: position + 1]) or self._single(meant[position])
             if press:
                 return press
         return self._bound("none")
 
     def names_of(self, action: int) -> tuple[str, ...]:
-        """Names bound to `action`, in the order of the legend."""
+        """Keys and chords bound to `action`, in the order of the legend."""
         return tuple(name for name, bound in self.bindings.items() if bound == action)
+
+    def rebound(self, key: str, action: int) -> "KeyMap":
+        """The same with one of `FREE_KEYS` bound to an action, whatever it stood for before.
+
+        Raises:
+            UserError: if the key cannot be bound, or there is no such action.
+        """
+        if key not in FREE_KEYS:
+            raise UserError(f"{key} cannot be bound: press an arrow, a letter or the space bar")
+        if not 0 <= action < self.num_actions:
+            raise UserError(f"action {action} does not exist: use 0..{self.num_actions - 1}")
+        return replace(self, bindings={**self.bindings, key: action})
+
+    def _by_rank(self) -> list[int]:
+        arrows = [self.bindings[arrow] for arrow in ARROWS if arrow in self.bindings]
+        return list(dict.fromkeys([*arrows, *range(self.num_actions)]))
 
     def _chord(self, held: Sequence[str]) -> Press | None:
         """The chord of the last key with the most recent arrow across it."""
@@ -106,6 +147,10 @@ class HeldKeys:
         self._is_fresh: set[Hashable] = set()
         self._is_released: set[Hashable] = set()
 
+    def __bool__(self) -> bool:
+        """Whether any key counts for this tick."""
+        return bool(self._held)
+
     def press(self, key: Hashable) -> None:
         """Note that `key` went down: it is now the most recent one."""
         self._held.pop(key, None)
@@ -130,7 +175,16 @@ class HeldKeys:
         return taken
 
 
-def _read(path: Path, num_actions: int) -> dict[str, int]:
+def _is_name(name: Any) -> bool:
+    """Whether it can be written on one line."""
+    return isinstance(name, str) and bool(name.strip()) and name.isprintable()
+
+
+def _one_word(name: str) -> str:
+    return name.replace(", ", "_").replace(" ", "_")
+
+
+def _read(path: Path, num_actions: int) -> tuple[dict[str, int], tuple[str, ...]]:
     try:
         legend = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -138,6 +192,16 @@ def _read(path: Path, num_actions: int) -> dict[str, int]:
     keys = legend.get("keys") if isinstance(legend, dict) else None
     if not isinstance(keys, dict):
         raise UserError(f'{path} has no "keys": write {{"keys": {{"left": 0, ...}}}} or delete it')
+    check_bindings(keys, num_actions, path)
+    return keys, _action_names(legend.get("actions"), num_actions, path)
+
+
+def check_bindings(keys: Mapping[Any, Any], num_actions: int, path: Path) -> None:
+    """Hold the bindings of a file against a world.
+
+    Raises:
+        UserError: naming the first one that does not fit.
+    """
     for name, action in keys.items():
         if name not in NAMES:
             raise UserError(f"{path} binds {name!r}: use {', '.join(sorted(NAMES))}")
@@ -147,4 +211,15 @@ def _read(path: Path, num_actions: int) -> dict[str, int]:
                 f"{path} binds {name!r} to {action!r}: this world's actions are "
                 f"whole numbers in 0..{num_actions - 1}"
             )
-    return keys
+
+
+def _action_names(actions: Any, num_actions: int, path: Path) -> tuple[str, ...]:
+    if actions is None:
+        return ()
+    is_list = isinstance(actions, list) and all(isinstance(effect, dict) for effect in actions)
+    names = tuple(effect.get("name") for effect in actions) if is_list else ()
+    if len(names) != num_actions or not all(map(_is_name, names)):
+        raise UserError(
+            f'{path} names no {num_actions} "actions": measure it anew with python -m train.legend'
+        )
+    return names

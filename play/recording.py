@@ -10,6 +10,9 @@ import hashlib
 import json
 import os
 import zlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,8 +20,9 @@ from typing import Any, Self
 import numpy as np
 
 from genie.errors import UserError
+from play.game import Settings
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LARGEST_PROMPT = 64 * 2**20  # bytes, so that a forged file cannot fill the memory
 
 
@@ -34,10 +38,8 @@ class Recording:
     """uint8 (t, h, w, 3): the frames that it started from."""
     seed: int
     """Of the sampler."""
-    maskgit_steps: int
-    """Passes over a frame."""
-    temperature: float
-    """Of the token draws."""
+    settings: tuple[tuple[int, Settings], ...]
+    """From which action on they held, beginning with 0, and the settings."""
     fps: float
     """Frames per second at which it was played."""
     actions: tuple[int, ...]
@@ -46,10 +48,11 @@ class Recording:
     """One for the start and one for the frame after each action."""
 
     def __post_init__(self) -> None:
+        starts = [start for start, _ in self.settings]
         kinds = {
             str: (self.world, self.fingerprint, *self.digests),
-            int: (self.seed, self.maskgit_steps, *self.actions),
-            float: (float(self.temperature), float(self.fps)),
+            int: (self.seed, *self.actions, *starts, *(s.maskgit_steps for _, s in self.settings)),
+            float: (float(self.fps), *(s.temperature for _, s in self.settings)),
         }
         for kind, values in kinds.items():
             if any(type(value) is not kind for value in values):
@@ -58,8 +61,14 @@ class Recording:
             raise ValueError("it has no action")
         if len(self.digests) != len(self.actions) + 1:
             raise ValueError(f"{len(self.digests)} digests for {len(self.actions)} actions")
+        if not starts or starts[0] != 0 or starts != sorted(set(starts)):
+            raise ValueError(f"settings from the actions {starts} on")
         if not (0 <= self.seed < 2**63 and 0.1 <= self.fps <= 240):
             raise ValueError(f"seed {self.seed}, fps {self.fps}")
+
+    def settings_of(self, action: int) -> Settings:
+        """Those under which the action of this number, from 0 on, was taken."""
+        return self.settings[bisect_right(self.settings, action, key=lambda run: run[0]) - 1][1]
 
     def save(self, path: Path) -> None:
         """Write it; the file appears whole or not at all.
@@ -77,6 +86,8 @@ class Recording:
             partial.write_text(json.dumps(values) + "\n")
             os.replace(partial, path)
         except OSError as error:
+            with suppress(OSError):
+                partial.unlink()
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
     @classmethod
@@ -88,18 +99,34 @@ class Recording:
         """
         try:
             values = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path} is no recording ({error}): give one of --record") from error
         if not isinstance(values, dict) or values.pop("version", None) != FORMAT_VERSION:
             raise UserError(f"{path} is no recording of this version: record it again")
         try:
-            for name in ("actions", "digests"):
+            for name in ("actions", "digests", "settings"):
                 if not isinstance(values[name], list):
                     raise ValueError(f"{name} is no list")
                 values[name] = tuple(values[name])
-            return cls(**values | {"prompt": _pixels(values["prompt"])})
+            settings = tuple((start, Settings(*of)) for start, of in values["settings"])
+            return cls(**values | {"prompt": _pixels(values["prompt"]), "settings": settings})
         except (KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
             raise UserError(f"{path} is broken ({error!r}): record it again") from error
+
+
+def changes(used: Sequence[Settings]) -> tuple[tuple[int, Settings], ...]:
+    """The settings of every action, told only where they change."""
+    return tuple(
+        (number, settings)
+        for number, settings in enumerate(used)
+        if number == 0 or settings != used[number - 1]
+    )
+
+
+def first_difference(ours: Sequence[str], theirs: Sequence[str]) -> int | None:
+    """Number of the first frame whose digest differs; None if all are the same."""
+    pairs = enumerate(zip(ours, theirs, strict=True))
+    return next((number for number, (one, other) in pairs if one != other), None)
 
 
 def digest(frame: np.ndarray) -> str:

@@ -1,8 +1,10 @@
 """Synthetic games whose truth is known, and tiny worlds. Sizes differ pairwise on purpose."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,10 @@ from genie.latent_action import LatentActionConfig
 from genie.session import SamplingConfig
 from genie.tokenizer import TokenizerConfig
 from genie.world import World, WorldConfig
+
+# No property here is about time, and a busy machine is slow now and then.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 HEIGHT, WIDTH = 32, 48
 MOVES = np.array([(0, 0), (0, -3), (0, 3), (-3, 0), (3, 0)])
@@ -98,6 +104,14 @@ def tiny_world_config(**sampling) -> WorldConfig:
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def settings_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keys that a test binds are not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("settings")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_world() -> World:
     torch.manual_seed(7)
@@ -146,3 +160,18 @@ def prepared_folder(recorded_folder: Path, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="session")
 def prompt() -> torch.Tensor:
     return video.to_uint8(square_frames(1, 6, seed=3)[0])[0]
+
+
+@pytest.fixture
+def no_screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Windows open, but nobody sees them."""
+    # Loaded here, so that tests without a window wait for no pygame.
+    import pygame
+
+    from play import paint, window
+
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    assert window.open_display()
+    yield
+    pygame.display.quit()
+    paint.forget()

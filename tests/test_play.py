@@ -1,7 +1,8 @@
-"""The command line of `play`, its keys and its recorder."""
+"""The command line of `play`, without a screen."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,39 +17,15 @@ from genie import video
 from genie.errors import UserError
 from genie.world import World
 from play.__main__ import main
+from play.game import Settings
 from play.headless import check_actions, parse_actions, scripted_walk
-from play.keymap import NAMES, HeldKeys, KeyMap
-from play.recorder import Recorder, free_name
+from play.keymap import NAMES, KeyMap
+from play.library import Library
+from play.recording import Recording, digest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LEGEND = {"left": 5, "right": 4, "up": 0, "down": 1, "none": 2, "right_up": 3}
 DISPLAY_VARIABLES = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
-
-
-class Counter:
-    """A game whose picture is the number of steps, and which remembers the actions."""
-
-    num_actions = 8
-
-    def __init__(self):
-        self.actions = []
-
-    @property
-    def frame(self):
-        return np.full((8, 8, 3), len(self.actions), np.uint8)
-
-    def step(self, action):
-        self.actions.append(action)
-        return self.frame
-
-    def prepare(self, likely=None):
-        pass
-
-    def snapshot(self):
-        return tuple(self.actions)
-
-    def restore(self, snapshot):
-        self.actions = list(snapshot)
 
 
 @pytest.fixture
@@ -188,7 +165,7 @@ def test_a_gif_of_one_picture_is_an_image(headless, prompts, tmp_path):
     [
         (("--actions", "0,999"), "999"),
         (("--actions=-1",), "-1"),
-        (("--actions", "0,jump"), "jump"),
+        (("--actions", "0,fly"), "fly"),
         (("--actions", ""), "number"),
         (("--fps", "0"), "--fps"),
         (("--fps", "nan"), "--fps"),
@@ -242,13 +219,104 @@ def test_missing_world_is_one_line(headless, tmp_path):
     assert_one_error_line(*headless("--actions", "0", world=tmp_path / "nowhere"))
 
 
-def test_world_without_shipped_prompt_asks_for_one(tmp_path, capsys):
-    world = tmp_path / "no-prompt-is-called-so"
-    world.mkdir()
-    code = main(["--headless", "--world", str(world), "--export", str(tmp_path / "a.gif")])
+def test_world_without_any_prompt_asks_for_one(tiny_world_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("play.library.REPOSITORY", tmp_path)
+    code = main(
+        ["--headless", "--world", str(tiny_world_folder), "--export", str(tmp_path / "a.gif")]
+    )
     out, err = capsys.readouterr()
     assert_one_error_line(code, out, err)
     assert "--prompt" in err
+
+
+def test_a_world_starts_from_the_first_of_its_own_prompts(world, tmp_path, prompts, capsys):
+    Image.new("RGB", (48, 32), "blue").save(world / "prompts" / "2.png")
+    Image.new("RGB", (48, 32), "red").save(world / "prompts" / "1.png")
+    code = main(["--headless", "--world", str(world), "--actions", "0",
+                 "--export", str(tmp_path / "a.gif")])  # fmt: skip
+    assert code == 0, capsys.readouterr().err
+    assert prompts[0].flatten(2)[0].unique(dim=1).tolist() == [[255], [0], [0]]
+
+
+# What there is to do
+
+
+@pytest.fixture
+def world(tiny_world_folder, tmp_path):
+    """A copy of the tiny world with a legend of its own and room for prompts."""
+    folder = tmp_path / "checkpoints" / "tiny"
+    shutil.copytree(tiny_world_folder, folder)
+    (folder / "prompts").mkdir()
+    names = ("slow right", "right", "up", "left", "mostly stay")
+    keys = {"right": 1, "up": 2, "left": 3, "none": 4, "z": 0}
+    legend = {"keys": keys, "actions": [{"name": name} for name in names]}
+    (folder / "legend.json").write_text(json.dumps(legend))
+    return folder
+
+
+def test_actions_are_words_of_the_legend(headless, world, tmp_path):
+    path = tmp_path / "play.json"
+    words = "jump*3,slow_right*2, z,left,wait, 1*2,mostly_stay"
+    code, _, err = headless("--actions", words, "--record", path, world=world)
+    assert (code, err) == (0, "")
+    assert Recording.load(path).actions == (2, 2, 2, 0, 0, 0, 3, 4, 1, 1, 4)
+
+
+def test_unknown_words_are_told_the_known_ones(headless, world):
+    code, out, err = headless("--actions", "fly", world=world)
+    assert_one_error_line(code, out, err)
+    assert "'fly'" in err and "slow_right" in err and "jump" in err
+
+
+def test_random_actions_follow_the_seed(headless, tmp_path):
+    actions = []
+    for number, seed in enumerate((3, 3, 4)):
+        path = tmp_path / f"{number}.json"
+        options = ("--random", 30, "--steps", 1, "--seed", seed)
+        assert headless(*options, "--record", path)[0] == 0
+        actions.append(Recording.load(path).actions)
+    assert actions[0] == actions[1] != actions[2]
+    assert len(actions[0]) == 30 and set(actions[0]) == set(range(5))
+
+
+def test_a_strip_shows_the_start_and_the_end(headless, tmp_path):
+    options = ("--actions", "1*30", "--scale", "1")
+    for export in ("all.mkv", "strip.png"):
+        assert headless(*options, "--record", tmp_path / "play.json", export=export)[0] == 0
+    with Image.open(tmp_path / "strip.png") as image:
+        strip = np.array(image)
+    assert strip.shape == (32, 12 * 48, 3), "twelve pictures side by side"
+    digests = Recording.load(tmp_path / "play.json").digests
+    shown = [digest(strip[:, left : left + 48]) for left in range(0, strip.shape[1], 48)]
+    assert (shown[0], shown[-1]) == (digests[0], digests[-1])
+    numbers = [digests.index(one) for one in shown]
+    assert numbers == sorted(numbers), "time goes from left to right"
+
+
+def test_a_short_strip_has_each_picture_once(headless, tmp_path):
+    assert headless("--actions", "1,2", "--scale", "3", export="strip.png")[0] == 0
+    with Image.open(tmp_path / "strip.png") as image:
+        assert image.size == (3 * 3 * 48, 3 * 32)
+
+
+def test_pressed_keys_are_written_on_the_pictures(headless, world, tmp_path):
+    for name, options in (("plain.gif", ()), ("keys.gif", ("--show-keys",))):
+        given = ("--actions", "right,left", "--scale", "5", *options)
+        assert headless(*given, world=world, export=name)[0] == 0
+    plain, keys = video.read(tmp_path / "plain.gif"), video.read(tmp_path / "keys.gif")
+    assert keys.shape == plain.shape == (3, 3, 160, 240)
+    differs = (keys.int() - plain.int()).abs().amax(dim=1) > 8
+    assert not differs[0].any(), "nothing was pressed before the start"
+    for frame in differs[1:]:
+        rows, columns = frame.nonzero(as_tuple=True)
+        assert rows.min() > 130 and columns.max() < 120, "only in the lower left corner"
+    assert (keys[1] != keys[2]).any()
+
+
+def test_pictures_with_keys_are_large_enough_to_read(headless, tmp_path):
+    options = ("--actions", "1", "--scale", "1", "--show-keys")
+    assert headless(*options)[0] == 0
+    assert min(video.read(tmp_path / "rollout.gif").shape[2:]) >= 160
 
 
 # Recordings
@@ -269,17 +337,55 @@ def replay(path, world, export, *options):
                  ("--replay", path, "--world", world, "--export", export, *options)])  # fmt: skip
 
 
-def test_two_thousand_actions_replay_bit_for_bit(tiny_world_folder, prompt, tmp_path):
-    world = ("--world", tiny_world_folder)
-    options = ("--headless", "--prompt", prompt, "--random", 2000, "--scale", 1)
-    recorded = run_command(*world, *options, "--record", "play.json", cwd=tmp_path)
-    assert recorded.returncode == 0, recorded.stderr
+def test_another_process_replays_bit_for_bit(headless, tiny_world_folder, tmp_path):
+    options = ("--random", 60, "--steps", 1, "--scale", 1)
+    code, _, err = headless(*options, "--record", tmp_path / "play.json")
+    assert (code, err) == (0, "")
     options = ("--replay", "play.json", "--export", "again.gif", "--scale", 1)
-    replayed = run_command(*world, *options, cwd=tmp_path)
+    replayed = run_command("--world", tiny_world_folder, *options, cwd=tmp_path)
     assert replayed.returncode == 0, replayed.stderr
-    assert "2001 frames" in replayed.stdout and "bit for bit" in replayed.stdout
+    assert "61 frames" in replayed.stdout and "bit for bit" in replayed.stdout
     assert (tmp_path / "again.gif").read_bytes() == (tmp_path / "rollout.gif").read_bytes()
-    assert (tmp_path / "play.json").stat().st_size < 100_000, "it is small enough to send"
+    assert (tmp_path / "play.json").stat().st_size < 12_000, "it is small enough to send"
+
+
+def test_settings_that_change_are_followed(tiny_world_folder, prompt, tmp_path, capsys):
+    library = Library(seed=9)
+    opening = library.open(tiny_world_folder, prompt)
+    played = opening.playthrough(9, opening.settings)
+    for number in range(16):
+        if number in (4, 11, 12):
+            played.tune(Settings(1 + number % 3, number / 10))
+        played.step(number % 5)
+    recording = opening.recording(played, 9)
+    assert [start for start, _ in recording.settings] == [0, 4, 11, 12]
+    recording.save(tmp_path / "play.json")
+    assert replay(tmp_path / "play.json", tiny_world_folder, tmp_path / "again.gif") == 0
+    assert "bit for bit" in capsys.readouterr().out
+    values = json.loads((tmp_path / "play.json").read_text())
+    (tmp_path / "play.json").write_text(json.dumps(values | {"settings": values["settings"][:1]}))
+    assert replay(tmp_path / "play.json", tiny_world_folder, tmp_path / "again.gif") == 1
+    frame = int(capsys.readouterr().out.split("frame ")[1].split()[0])
+    assert 5 <= frame <= 12, "the settings do matter, from there on"
+
+
+@pytest.mark.parametrize("runs", [[[0, [0, 1.0]]], [[0, [1, -1.0]]], [[0, [1, float("nan")]]]])
+def test_settings_out_of_range_are_refused(recorded, tiny_world_folder, tmp_path, capsys, runs):
+    values = json.loads(recorded.read_text())
+    recorded.write_text(json.dumps(values | {"settings": runs}))
+    code = replay(recorded, tiny_world_folder, tmp_path / "again.gif")
+    out, err = capsys.readouterr()
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
+    assert not (tmp_path / "again.gif").exists(), out
+
+
+def test_a_recording_of_an_action_that_is_not_there_is_refused(
+    recorded, tiny_world_folder, tmp_path, capsys
+):
+    values = json.loads(recorded.read_text())
+    recorded.write_text(json.dumps(values | {"actions": [5, *values["actions"][1:]]}))
+    code = replay(recorded, tiny_world_folder, tmp_path / "again.gif")
+    assert_one_error_line(code, *capsys.readouterr())
 
 
 def test_the_first_other_frame_is_named(recorded, tiny_world_folder, tmp_path, capsys):
@@ -299,9 +405,46 @@ def test_a_recording_of_another_world_is_refused(recorded, tiny_world_folder, tm
 
 
 def test_a_recording_brings_its_own_start(recorded, tiny_world_folder, tmp_path, capsys):
-    for option in (("--steps", 2), ("--actions", "1"), ("--prompt", recorded), ("--random", 3)):
-        code = replay(recorded, tiny_world_folder, tmp_path / "again.gif", *option)
-        assert_one_error_line(code, *capsys.readouterr())
+    for name, *value in (
+        ("--steps", 2),
+        ("--temperature", 0.5),
+        ("--actions", "1"),
+        ("--prompt", recorded),
+        ("--random", 3),
+        ("--record", tmp_path / "b.json"),
+        ("--browser",),
+    ):
+        code = replay(recorded, tiny_world_folder, tmp_path / "again.gif", name, *value)
+        out, err = capsys.readouterr()
+        assert_one_error_line(code, out, err)
+        assert name in err
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (("--headless",), "--headless"),
+        (("--export", "a.gif"), "--export"),
+        (("--record", "a.json"), "--record"),
+        (("--scale", 2), "--scale"),
+        (("--random", 3), "--random"),
+        (("--actions", "1"), "--actions"),
+        (("--port", 0), "--port"),
+        (("--port", 65536), "--port"),
+        (("--port=-1",), "--port"),
+        (("--players", 0), "--players"),
+        (("--players", 65), "--players"),
+    ],
+)
+def test_what_a_page_cannot_have_is_refused(
+    tiny_world_folder, prompt, monkeypatch, capsys, options, word
+):
+    monkeypatch.setattr("play.__main__._serve", lambda *_: pytest.fail("served"))
+    places = ("--browser", "--world", tiny_world_folder, "--prompt", prompt)
+    code = main([str(part) for part in (*places, *options)])
+    out, err = capsys.readouterr()
+    assert_one_error_line(code, out, err)
+    assert word in err
 
 
 @pytest.mark.parametrize("place", ["no-folder/../file.txt/play.json", "."])
@@ -357,103 +500,6 @@ def test_actions_are_accepted_exactly_if_the_world_has_them(actions, num_actions
             check_actions(actions, num_actions)
 
 
-BINDINGS = st.dictionaries(st.sampled_from(sorted(NAMES)), st.integers(0, 7))
-HELD = st.lists(st.sampled_from(["left", "right", "up", "down", *"12345678"]), unique=True)
-
-
-@given(BINDINGS, HELD)
-def test_keys_choose_an_action_of_the_world_or_wait(bindings, held):
-    keymap = KeyMap(num_actions=8, bindings=bindings, has_legend=True)
-    press = keymap.choose(held)
-    is_bound = any(key.isdecimal() or key in bindings for key in held)
-    if press is None:
-        assert not is_bound and "none" not in bindings, "a bound key must act"
-    elif press.key.isdecimal():
-        assert press.action == int(press.key) - 1 and press.key in held
-    elif press.key == "none":
-        assert not is_bound
-    else:
-        assert press.action == bindings[press.key]
-        assert set(press.key.split("_")) <= set(held), "only held keys act"
-
-
-@given(BINDINGS, HELD, st.sampled_from("12345678"))
-def test_the_most_recent_key_wins(bindings, held, digit):
-    keymap = KeyMap(num_actions=8, bindings=bindings, has_legend=True)
-    older = [key for key in held if key != digit]
-    assert keymap.choose([*older, digit]).action == int(digit) - 1
-
-
-@pytest.mark.parametrize("held", [("right", "up"), ("up", "right"), ("left", "right", "up")])
-def test_arrows_across_each_other_are_a_chord(held):
-    keymap = KeyMap(num_actions=8, bindings=LEGEND, has_legend=True)
-    assert keymap.choose(held) == (LEGEND["right_up"], "right_up")
-
-
-def test_without_that_chord_the_most_recent_arrow_wins():
-    keymap = KeyMap(num_actions=8, bindings=LEGEND, has_legend=True)
-    assert keymap.choose(("left", "up")) == (LEGEND["up"], "up")
-    assert keymap.choose(("up", "left")) == (LEGEND["left"], "left")
-
-
-def test_no_key_is_the_none_action_or_waiting():
-    assert KeyMap(num_actions=8, bindings=LEGEND, has_legend=True).choose(()) == (2, "none")
-    assert KeyMap.plain(8).choose(()) is None
-
-
-def test_digits_end_with_the_actions():
-    assert KeyMap.plain(3).choose(("4",)) is None
-    assert KeyMap.plain(3).choose(("down",)) is None
-    assert KeyMap.plain(12).choose(("9",)) == (8, "9")
-
-
-def test_legend_of_a_world_is_used(tmp_path):
-    (tmp_path / "legend.json").write_text(json.dumps({"keys": LEGEND, "names": {}}))
-    keymap = KeyMap.load(tmp_path, 8)
-    assert keymap.has_legend and keymap.choose(("left",)) == (5, "left")
-
-
-@pytest.mark.parametrize(
-    "legend",
-    [
-        "{",
-        "[]",
-        "{}",
-        '{"keys": [1]}',
-        '{"keys": {"jump": 1}}',
-        '{"keys": {"left": 8}}',
-        '{"keys": {"left": true}}',
-        '{"keys": {"left": "1"}}',
-    ],
-)
-def test_broken_legend_is_named(tmp_path, legend):
-    (tmp_path / "legend.json").write_text(legend)
-    with pytest.raises(UserError, match=r"legend\.json"):
-        KeyMap.load(tmp_path, 8)
-
-
-EVENTS = st.lists(st.tuples(st.sampled_from(["press", "release", "take"]), st.sampled_from("abc")))
-
-
-@given(EVENTS)
-def test_held_keys_lose_no_tap_and_keep_no_ghost(events):
-    held = HeldKeys()
-    down, tapped = [], set()
-    for kind, key in events:
-        if kind == "press":
-            held.press(key)
-            down = [*(other for other in down if other != key), key]
-            tapped.add(key)
-        elif kind == "release":
-            held.release(key)
-            down = [other for other in down if other != key]
-        else:
-            taken = held.take()
-            assert set(taken) == {*down, *tapped}
-            assert [key for key in taken if key in down] == down, "oldest first"
-            tapped.clear()
-
-
 def test_walk_without_legend_shows_each_action():
     walk = scripted_walk(KeyMap.plain(8))
     assert len(walk) == 64 and set(walk) == set(range(8))
@@ -466,32 +512,7 @@ def test_walk_with_legend_goes_right_jumps_and_comes_back():
     assert order[:2] == [LEGEND["right"], LEGEND["right_up"]] and LEGEND["left"] in order
 
 
-@given(BINDINGS)
+@given(st.dictionaries(st.sampled_from(sorted(NAMES)), st.integers(0, 7)))
 def test_walk_fits_any_legend(bindings):
     walk = scripted_walk(KeyMap(num_actions=8, bindings=bindings, has_legend=True))
     assert walk and set(walk) <= set(range(8))
-
-
-def test_recorder_keeps_the_first_frame_and_every_step():
-    recorder = Recorder(Counter())
-    for action in (3, 1, 2):
-        recorder.step(action)
-    assert [frame[0, 0, 0] for frame in recorder.frames] == [0, 1, 2, 3]
-    assert recorder.game.actions == [3, 1, 2]
-    assert len(recorder.latencies_ms) == 3
-
-
-def test_recorder_forgets_the_oldest_frames_beyond_its_limit():
-    recorder = Recorder(Counter(), max_frames=4)
-    for _ in range(10):
-        recorder.step(0)
-    assert [frame[0, 0, 0] for frame in recorder.frames] == [7, 8, 9, 10]
-
-
-def test_free_name_never_overwrites(tmp_path):
-    path = tmp_path / "rollout.gif"
-    names = []
-    for _ in range(3):
-        names.append(free_name(path).name)
-        free_name(path).touch()
-    assert names == ["rollout.gif", "rollout-1.gif", "rollout-2.gif"]

@@ -402,7 +402,7 @@ def test_the_quick_number_format_changes_little(monkeypatch):
     The bounds are three times what was measured.
     """
     world = genie.load(REPOSITORY / "checkpoints" / "coinrun").cpu()
-    images = sorted((REPOSITORY / "examples" / "prompts").glob("coinrun*.png"))
+    images = sorted((REPOSITORY / "checkpoints" / "coinrun" / "prompts").glob("*.png"))
     prompts = torch.stack([video.read_image(path, world.size) for path in images])[:, None]
     quick = world.start_many(prompts, temperature=0.0)
     monkeypatch.setattr(session, "quick_dtype", lambda _: torch.float32)

@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -16,11 +17,13 @@ from conftest import moving_square
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from PIL import Image
+from PIL import Image, ImageSequence
 
+import genie
 from genie import video
 from genie.errors import UserError
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 COLOUR = (200, 40, 90)
 SIZE = (24, 32)
 SIDES = st.integers(1, 9)
@@ -129,6 +132,81 @@ def test_gif_keeps_colours_speed_and_loops(tmp_path: Path):
         assert image.info["loop"] == 0, "a GIF of a game should loop"
 
 
+def from_gif(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.stack([np.array(f.convert("RGB")) for f in ImageSequence.Iterator(image)])
+
+
+COLOURS = npst.arrays(np.uint8, st.tuples(st.integers(1, 256), st.just(3)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    COLOURS, st.integers(0, 2**32 - 1), st.integers(8, 40), st.integers(8, 40), st.integers(1, 3)
+)
+def test_gif_of_few_colours_is_exact(
+    small_files: Path, colours: np.ndarray, seed: int, height: int, width: int, scale: int
+):
+    rng = np.random.default_rng(seed)
+    frames = [colours[rng.integers(len(colours), size=(height, width))] for _ in range(3)]
+    video.write(small_files / "few.gif", frames, fps=10.0, scale=scale)
+    found = from_gif(small_files / "few.gif")
+    distinct = [frames[0], *(b for a, b in pairwise(frames) if (a != b).any())]
+    enlarged = np.stack(distinct).repeat(scale, axis=1).repeat(scale, axis=2)
+    assert (found == enlarged).all()
+
+
+def soft_art(seed: int, num_colours: int, noise: float) -> np.ndarray:
+    """Pixel art as a decoder draws it: soft edges, and no two pixels quite alike."""
+    rng = np.random.default_rng(seed)
+    palette = rng.integers(0, 256, (num_colours, 3))
+    art = palette[rng.integers(num_colours, size=(8, 8))].repeat(8, axis=0).repeat(8, axis=1)
+    for axis in (0, 1):
+        art = 0.8 * art + 0.1 * np.roll(art, 1, axis) + 0.1 * np.roll(art, -1, axis)
+    return (art + rng.normal(0, noise, art.shape)).clip(0, 255).round().astype(np.uint8)
+
+
+def worst_psnr(found: np.ndarray, wanted: np.ndarray) -> float:
+    errors = ((found.astype(float) - wanted) ** 2).mean(axis=(1, 2, 3))
+    return 10 * np.log10(255**2 / max(errors.max(), 1e-9))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 2), st.integers(6, 12), st.floats(1, 2))
+def test_gif_of_many_colours_loses_little(small_files: Path, seed: int, colours: int, noise: float):
+    frames = [soft_art(seed + number, colours, noise) for number in range(2)]
+    assert all(len(np.unique(frame.reshape(-1, 3), axis=0)) > 256 for frame in frames)
+    video.write(small_files / "many.gif", frames, fps=10.0)
+    assert worst_psnr(from_gif(small_files / "many.gif"), np.stack(frames)) > 40
+
+
+def test_gif_of_a_world_loses_little(tmp_path: Path):
+    """Frames of the shipped world; the worst one lost 50 dB when this was written."""
+    world = genie.load(REPOSITORY / "checkpoints" / "coinrun")
+    prompt = video.read_image(REPOSITORY / "checkpoints/coinrun/prompts/1.png", world.size)
+    session = world.start(prompt, seed=1)
+    frames = [session.step(number // 6 % world.num_actions) for number in range(24)]
+    video.write(tmp_path / "world.gif", frames, fps=15.0)
+    assert worst_psnr(from_gif(tmp_path / "world.gif"), np.stack(frames)) > 45
+
+
+@given(st.integers(1, 60), st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_strip_goes_from_the_first_frame_to_the_last(small_files: Path, count: int, scale: int):
+    frames = [np.full((8, 9, 3), (number, 255 - number, 7), np.uint8) for number in range(count)]
+    video.write(small_files / "strip.png", frames, fps=10.0, scale=scale)
+    with Image.open(small_files / "strip.png") as image:
+        strip = np.array(image)
+    pictures = strip.reshape(8 * scale, -1, 9 * scale, 3).swapaxes(0, 1)
+    numbers = [int(picture[0, 0, 0]) for picture in pictures]
+    assert len(pictures) == min(count, 12) and (numbers[0], numbers[-1]) == (0, count - 1)
+    assert numbers == sorted(set(numbers)), "each once, in order"
+    gaps = np.diff(numbers)
+    assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1, "evenly spread"
+    wanted = np.stack([frames[number] for number in numbers])
+    assert (pictures == wanted.repeat(scale, axis=1).repeat(scale, axis=2)).all()
+
+
 def test_reading_at_another_size_crops_the_middle(tmp_path: Path):
     frame = np.zeros((16, 48, 3), np.uint8)
     frame[:, 16:32] = COLOUR
@@ -182,10 +260,11 @@ def full_disk(frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> list
 
     monkeypatch.setattr(video, "_encode", fill_up)
     monkeypatch.setattr(video, "_encode_gif", fill_up)
+    monkeypatch.setattr(video, "_encode_strip", fill_up)
     return frames
 
 
-@pytest.mark.parametrize("ending", [".gif", ".mp4", ".mkv"])
+@pytest.mark.parametrize("ending", [".gif", ".mp4", ".mkv", ".png"])
 @pytest.mark.parametrize("failure", [wrong_shapes, full_disk])
 def test_failed_writing_leaves_no_trace(
     clip: list[np.ndarray],

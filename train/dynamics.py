@@ -29,7 +29,8 @@ from train.run_folder import load_finished, read_description
 from train.stage import StageConfig, fit, make_trainer, one_line_errors, open_stores, parse, set_up
 
 ENCODE_FRAMES = 120  # encoded at once
-LEGEND_PROMPTS = 24
+LEGEND_PROMPTS = 64
+SAVED_PROMPTS = 6
 
 ActionModel = LatentActionModel | STLatentActionModel
 
@@ -172,9 +173,9 @@ def encode_split(
     return made
 
 
-def draw_prompts(store: FrameStore) -> UInt8[Tensor, "p 3 h w"]:
-    """Frames spread evenly over a split, for the legend."""
-    rows = torch.linspace(0, len(store) - 1, LEGEND_PROMPTS).long().tolist()
+def draw_prompts(store: FrameStore, count: int = LEGEND_PROMPTS) -> UInt8[Tensor, "p 3 h w"]:
+    """Frames spread evenly over a split, for the legend and to play from."""
+    rows = torch.linspace(0, len(store) - 1, count).long().tolist()
     return torch.cat([store.read(row, row + 1) for row in rows])
 
 
@@ -192,9 +193,17 @@ def save_world(
     world.latent_action.load_state_dict(latent_action.state_dict())
     world.dynamics.load_state_dict(dynamics.state_dict())
     (out / legend.FILE_NAME).unlink(missing_ok=True)  # of an earlier world in the same place
-    world.save_pretrained(out)
-    legend.write_legend(world.eval(), prompts, out)
-    print(f"world written to {out}; play it: python -m play --world {out} --prompt IMAGE")
+    world.save_pretrained(out, torch.float16)  # the run folder keeps them whole
+    legend.write_legend(World.from_pretrained(out), prompts, out)
+    _save_prompts(prompts[:: -(-len(prompts) // SAVED_PROMPTS)], out / "prompts")
+    print(f"world written to {out}; play it: python -m play --world {out}")
+
+
+def _save_prompts(prompts: UInt8[Tensor, "p 3 h w"], folder: Path) -> None:
+    """Pictures to start from, so that a new world can be played at once."""
+    folder.mkdir(exist_ok=True)
+    for number, prompt in enumerate(prompts, start=1):
+        video.write_image(folder / f"{number}.png", prompt)
 
 
 def _pieces(store: FrameStore, reach: int) -> list[tuple[int, int, int]]:

@@ -64,7 +64,7 @@ def _scroll_lines(figures: dict) -> Iterator[str]:
     for action, movement in enumerate(figures["actions"]):
         medians = [f"{movement[name]:.1f}" for name in ("median_dx", "median_dy")]
         shares = [f"{movement[name]:.0%}" for name in ("right", "left", "up", "still")]
-        yield _row(f"  {action}", medians + shares)
+        yield _row(f"  {action} {movement['name']}", medians + shares)
 
 
 def _row(name: str, cells: list[str]) -> str:

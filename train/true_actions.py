@@ -124,6 +124,43 @@ def true_action_figures(
     return figures
 
 
+@dataclass(frozen=True)
+class Meeting:
+    """Which true buttons one latent action meets on held-out transitions."""
+
+    share: dict[str, float]
+    """Of this action's transitions, the share with LEFT, RIGHT and UP pressed."""
+    everywhere: dict[str, float]
+    """The same share of all transitions: what chance gives."""
+    num_transitions: int
+    """How many have this action."""
+
+    def __str__(self) -> str:
+        """Such as "LEFT 71% (all 36%), ..."."""
+        if not self.num_transitions:
+            return "never met"
+        pairs = [f"{b} {self.share[b]:.0%} (all {self.everywhere[b]:.0%})" for b in self.share]
+        return ", ".join(pairs) + f", n = {self.num_transitions}"
+
+
+def meetings(
+    world: World, store: FrameStore, truth: TrueActions, horizon: int, seed: int = 0
+) -> dict[int, Meeting]:
+    """Return for each latent action the buttons that were really pressed where it was inferred."""
+    latent, true, _ = label_transitions(world, store, truth, horizon, seed)
+    pressed = {
+        button: torch.tensor([button in name.split("+") for name in truth.names])[true]
+        for button in ("LEFT", "RIGHT", "UP")
+    }
+    everywhere = {button: held.double().mean().item() for button, held in pressed.items()}
+    found = {}
+    for action in range(world.num_actions):
+        here = latent == action
+        share = {b: held[here].double().mean().item() for b, held in pressed.items()}
+        found[action] = Meeting(share, everywhere, int(here.sum()))
+    return found
+
+
 def _probe(table: Int[Tensor, " a"], latent: Int[Tensor, " n"], true: Int[Tensor, " n"]) -> float:
     return metrics.balanced_accuracy(table[latent], true)
 

@@ -19,7 +19,7 @@ import tyro
 from genie import machine
 from genie.checkpoint import check_folder, write_whole
 from genie.errors import UserError
-from tests.benchmarks import limits, loading, playing, training, worlds
+from tests.benchmarks import limits, loading, page, playing, training, worlds
 from train.stage import one_line_errors
 
 Row = dict[str, Any]
@@ -54,6 +54,7 @@ def sections(options: Options) -> dict[str, Section]:
         ],
         "paper-25": lambda: playing.uncached_frame(paper, 15, 25, rounds=2),
         "foresight": lambda: playing.foresight(shipped, 1000),
+        "page": lambda: page.round_trips(300),
         "many": lambda: playing.many_at_once(shipped, rounds=15),
         "limits": lambda: [
             *limits.one_pass(shipped, rounds=60),

@@ -1,0 +1,1 @@
+"""Playing in a web page: a small server, one player for each connection, and the page."""

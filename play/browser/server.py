@@ -1,0 +1,349 @@
+"""The server behind `python -m play --browser`: a page, and a WebSocket for everybody who plays.
+
+It trusts nobody: only pages of its own may talk to it, and what they send is limited in size, rate
+and number. Listens where it is told to, by default for this machine alone.
+"""
+
+import asyncio
+import io
+import socket
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from genie import video
+from genie.errors import UserError
+from play.browser import wire
+from play.browser.player import GONE, POLICY, TRY_LATER, Closed, Player, Workers
+from play.library import FILMS, Library, Opening, prompts_for
+
+PAGE = Path(__file__).parent
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+ASSETS = ("page.js", "sketch.js", "page.css", "icon.svg")
+MAX_UPLOAD_PIXELS = 16_000_000
+IDLE_SECONDS, SEND_SECONDS, CLOSE_SECONDS = 600.0, 20.0, 2.0
+MESSAGES_A_SECOND, MESSAGES_AT_ONCE, PICTURE_COSTS = 60.0, 240.0, 20.0
+"""What a page may send; a picture counts as several messages."""
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
+    "frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+Message = MutableMapping[str, Any]
+App = Callable[
+    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]],
+    Awaitable[None],
+]
+
+
+class OwnPagesOnly:
+    """Refuses requests that other sites' pages make, and names that are not this machine's.
+
+    A page elsewhere on the web could otherwise play along, or reach a server that listens for this
+    machine alone by letting its own name point here.
+    """
+
+    def __init__(self, app: App, names: frozenset[str] | None) -> None:
+        """Args: names: that this server goes by; None lets any name pass."""
+        self._app, self._names = app, names
+
+    async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+        """Pass a request on, or answer 403."""
+        if scope["type"] in ("http", "websocket") and not self._is_own(dict(scope["headers"])):
+            if scope["type"] == "websocket":
+                await receive()
+                await send({"type": "websocket.close", "code": POLICY})
+            else:
+                refusal = PlainTextResponse("this page may not play here", 403, HEADERS)
+                await refusal(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _is_own(self, headers: dict[bytes, bytes]) -> bool:
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        origin = headers.get(b"origin")
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        if self._names is not None and name.strip("[]") not in self._names:
+            return False
+        # Programs that are no browser send no origin, and could send any.
+        return origin is None or origin.decode("latin-1").lower().split("://")[-1] == host
+
+
+class Budget:
+    """How much a page may still send: refills with time, up to a limit."""
+
+    def __init__(self) -> None:
+        self._left, self._at = MESSAGES_AT_ONCE, time.monotonic()
+
+    def spend(self, cost: float) -> None:
+        """Pay for a message.
+
+        Raises:
+            Closed: if there is not enough left.
+        """
+        now = time.monotonic()
+        refilled = self._left + (now - self._at) * MESSAGES_A_SECOND
+        self._left, self._at = min(refilled, MESSAGES_AT_ONCE) - cost, now
+        if self._left < 0:
+            raise Closed(POLICY, "too many messages")
+
+
+class PageLine:
+    """The way to one page."""
+
+    def __init__(self, connection: WebSocket) -> None:
+        self._connection = connection
+
+    async def send_json(self, message: dict[str, Any]) -> None:
+        """Send a message; raises `Closed` if the page has gone."""
+        await self._sent(self._connection.send_json(message))
+
+    async def send_bytes(self, content: bytes) -> None:
+        """Send a frame or a file; raises `Closed` if the page has gone."""
+        await self._sent(self._connection.send_bytes(content))
+
+    async def _sent(self, sending: Awaitable[None]) -> None:
+        try:
+            # A page that takes nothing any more must not keep its place.
+            async with asyncio.timeout(SEND_SECONDS):
+                await sending
+        except (WebSocketDisconnect, RuntimeError, OSError) as error:
+            raise Closed(GONE, "the page has gone") from error
+
+
+class Room:
+    """One world, its prompts, and everybody who plays there.
+
+    Args:
+        library: opens pictures.
+        folder: of the world.
+        prompts: to choose from; the first is what everybody starts with.
+        max_players: how many may play at once.
+        idle_seconds: after how long without a command a player is sent away.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        folder: Path,
+        prompts: list[Opening],
+        *,
+        max_players: int,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
+        self._library, self._folder, self._prompts = library, folder, prompts
+        self._max_players, self._idle_seconds = max_players, idle_seconds
+        self._num_players = 0
+        self._thumbnails = [_png(opening) for opening in prompts]
+        self._workers = Workers(ThreadPoolExecutor(1), ThreadPoolExecutor(2))
+
+    def routes(self) -> list[Route | WebSocketRoute]:
+        """What the server answers to."""
+        return [
+            Route("/", self._page),
+            Route("/{name}.{kind}", self._asset),
+            Route("/prompts/{number:int}.png", self._thumbnail),
+            WebSocketRoute("/play", self._play),
+        ]
+
+    async def _page(self, request: Request) -> Response:
+        return FileResponse(PAGE / "page.html", headers=HEADERS)
+
+    async def _asset(self, request: Request) -> Response:
+        name = f"{request.path_params['name']}.{request.path_params['kind']}"
+        if name == "legend.png" and (self._folder / name).is_file():
+            return FileResponse(self._folder / name, headers=HEADERS)
+        if name not in ASSETS:
+            return PlainTextResponse("there is no such page", 404, HEADERS)
+        return FileResponse(PAGE / name, headers=HEADERS)
+
+    async def _thumbnail(self, request: Request) -> Response:
+        number = request.path_params["number"]
+        if number >= len(self._thumbnails):
+            return PlainTextResponse("there is no such prompt", 404, HEADERS)
+        return Response(self._thumbnails[number], media_type="image/png", headers=HEADERS)
+
+    async def _play(self, connection: WebSocket) -> None:
+        await connection.accept()
+        line = PageLine(connection)
+        if self._num_players >= self._max_players:
+            await _send_away(connection, Closed(TRY_LATER, "all places are taken: try again soon"))
+            return
+        self._num_players += 1
+        try:
+            await line.send_json(self._facts())
+            player = Player(
+                line, self._workers, self._prompts, self._open_picture, self._idle_seconds
+            )
+            await _first_end(player.play(), self._listen(connection, player))
+        except Closed as closed:
+            await _send_away(connection, closed)
+        finally:
+            self._num_players -= 1
+
+    async def _listen(self, connection: WebSocket, player: Player) -> None:
+        """Hand on what a page sends, until it goes or sends too much."""
+        budget, strikes = Budget(), 0
+        while True:
+            message = await connection.receive()
+            if message["type"] == "websocket.disconnect":
+                raise Closed(GONE, "the page has gone")
+            content = message.get("bytes")
+            budget.spend(PICTURE_COSTS if content is not None else 1.0)
+            try:
+                player.take(content if content is not None else wire.parse(message["text"]))
+            except UserError as error:
+                strikes += 1
+                if strikes > 100:
+                    raise Closed(POLICY, "too many messages that make no sense") from error
+                await PageLine(connection).send_json({"is": "notice", "text": str(error)})
+
+    def _open_picture(self, content: bytes) -> Opening:
+        size = self._library.world(self._folder).size
+        picture = video.decode_image(content, size, max_pixels=MAX_UPLOAD_PIXELS)
+        return self._library.open_frames(self._folder, video.to_picture(picture)[None])
+
+    def _facts(self) -> dict[str, Any]:
+        keymap = self._prompts[0].legend_keymap
+        height, width = self._prompts[0].prompt.shape[1:3]
+        return {
+            "is": "facts",
+            "world": self._prompts[0].world,
+            "runs": self._prompts[0].what_runs,
+            "fps": self._prompts[0].fps,
+            "width": width,
+            "height": height,
+            "names": [keymap.name_of(action) for action in range(keymap.num_actions)],
+            "bindings": dict(keymap.bindings),
+            "prompts": len(self._prompts),
+            "has_strip": (self._folder / "legend.png").is_file(),
+        }
+
+
+def serve(
+    library: Library,
+    folder: Path,
+    prompt: Path | None,
+    *,
+    host: str,
+    port: int,
+    max_players: int,
+) -> None:
+    """Serve a world until Ctrl-C.
+
+    Args:
+        library: opens it.
+        folder: of the world.
+        prompt: file to start with; the world's own prompts follow.
+        host: address to listen on.
+        port: to listen on.
+        max_players: how many may play at once.
+
+    Raises:
+        UserError: if the world or the prompt cannot be read, or the port is taken.
+    """
+    listener = _listener(host, port)  # first, for loading a world takes a while
+    with listener:
+        prompts = _open_prompts(library, folder, prompt)
+        room = Room(library, folder, prompts, max_players=max_players)
+        app = make_app(room, host)
+        print(prompts[0].what_runs)
+        print(f"play at http://{_shown(host)}:{port} (Ctrl-C ends it)", flush=True)
+        uvicorn.Server(make_config(app)).run(sockets=[listener])
+
+
+def make_app(room: Room, host: str) -> App:
+    """The application that a server runs. Args: host: that it listens on."""
+    # Whoever listens for a whole network is called by names that nobody knows beforehand.
+    names = LOOPBACK | {host.lower()} if host in LOOPBACK else None
+    return OwnPagesOnly(Starlette(routes=room.routes()), names)
+
+
+def make_config(app: App) -> uvicorn.Config:
+    """The limits under which it runs."""
+    return uvicorn.Config(
+        app,
+        log_level="warning",
+        ws="websockets-sansio",
+        ws_max_size=wire.MAX_PICTURE,
+        ws_max_queue=16,
+        limit_concurrency=256,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=1,
+        server_header=False,
+    )
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"cannot listen on {host}:{port} ({why}): give another --port") from error
+    return listener
+
+
+def _open_prompts(library: Library, folder: Path, prompt: Path | None) -> list[Opening]:
+    """The given prompt, then the world's own and those for any world, videos left out."""
+    files = [path for path in prompts_for(folder) if path.suffix.lower() not in FILMS]
+    first = [prompt] if prompt else []
+    openings = [library.open(folder, path) for path in (*first, *files)]
+    if not openings:
+        raise UserError(f"no prompt in {folder / 'prompts'}: give --prompt image.png")
+    return openings
+
+
+async def _first_end(*tasks: Awaitable[None]) -> None:
+    """Run all until one ends or fails; the others are stopped."""
+    running = [asyncio.ensure_future(task) for task in tasks]
+    try:
+        done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _send_away(connection: WebSocket, closed: Closed) -> None:
+    code, reason = closed.args
+    with suppress(WebSocketDisconnect, RuntimeError, OSError):  # it has gone by itself
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await connection.close(code, reason)
+
+
+def _png(opening: Opening) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(opening.prompt[-1]).save(content, format="PNG")
+    return content.getvalue()
+
+
+def _shown(host: str) -> str:
+    """An address that can be typed into a browser."""
+    if host in ("0.0.0.0", "::"):
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host

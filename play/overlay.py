@@ -1,0 +1,72 @@
+"""Pictures for files, with what the player did written on them.
+
+In: frames and the actions that led to them. Out: enlarged frames with the key and the name of each
+action in the lower left corner. Draws with Pillow: a file needs no screen.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from play.keymap import ARROWS, KeyMap
+
+INK, PAPER, LIT = (224, 229, 238), (15, 17, 22, 190), (122, 184, 255)
+SMALLEST_SIDE = 160
+"""Pixels that the shorter side of a picture must have for the words to be read."""
+
+
+def captioned(
+    frames: Sequence[np.ndarray], actions: Sequence[int], keymap: KeyMap, scale: int
+) -> list[np.ndarray]:
+    """Write on each frame what led to it, uint8 (h, w, 3) enlarged `scale` times.
+
+    Args:
+        frames: uint8 (h, w, 3); the newest of a play.
+        actions: of the same play, from the start on; the last led to the last frame.
+        keymap: names of keys and actions.
+        scale: whole number; enlargement before anything is written, so that letters are sharp.
+    """
+    led_by = [None, *actions][-len(frames) :]
+    return [
+        _captioned(frame.repeat(scale, axis=0).repeat(scale, axis=1), action, keymap)
+        for frame, action in zip(frames, led_by, strict=True)
+    ]
+
+
+def readable_scale(size: tuple[int, int], scale: int) -> int:
+    """`scale`, or the smallest one at which words on a picture of (height, width) can be read."""
+    return max(scale, -(-SMALLEST_SIDE // min(size)))
+
+
+def _captioned(picture: np.ndarray, action: int | None, keymap: KeyMap) -> np.ndarray:
+    if action is None:
+        return picture
+    image = Image.fromarray(picture)
+    pen = ImageDraw.Draw(image, "RGBA")
+    height = max(14, min(image.size) // 12)
+    font = ImageFont.load_default(size=height * 0.72)
+    key, name = _key(action, keymap), keymap.name_of(action)
+    words = name if key in ARROWS else f"{key}  {name}"
+    arrow = height if key in ARROWS else 0
+    width = arrow + pen.textlength(words, font=font) + height * 0.8
+    left, top = height // 2, image.height - height * 3 // 2
+    pen.rounded_rectangle((left, top, left + width, top + height), radius=height // 4, fill=PAPER)
+    if arrow:
+        middle = (left + height * 0.65, top + height / 2)
+        pen.polygon(_arrow(key, middle, height * 0.3), fill=LIT)
+    start = (left + height * 0.4 + arrow, top + height / 2)
+    pen.text(start, words, font=font, fill=INK, anchor="lm")
+    return np.asarray(image.convert("RGB"))
+
+
+def _key(action: int, keymap: KeyMap) -> str:
+    names = [name for name in keymap.names_of(action) if name != "none"]
+    return next(iter(names), str(action + 1))
+
+
+def _arrow(key: str, middle: tuple[float, float], reach: float) -> list[tuple[float, float]]:
+    """Corners of a triangle that points where the key's name says."""
+    turn = {"right": (1, 0), "left": (-1, 0), "up": (0, -1), "down": (0, 1)}[key]
+    (x, y), (dx, dy) = middle, (turn[0] * reach, turn[1] * reach)
+    return [(x + dx, y + dy), (x - dx - dy, y - dy + dx), (x - dx + dy, y - dy - dx)]

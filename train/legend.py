@@ -1,0 +1,77 @@
+"""What each latent action of a world does, measured anew: `python -m train.legend WORLD DATA`.
+
+In: a world and held-out videos. Out: `legend.json` and `legend.png` in the world's folder, and a
+table. With --true-actions the table also says which buttons each action meets on held-out videos;
+they change nothing in the legend.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from genie import legend
+from genie.checkpoint import check_folder
+from genie.data import FrameStore
+from genie.errors import UserError
+from genie.world import World
+from train.dynamics import LEGEND_PROMPTS, draw_prompts
+from train.evaluate import check_sizes
+from train.stage import one_line_errors
+from train.true_actions import Meeting, TrueActions, meetings
+
+HORIZON = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegendConfig:
+    """Measure what each latent action does; write the world's legend."""
+
+    world: tyro.conf.Positional[Path]
+    """Checkpoint folder of the world."""
+    data: tyro.conf.Positional[Path]
+    """Folder made by train.prepare; only its held-out videos are read."""
+    prompts: int = LEGEND_PROMPTS
+    """Held-out frames from which every action is held."""
+    true_actions: Path | None = None
+    """true_actions.npz of the recording, to print which buttons each action meets."""
+
+
+@torch.no_grad()
+def main(config: LegendConfig) -> None:
+    """Write the legend and print it.
+
+    Raises:
+        UserError: if a file or a flag does not fit, or the world's folder cannot be written.
+    """
+    if config.prompts < 1:
+        raise UserError(f"--prompts is {config.prompts}: give at least 1")
+    check_folder(config.world)
+    world = World.from_pretrained(config.world)
+    store = FrameStore.open(config.data, "heldout")
+    check_sizes(world, store)
+    truth = TrueActions.open(config.true_actions) if config.true_actions else None
+    met = meetings(world, store, truth, HORIZON) if truth else None
+    prompts = draw_prompts(store, config.prompts)
+    effects, keys = legend.write_legend(world, prompts, config.world)
+    print(table(effects, keys, met))
+    print(f"written to {config.world}: {legend.FILE_NAME}, {legend.STRIP_NAME}")
+
+
+def table(
+    effects: list[legend.Effect], keys: dict[str, int], met: dict[int, Meeting] | None = None
+) -> str:
+    """One line an action: key, name, agreement and, where they are known, the true buttons."""
+    head = f"{'action':<8}{'key':<10}{'name':<24}{'agreement':>9}"
+    lines = [head + ("   true buttons" if met else "")]
+    for action, effect in enumerate(effects):
+        bound = "/".join(key for key, other in keys.items() if other == action)
+        line = f"{action:<8}{bound:<10}{effect.name:<24}{effect.agreement:>9.0%}"
+        lines.append(line + (f"   {met[action]}" if met else ""))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(tyro.cli(LegendConfig, description=__doc__))
