@@ -30,6 +30,7 @@ class Bookmark(NamedTuple):
     settings: tuple[Settings, ...]
     digests: tuple[str, ...]
     frames: tuple[np.ndarray, ...]
+    keyframes: tuple[tuple[int, object], ...]
 
 
 class Playthrough:
@@ -138,7 +139,12 @@ class Playthrough:
         """The moment that is shown."""
         self._return()
         return Bookmark(
-            self.game.snapshot(), self.actions, self.used_settings, self.digests, self.frames
+            snapshot=self.game.snapshot(),
+            actions=self.actions,
+            settings=self.used_settings,
+            digests=self.digests,
+            frames=self.frames,
+            keyframes=tuple(self._keyframes),
         )
 
     def go_to(self, bookmark: Bookmark) -> None:
@@ -149,8 +155,7 @@ class Playthrough:
         self._digests = list(bookmark.digests)
         self._frames.clear()
         self._frames.extend(bookmark.frames)
-        self._keyframes.clear()
-        self._keep_keyframe()
+        self._keyframes = deque(bookmark.keyframes)
 
     def _keep_keyframe(self) -> None:
         if self.reach:

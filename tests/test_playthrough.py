@@ -257,7 +257,7 @@ def test_a_bookmark_of_a_way_that_was_left_can_be_rewound(many_snapshots):
         played.step(action)
     played.go_to(bookmark)
     for _ in range(10):
-        played.rewind()
+        assert played.rewind(), "the way to a bookmark comes back with it"
     played.step(2)
     assert_nothing_shows(played, lambda settings: MovingSquare(0, settings))
 

@@ -156,6 +156,15 @@ def test_gif_of_few_colours_is_exact(
     assert (found == enlarged).all()
 
 
+def test_in_a_large_gif_of_few_colours_a_lone_pixel_keeps_its_own(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (250, 3), dtype=np.uint8)
+    frame = colours[np.zeros((500, 400), dtype=int)]
+    frame.reshape(-1, 3)[rng.choice(500 * 400, 250, replace=False)] = colours
+    video.write(tmp_path / "large.gif", [frame], fps=10.0)
+    assert (from_gif(tmp_path / "large.gif")[0] == frame).all()
+
+
 def soft_art(seed: int, num_colours: int, noise: float) -> np.ndarray:
     """Pixel art as a decoder draws it: soft edges, and no two pixels quite alike."""
     rng = np.random.default_rng(seed)
