@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from genie.errors import UserError
@@ -145,6 +145,8 @@ def _open_image(
         ) from None
     except UserError:
         raise
+    except UnidentifiedImageError as error:
+        raise UserError(f"{name} is not a readable image: give a PNG or JPEG") from error
     except Exception as error:  # a broken file makes Pillow raise nearly anything
         why = _in_one_line(error)
         raise UserError(f"{name} is not a readable image ({why}): give a PNG or JPEG") from error

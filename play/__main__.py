@@ -193,9 +193,10 @@ def _replay(library: "Library", options: Options) -> int:
     if recording.fingerprint != world.fingerprint:
         raise UserError(
             f"{options.replay} was recorded in another world ({recording.world}, "
-            f"{recording.fingerprint}) than {folder} ({world.fingerprint}): give --world"
+            f"{recording.fingerprint}) than {folder} ({world.fingerprint}): give that world's "
+            "folder by --world"
         )
-    headless.check_actions(recording.actions, world.num_actions)
+    headless.check_actions(recording.actions, world.num_actions, str(options.replay))
     opening = replace(
         library.open_frames(folder, recording.prompt),
         seed=recording.seed,
@@ -214,7 +215,10 @@ def _replay(library: "Library", options: Options) -> int:
     if changed is None:
         print("every frame is the recorded one, bit for bit")
         return 0
-    print(f"frame {changed} is not the recorded one: another machine or version rounds otherwise")
+    print(
+        f"frame {changed} is not the recorded one: the recording was edited, or another machine or "
+        "version rounds otherwise"
+    )
     return 1
 
 
@@ -237,12 +241,12 @@ def _check(options: Options) -> None:
     from genie import video
     from genie.checkpoint import check_folder
     from genie.errors import UserError
+    from genie.session import MOST_STEPS
     from play.headless import MAX_ACTIONS
 
     if options.replay:
         _check_replay(options)
-    if options.browser:
-        _check_browser(options)
+    _check_browser(options)
     for name, value in (("--actions", options.actions), ("--random", options.random)):
         if value is not None and not options.headless:
             raise UserError(f"{name} plays without a window: add --headless")
@@ -256,8 +260,8 @@ def _check(options: Options) -> None:
         raise UserError(f"--scale is {options.scale}: give a whole number from 1 to 32")
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed is {options.seed}: give a whole number from 0 to 2^63-1")
-    if options.steps is not None and options.steps < 1:
-        raise UserError(f"--steps is {options.steps}: give at least 1")
+    if options.steps is not None and not 1 <= options.steps <= MOST_STEPS:
+        raise UserError(f"--steps is {options.steps}: give 1 to {MOST_STEPS}")
     if options.temperature is not None and not (
         isfinite(options.temperature) and options.temperature >= 0
     ):
@@ -273,6 +277,8 @@ def _check(options: Options) -> None:
     if options.record is not None:
         if options.record.is_dir() or not options.record.parent.is_dir():
             raise UserError(f"--record {options.record}: give a file in a folder that is there")
+        if options.record.resolve() == options.export_path.resolve():
+            raise UserError(f"--record and --export both name {options.record}: give two files")
         check_folder(options.record.parent)
 
 
@@ -287,6 +293,7 @@ def _check_replay(options: Options) -> None:
         "--record": options.record,
         "--steps": options.steps,
         "--temperature": options.temperature,
+        "--seed": options.seed or None,
         "--browser": options.browser or None,
     }
     for name, value in given.items():
@@ -297,6 +304,9 @@ def _check_replay(options: Options) -> None:
 def _check_browser(options: Options) -> None:
     from genie.errors import UserError
 
+    for name in ("host", "port", "players"):
+        if not options.browser and getattr(options, name) != getattr(Options, name):
+            raise UserError(f"--{name} is of the page's server: add --browser")
     given = {
         "--headless": options.headless or None,
         "--record": options.record,
@@ -304,7 +314,7 @@ def _check_browser(options: Options) -> None:
         "--scale": options.scale,
     }
     for name, value in given.items():
-        if value is not None:
+        if options.browser and value is not None:
             raise UserError(f"--browser serves a page, which saves files itself: leave {name} out")
     if not 1 <= options.port <= 65535:
         raise UserError(f"--port is {options.port}: give 1 to 65535")

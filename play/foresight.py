@@ -104,11 +104,11 @@ class Foresight:
 def _panels(count: int, room: tuple[int, int], frame: tuple[int, int]) -> list[pygame.Rect]:
     """Areas for `count` panels, in the arrangement that shows the frames largest."""
 
-    def fit(columns: int) -> tuple[int, int]:
-        """Whole-number scale, and how few places stay empty."""
+    def fit(columns: int) -> tuple[int, int, int]:
+        """Whole-number scale, how few places stay empty, and how few rows there are."""
         rows = -(-count // columns)
         across = room[0] // columns // frame[0]
-        return min(across, (room[1] // rows - LABEL) // frame[1]), count - rows * columns
+        return min(across, (room[1] // rows - LABEL) // frame[1]), count - rows * columns, -rows
 
     columns = max(range(1, count + 1), key=fit)
     rows = -(-count // columns)

@@ -36,7 +36,7 @@ def parse_actions(text: str, bindings: Mapping[str, int]) -> tuple[int, ...]:
         UserError: if a part is neither a whole number nor such a name, or there are too many.
     """
     actions: list[int] = []
-    for part in (part.strip() for part in text.split(",")):
+    for part in (part.strip().lower().replace(" ", "_") for part in text.split(",")):
         parsed = re.fullmatch(r"([^*]+)(?:\*([0-9]{1,6}))?", part)
         is_known = parsed and (parsed[1] in bindings or NUMBER.fullmatch(parsed[1]))
         if not is_known:
@@ -54,8 +54,11 @@ def parse_actions(text: str, bindings: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(actions)
 
 
-def check_actions(actions: Sequence[int], num_actions: int) -> None:
+def check_actions(actions: Sequence[int], num_actions: int, source: str = "--actions") -> None:
     """Hold a list of actions against a world before anything is generated.
+
+    Args:
+        source: where they come from, for people.
 
     Raises:
         UserError: naming the first action that the world does not have.
@@ -63,7 +66,7 @@ def check_actions(actions: Sequence[int], num_actions: int) -> None:
     for position, action in enumerate(actions, start=1):
         if not 0 <= action < num_actions:
             raise UserError(
-                f"action {action} (number {position} in --actions) is not one of this world's: "
+                f"action {action} (number {position} in {source}) is not one of this world's: "
                 f"use 0..{num_actions - 1}"
             )
 

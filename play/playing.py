@@ -473,8 +473,10 @@ class Playing:
         words = "the real video has ended"
         if position < len(clip.actions):
             words = f"real video, then “{self._keymap.name_of(clip.actions[position])}”"
-        label = paint.text(words, MUTED, paint.SMALL)
-        surface.blit(label, label.get_rect(midbottom=(place.centerx, room.bottom - 4)))
+        label = paint.text(words, BRIGHT, paint.SMALL)
+        area = label.get_rect(midbottom=(place.centerx, room.bottom - 6))
+        pygame.draw.rect(surface, BACKGROUND, area.inflate(16, 10), border_radius=6)
+        surface.blit(label, area)
 
     def _state(self) -> str:
         if self._rewinds:

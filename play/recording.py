@@ -110,8 +110,13 @@ class Recording:
                 values[name] = tuple(values[name])
             settings = tuple((start, Settings(*of)) for start, of in values["settings"])
             return cls(**values | {"prompt": _pixels(values["prompt"]), "settings": settings})
-        except (KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
-            raise UserError(f"{path} is broken ({error!r}): record it again") from error
+        except KeyError as error:
+            raise UserError(f"{path} is broken (no {error}): record it again") from error
+        except TypeError as error:
+            why = "its fields are not those of a recording"
+            raise UserError(f"{path} is broken ({why}): record it again") from error
+        except (ValueError, binascii.Error, zlib.error) as error:
+            raise UserError(f"{path} is broken ({error}): record it again") from error
 
 
 def changes(used: Sequence[Settings]) -> tuple[tuple[int, Settings], ...]:

@@ -1,5 +1,6 @@
 """The page, driven for real in headless Chromium, and the server under a hail of nonsense."""
 
+import asyncio
 import io
 import json
 import random
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from websockets.sync.client import connect
 from genie.errors import UserError
 from genie.world import World
 from play.browser import server, wire
-from play.browser.player import IDLE, POLICY, TRY_LATER
+from play.browser.player import IDLE, POLICY, TRY_LATER, Player, Workers
 from play.library import Library
 from play.recording import Recording
 
@@ -227,11 +229,11 @@ def test_pause_step_rewind_restart_and_bookmark(open_page):
     wait_for(lambda: position(page) >= 16)
     page.keyboard.up("d")
     here = settled(page)
-    page.keyboard.press("b")
+    page.click("#bookmark")
     page.keyboard.down("Backspace")
     wait_for(lambda: (shown(page) == first).all())
     page.keyboard.up("Backspace")
-    page.keyboard.press("n")
+    page.click("#back")
     wait_for(lambda: (shown(page) == here).all())
     page.keyboard.press("p")
     wait_for(lambda: "paused" in page.inner_text("#state"))
@@ -456,6 +458,12 @@ def test_who_rests_too_long_is_sent_away_and_who_plays_is_not(room: int):
         until(busy, is_frame)
 
 
+def test_a_host_that_is_none_is_said_in_one_line(world_folder: Path):
+    for host in ("nonsense..host", "203.0.113.9"):
+        with pytest.raises(UserError, match="give another --host"):
+            server.serve(Library(), world_folder, None, host=host, port=free_port(), max_players=1)
+
+
 def test_a_taken_port_is_said_in_one_line(world_folder: Path):
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
@@ -470,6 +478,52 @@ def test_a_taken_port_is_said_in_one_line(world_folder: Path):
     assert ended.returncode == 2 and ended.stdout == ""
     assert ended.stderr.startswith(f"error: cannot listen on 127.0.0.1:{port}")
     assert ended.stderr.count("\n") == 1
+
+
+class Nowhere:
+    """The line to a page that takes everything."""
+
+    def __init__(self):
+        self.sent = 0
+
+    async def send_json(self, message):
+        self.sent += 1
+
+    async def send_bytes(self, content):
+        self.sent += 1
+
+
+def test_a_player_ends_whatever_comes_with_the_end(world_folder: Path):
+    """A wake-up and the end in one moment, as when somebody sends too much: no place is kept."""
+    opening = Library().open(world_folder, world_folder / "prompts" / "1.png")
+
+    async def play_and_end() -> None:
+        line, workers = Nowhere(), Workers(ThreadPoolExecutor(1), ThreadPoolExecutor(1))
+        player = Player(line, workers, [opening], lambda content: opening, idle_seconds=60)
+        playing = asyncio.ensure_future(player.play())
+        while line.sent < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)  # now it sleeps until something comes
+        player.take(wire.parse('{"do": "pause"}'))
+        await asyncio.sleep(0)  # the wake-up is on its way
+        playing.cancel()
+        done, _ = await asyncio.wait([playing], timeout=5)
+        assert done and playing.cancelled(), "it plays on for nobody"
+
+    thread = threading.Thread(target=lambda: outcome.append(run(play_and_end())))
+    outcome: list[BaseException | None] = []
+    thread.start()
+    thread.join()
+    assert outcome == [None]
+
+
+def run(coroutine) -> BaseException | None:
+    """What it raises, in a thread of its own: the browser's driver has a loop in this one."""
+    try:
+        asyncio.run(coroutine)
+    except BaseException as error:
+        return error
+    return None
 
 
 # --- nonsense ------------------------------------------------------------------------------------

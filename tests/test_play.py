@@ -172,7 +172,10 @@ def test_a_gif_of_one_picture_is_an_image(headless, prompts, tmp_path):
         (("--scale", "0"), "--scale"),
         (("--seed=-1",), "--seed"),
         (("--steps", "0"), "--steps"),
+        (("--steps", "1000000"), "--steps"),
         (("--temperature", "nan"), "--temperature"),
+        (("--host", "0.0.0.0"), "--browser"),
+        (("--port", "9000"), "--browser"),
     ],
 )
 def test_bad_option_is_one_line(headless, tmp_path, options, word):
@@ -408,6 +411,7 @@ def test_a_recording_brings_its_own_start(recorded, tiny_world_folder, tmp_path,
     for name, *value in (
         ("--steps", 2),
         ("--temperature", 0.5),
+        ("--seed", 4),
         ("--actions", "1"),
         ("--prompt", recorded),
         ("--random", 3),
@@ -455,9 +459,16 @@ def test_a_recording_that_cannot_be_written_is_refused_first(headless, tmp_path,
     assert not (tmp_path / "rollout.gif").exists()
 
 
+def test_a_recording_and_a_picture_want_two_files(headless, tmp_path):
+    code, out, err = headless("--actions", "1", "--record", tmp_path / "rollout.gif")
+    assert_one_error_line(code, out, err)
+    assert "two files" in err and not (tmp_path / "rollout.gif").exists()
+
+
 def test_actions_have_the_names_of_the_legend():
     assert parse_actions("right*3, 7 ,up,none*2", LEGEND) == (4, 4, 4, 7, 0, 2, 2)
-    for text in ("jump", "right*", "*3", "right*0", "3*-1", "right*999999", "RIGHT"):
+    assert parse_actions("RIGHT, slow right*2", {"right": 4, "slow_right": 1}) == (4, 1, 1)
+    for text in ("jump", "right*", "*3", "right*0", "3*-1", "right*999999", "slow right"):
         with pytest.raises(UserError, match="--actions"):
             parse_actions(text, LEGEND)
 

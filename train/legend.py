@@ -34,6 +34,8 @@ class LegendConfig:
     """Folder made by train.prepare; only its held-out videos are read."""
     prompts: int = LEGEND_PROMPTS
     """Held-out frames from which every action is held."""
+    out: Path | None = None
+    """Folder for legend.json and legend.png; default the world's own, whose legend it replaces."""
     true_actions: Path | None = None
     """true_actions.npz of the recording, to print which buttons each action meets."""
 
@@ -47,16 +49,17 @@ def main(config: LegendConfig) -> None:
     """
     if config.prompts < 1:
         raise UserError(f"--prompts is {config.prompts}: give at least 1")
-    check_folder(config.world)
+    out = check_folder(config.out or config.world)
     world = World.from_pretrained(config.world)
     store = FrameStore.open(config.data, "heldout")
     check_sizes(world, store)
     truth = TrueActions.open(config.true_actions) if config.true_actions else None
     met = meetings(world, store, truth, HORIZON) if truth else None
     prompts = draw_prompts(store, config.prompts)
-    effects, keys = legend.write_legend(world, prompts, config.world)
+    out.mkdir(parents=True, exist_ok=True)
+    effects, keys = legend.write_legend(world, prompts, out)
     print(table(effects, keys, met))
-    print(f"written to {config.world}: {legend.FILE_NAME}, {legend.STRIP_NAME}")
+    print(f"written to {out}: {legend.FILE_NAME}, {legend.STRIP_NAME}")
 
 
 def table(

@@ -101,6 +101,11 @@ function learn(message) {
 function tell(state) {
   const words = [`frame ${state.position}`, `seed ${state.seed}`];
   if (state.paused) words.unshift("paused");
+  if (state.paused || state.position === 0) {
+    // A key that was pressed before is answered by another play, or not yet.
+    latency = null;
+    answeredAt = performance.now();
+  }
   $("state").textContent = words.join(" · ");
   $("pause").textContent = state.paused ? "Go on" : "Pause";
   $("temperature").value = $("temperature-now").value = state.temperature;
@@ -209,8 +214,6 @@ const COMMANDS = {
   r: (event) => send({ do: event.shiftKey ? "reseed" : "restart" }),
   p: () => send({ do: "pause" }),
   ".": () => send({ do: "step" }),
-  b: () => send({ do: "bookmark" }),
-  n: () => send({ do: "back" }),
 };
 
 function nameOf(event) {

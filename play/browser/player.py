@@ -162,8 +162,10 @@ class Player:
         """Until the next step is due, or something comes that may make it due."""
         can_step = self._is_stepping() and self._sent - self._seen < MAX_UNSEEN
         seconds = self._due - time.perf_counter() if can_step else 1.0
+        # Not wait_for: in Python 3.11 it swallows a cancellation that comes with a wake-up.
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), max(seconds, 0.001))
+            async with asyncio.timeout(max(seconds, 0.001)):
+                await self._wake.wait()
         self._wake.clear()
 
     def _is_stepping(self) -> bool:

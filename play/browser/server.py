@@ -5,6 +5,7 @@ and number. Listens where it is told to, by default for this machine alone.
 """
 
 import asyncio
+import errno
 import io
 import socket
 import time
@@ -29,6 +30,7 @@ from play.browser.player import GONE, POLICY, TRY_LATER, Closed, Player, Workers
 from play.library import FILMS, Library, Opening, prompts_for
 
 PAGE = Path(__file__).parent
+PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 ASSETS = ("page.js", "sketch.js", "page.css", "icon.svg")
 MAX_UPLOAD_PIXELS = 16_000_000
@@ -277,7 +279,7 @@ def make_config(app: App) -> uvicorn.Config:
     """The limits under which it runs."""
     return uvicorn.Config(
         app,
-        log_level="warning",
+        log_level="error",
         ws="websockets-sansio",
         ws_max_size=wire.MAX_PICTURE,
         ws_max_queue=16,
@@ -300,9 +302,10 @@ def _listener(host: str, port: int) -> socket.socket:
         except OSError:
             listener.close()
             raise
-    except OSError as error:
-        why = error.strerror or error
-        raise UserError(f"cannot listen on {host}:{port} ({why}): give another --port") from error
+    except (OSError, UnicodeError) as error:  # a name may be none that can be looked up
+        why = getattr(error, "strerror", None) or error
+        wrong = "--port" if getattr(error, "errno", None) in PORT_ERRORS else "--host"
+        raise UserError(f"cannot listen on {host}:{port} ({why}): give another {wrong}") from error
     return listener
 
 

@@ -4,6 +4,7 @@ const $ = (id) => document.getElementById(id);
 const paper = $("paper");
 const pen = paper.getContext("2d", { willReadFrequently: true });
 const COMMON = ["#000000", "#ffffff", "#e0483e", "#f2a33c", "#ffe066", "#58b368", "#3f7fd9", "#8a5a33"];
+const GROUND = "#000000";
 const MOST_UNDO = 40;
 
 let colour = COMMON[0];
@@ -28,7 +29,7 @@ export function openSketchPad(shown, done) {
 
 function clear() {
   remember();
-  pen.fillStyle = "#000000";
+  pen.fillStyle = GROUND;
   pen.fillRect(0, 0, paper.width, paper.height);
 }
 
@@ -40,7 +41,16 @@ function usual(shown) {
     const name = "#" + [0, 1, 2].map((c) => (pixels[i + c] & 0xf0 | 8).toString(16).padStart(2, "0")).join("");
     counts.set(name, (counts.get(name) || 0) + 1);
   }
-  return [...counts].sort((one, other) => other[1] - one[1]).slice(0, 6).map(([name]) => name);
+  const names = [...counts].sort((one, other) => other[1] - one[1]).map(([name]) => name);
+  const kept = [];
+  for (const name of names)
+    if ([...kept, ...COMMON].every((other) => distance(name, other) > 24)) kept.push(name);
+  return kept.slice(0, 6);
+}
+
+function distance(one, other) {
+  const channel = (name, c) => parseInt(name.slice(1 + 2 * c, 3 + 2 * c), 16);
+  return Math.max(...[0, 1, 2].map((c) => Math.abs(channel(one, c) - channel(other, c))));
 }
 
 function showPaints(colours) {
@@ -57,7 +67,8 @@ function showPaints(colours) {
     return paint;
   });
   $("paints").replaceChildren(...paints);
-  paints[Math.min(1, colours.length - 1)].click(); // the first is the ground that is there
+  const names = [...colours, ...COMMON];
+  paints[names.findIndex((name) => distance(name, GROUND) > 80)].click(); // one that shows
 }
 
 function remember() {
