@@ -434,7 +434,7 @@ def _readable(
                 if index + READ_AHEAD < len(paths):
                     ahead.append(pool.submit(decode, index + READ_AHEAD))
                 if problem:
-                    card.skipped[str(path)] = problem
+                    card.skipped[str(path)] = problem.removeprefix(f"{path} ")
                 else:
                     length = 3 * card.height * card.width
                     yield path, np.memmap(file, np.uint8, "r", shape=(count, length))
@@ -465,8 +465,8 @@ def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
 
 def _check_splits(card: Card, source: Path, splits: dict[Path, str]) -> None:
     if not any(card.videos.values()):
-        reason = next(iter(card.skipped.values()))
-        raise UserError(f"none of the videos in {source} can be used; the first: {reason}")
+        path, reason = next(iter(card.skipped.items()))
+        raise UserError(f"none of the videos in {source} can be used; the first: {path} {reason}")
     for split in SPLITS:
         if not card.videos[split]:
             lost = [str(path) for path in splits if splits[path] == split]

@@ -143,7 +143,7 @@ def test_split_that_lost_its_videos_is_one_clear_line(tmp_path: Path):
     broken = truncate(write_video(tmp_path / "videos" / "heldout" / "b.mkv", num_frames=40))
     with pytest.raises(UserError, match="no video for the heldout split") as error:
         data.prepare(tmp_path / "videos", tmp_path / "out", size=SIZE)
-    assert f"{broken} breaks off" in str(error.value) and "\n" not in str(error.value)
+    assert f"{broken}: breaks off" in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import platform
 import runpy
 import subprocess
 import sys
@@ -222,6 +223,14 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(trainer, tmp_path
     with pytest.raises(UserError, match="net: dynamics there, tokenizer now"):
         trainer("tokenizer")
     assert (tmp_path / "run" / "weights.safetensors").read_bytes() == before
+
+
+def test_every_start_of_an_unfinished_run_is_written_down(trainer, tmp_path: Path):
+    trainer("dynamics")
+    to_its_end(trainer("dynamics"))
+    to_its_end(trainer("dynamics"))
+    lines = (tmp_path / "run" / "starts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["python"] for line in lines] == [platform.python_version()] * 2
 
 
 def test_a_run_folder_that_cannot_be_made_is_refused(trainer, tmp_path: Path):

@@ -76,6 +76,7 @@ def main(config: PipelineConfig) -> None:
 def _run_stages(stages: list[str], flags: list[str]) -> None:
     """Stages that do not need each other: together on a CPU, one after the other on a GPU."""
     at_once = 1 if torch.cuda.is_available() else max(1, min(len(stages), os.cpu_count() or 1))
+    shows_bars = sys.stderr.isatty()  # in a log file, places on the screen are only noise
     while stages:
         batch, stages = stages[:at_once], stages[at_once:]
         threads = max(1, (os.cpu_count() or 1) // len(batch))
@@ -83,7 +84,8 @@ def _run_stages(stages: list[str], flags: list[str]) -> None:
             subprocess.Popen(
                 [sys.executable, "-m", f"train.{stage}", *flags, "--threads", str(threads)],
                 env=os.environ
-                | {"OMP_NUM_THREADS": str(threads), "TQDM_POSITION": str(line), PIPELINE: "1"},
+                | {"OMP_NUM_THREADS": str(threads), PIPELINE: "1"}
+                | ({"TQDM_POSITION": str(line)} if shows_bars else {}),
             )
             for line, stage in enumerate(batch)
         ]

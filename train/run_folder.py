@@ -1,8 +1,9 @@
 """A stage's folder on disk: what it is, how far it has got, and what came of it.
 
-`config.json` says what the run is, `metrics.jsonl` how it went, `state.pt` holds everything needed
-to go on, and `weights.safetensors` is there only when the stage is finished and its result was
-accepted. One process at a time; a file appears whole or not at all. Knows no loops.
+`config.json` says what the run is, `starts.jsonl` what it was made with, `metrics.jsonl` how it
+went, `state.pt` holds everything needed to go on, and `weights.safetensors` is there only when the
+stage is finished and its result was accepted. One process at a time; a file appears whole or not at
+all. Knows no loops.
 """
 
 import json
@@ -17,6 +18,7 @@ from torch import nn
 
 from genie.checkpoint import load_weights, save_weights, write_whole
 from genie.errors import UserError
+from train.provenance import note_start
 
 # A stage whose parent was killed notices within a second (`train.stage.end_with_parent`).
 LOCK_SECONDS = 3.0
@@ -37,13 +39,15 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(path / ".lock", timeout=LOCK_SECONDS, is_singleton=True)
             self._lock.acquire()
+            claim(path, description)
+            if not is_finished(path):
+                note_start(path)
         except Timeout:
             raise UserError(
                 f"{path} is being trained by another process: wait for it or stop it"
             ) from None
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-        claim(path, description)
 
     def log(self, step: int, split: str, metrics: dict[str, float]) -> None:
         """Append a line to metrics.jsonl."""
