@@ -17,7 +17,7 @@ import tyro
 
 if TYPE_CHECKING:
     from play.keymap import KeyMap
-    from play.library import Library, Opening
+    from play.opening import Library, Opening
     from play.playing import Files, Playing
     from play.playthrough import Playthrough
     from play.recording import Recording
@@ -113,7 +113,7 @@ def _report_errors(options: Options) -> int:
 
 
 def _play(options: Options) -> int:
-    from play.library import Library, first_prompt
+    from play.opening import Library, first_prompt
 
     _check(options)
     library = Library(
@@ -343,7 +343,7 @@ def _has_display(options: Options) -> bool:
 
 
 def _play_window(library: "Library", options: Options) -> int:
-    from play.library import first_prompt
+    from play.opening import first_prompt
 
     opening = None
     if options.prompt or options.world:
@@ -370,7 +370,7 @@ def _show(
     from genie.errors import UserError
     from play.bar import BAR_HEIGHT, MIN_WIDTH
     from play.gallery import Gallery
-    from play.library import prompts_for, worlds_in
+    from play.opening import prompts_for, worlds_in
     from play.playing import Playing
     from play.window import Window
 

@@ -20,7 +20,7 @@ from play.foresight import Foresight
 from play.game import Settings
 from play.gamepad import Gamepads
 from play.keymap import FREE_KEYS, HeldKeys, Press
-from play.library import Opening
+from play.opening import Opening
 from play.paint import BACKGROUND, BRIGHT, MUTED
 from play.playthrough import Bookmark, free_name
 from play.recording import Recording

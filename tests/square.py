@@ -14,7 +14,7 @@ from genie.errors import UserError
 from play import bindings
 from play.game import Settings
 from play.keymap import KeyMap
-from play.library import Clip, Opening
+from play.opening import Clip, Opening
 from play.playthrough import Playthrough
 
 SIDE = 32

@@ -30,7 +30,7 @@ from genie.errors import UserError
 from genie.world import World
 from play.browser import server, wire
 from play.browser.player import IDLE, POLICY, TRY_LATER, Player, Workers
-from play.library import Library
+from play.opening import Library
 from play.recording import Recording
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -229,7 +229,7 @@ def test_whatever_the_decoder_raises_the_prompt_is_a_tile(hall, shelves, monkeyp
 def checkpoints(tiny_world_folder, tmp_path, monkeypatch):
     """A folder to play in, with two worlds; both are the tiny one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("play.library.REPOSITORY", tmp_path)
+    monkeypatch.setattr("play.opening.REPOSITORY", tmp_path)
     for name, colour in (("another", "blue"), ("coinrun", "red")):
         prompts = tmp_path / "checkpoints" / name / "prompts"
         prompts.mkdir(parents=True)

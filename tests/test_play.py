@@ -20,7 +20,7 @@ from play.__main__ import main
 from play.game import Settings
 from play.headless import check_actions, parse_actions, scripted_walk
 from play.keymap import NAMES, KeyMap
-from play.library import Library
+from play.opening import Library
 from play.recording import Recording, digest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -223,7 +223,7 @@ def test_missing_world_is_one_line(headless, tmp_path):
 
 
 def test_world_without_any_prompt_asks_for_one(tiny_world_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("play.library.REPOSITORY", tmp_path)
+    monkeypatch.setattr("play.opening.REPOSITORY", tmp_path)
     code = main(
         ["--headless", "--world", str(tiny_world_folder), "--export", str(tmp_path / "a.gif")]
     )

@@ -27,7 +27,7 @@ from genie import video
 from genie.errors import UserError
 from play.browser import wire
 from play.browser.player import GONE, POLICY, TRY_LATER, Closed, Player, Workers
-from play.library import FILMS, Library, Opening, prompts_for
+from play.opening import FILMS, Library, Opening, prompts_for
 
 PAGE = Path(__file__).parent
 PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)

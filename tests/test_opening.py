@@ -11,9 +11,9 @@ from PIL import Image
 
 from genie import video
 from genie.errors import UserError
-from play import bindings, library
+from play import bindings, opening
 from play.game import Settings
-from play.library import HISTORY, MAX_CLIP, Library
+from play.opening import HISTORY, MAX_CLIP, Library
 from play.recording import digest
 
 
@@ -47,28 +47,28 @@ def test_worlds_are_folders_with_a_config(tmp_path):
         (tmp_path / name).mkdir()
     for name in ("a", "b"):
         (tmp_path / name / "config.json").write_text("{}")
-    assert library.worlds_in(tmp_path) == [tmp_path / "a", tmp_path / "b"]
-    assert library.worlds_in(tmp_path / "missing") == []
+    assert opening.worlds_in(tmp_path) == [tmp_path / "a", tmp_path / "b"]
+    assert opening.worlds_in(tmp_path / "missing") == []
 
 
 def test_a_worlds_own_prompts_come_before_those_for_any_world(tmp_path, monkeypatch):
-    monkeypatch.setattr(library, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(opening, "REPOSITORY", tmp_path)
     own, shared = tmp_path / "world" / "prompts", tmp_path / "examples" / "prompts"
-    assert library.prompts_for(tmp_path / "world") == []
+    assert opening.prompts_for(tmp_path / "world") == []
     for folder, names in ((own, ["2.PNG", "1.gif", "notes.md"]), (shared, ["0.mp4", "9.jpeg"])):
         folder.mkdir(parents=True)
         for name in names:
             (folder / name).write_text("")
-    found = library.prompts_for(tmp_path / "world")
+    found = opening.prompts_for(tmp_path / "world")
     assert found == [own / "1.gif", own / "2.PNG", shared / "0.mp4", shared / "9.jpeg"]
-    assert library.first_prompt(tmp_path / "world") == own / "1.gif"
-    assert library.first_prompt(tmp_path / "elsewhere") == shared / "0.mp4"
+    assert opening.first_prompt(tmp_path / "world") == own / "1.gif"
+    assert opening.first_prompt(tmp_path / "elsewhere") == shared / "0.mp4"
 
 
 def test_without_any_prompt_one_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(library, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(opening, "REPOSITORY", tmp_path)
     with pytest.raises(UserError, match="--prompt"):
-        library.first_prompt(tmp_path / "world")
+        opening.first_prompt(tmp_path / "world")
 
 
 # Opening
