@@ -5,7 +5,7 @@ Loads torch only when a world is opened, so that a start screen shows at once.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -235,7 +235,3 @@ def _both_ends(frames: Iterator[np.ndarray]) -> tuple[list[np.ndarray], Sequence
             first.append(frame)
         last.append(frame)
     return first, last
-
-
-Open = Callable[[Path, Path], Opening]
-"""A world's folder and a prompt file to an opening."""

@@ -176,8 +176,7 @@ class Playing:
 
     def close(self) -> None:
         """A film that runs is saved."""
-        if self._film_from is not None:
-            self._film()
+        self._end_film()
 
     def draw(self, surface: pygame.Surface) -> None:
         """The picture, crisp, and the bar."""
