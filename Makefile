@@ -12,6 +12,7 @@ REQUIREMENTS := pyproject.toml constraints.txt
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 PROCGEN_STAMP := $(VENV)/.installed-procgen
+ATARI_STAMP := $(VENV)/.installed-atari
 
 # On a terminal pip shows its progress; elsewhere only what goes wrong.
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-warn-conflicts \
@@ -39,7 +40,7 @@ HAS_PROCGEN = [ "$$(uname -sm)" = "Linux x86_64" ] && \
 	$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] not in {(3, 11), (3, 12)})'
 
 .DEFAULT_GOAL := help
-.PHONY: help play test lint format bench data train procgen clean
+.PHONY: help play test lint format bench data train procgen atari clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +75,8 @@ procgen: $(RUN_STAMP) ## install the Procgen games (Linux x86-64, Python 3.11 or
 		echo "error: Procgen is built for Linux x86-64 with Python 3.11 or 3.12 only, not for" \
 			"$$(uname -sm) with $$($(BIN)/python --version)" >&2; exit 2; fi
 
+atari: $(ATARI_STAMP) ## install the Atari games and Gymnasium
+
 clean: ## remove .venv, caches and build output; data/, runs/ and checkpoints/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find genie train play examples tests -name __pycache__ -prune -exec rm -rf {} +
@@ -91,4 +94,8 @@ $(PROCGEN_STAMP): $(RUN_STAMP)
 	@echo "Installing Procgen ..."
 	@$(PIP_INSTALL) --no-deps procgen-mirror gym3 gym gym-notices cloudpickle cffi pycparser \
 		|| $(SET_UP_FAILED)
+	@touch $@
+
+$(ATARI_STAMP): $(RUN_STAMP)
+	@$(PIP_INSTALL) -e '.[atari]' || $(SET_UP_FAILED)
 	@touch $@

@@ -1,16 +1,16 @@
 """Record a real game into ordinary video files: what Genie is trained on.
 
-Out: one lossless 64x64 video an episode in `OUT/train` and, of other levels, in `OUT/heldout`;
+Out: one lossless video an episode in `OUT/train` and, of other levels, in `OUT/heldout`;
 `OUT/recording.json` says how they were made. The buttons that were pressed go to
 `OUT/true_actions.npz`, which training never opens; only the evaluation does.
-Source: the 16 games of Procgen (Cobbe et al. 2020, arXiv:1912.01588).
-Does not resize, label or shuffle anything: that is `train/prepare.py`.
+The games themselves are in `games.py`. Does not resize, label or shuffle anything: that is
+`train/prepare.py`.
 
     python examples/record_game.py --game coinrun --out data/coinrun
+    python examples/record_game.py --game ALE/Boxing-v5 --frame-skip 6 --fps 10 --out data/boxing
 """
 
 import contextlib
-import io
 import json
 import sys
 import tempfile
@@ -21,32 +21,17 @@ from typing import Literal
 
 import numpy as np
 import tyro
+from games import Games, is_procgen, open_games
 from tqdm import tqdm
 
 from genie import video
 from genie.errors import UserError
 
-GAMES = (
-    "bigfish",
-    "bossfight",
-    "caveflyer",
-    "chaser",
-    "climber",
-    "coinrun",
-    "dodgeball",
-    "fruitbot",
-    "heist",
-    "jumper",
-    "leaper",
-    "maze",
-    "miner",
-    "ninja",
-    "plunder",
-    "starpilot",
-)
 SPLITS = ("train", "heldout")
 FIRST_HELDOUT_LEVEL = 1_000_000
 SHORTEST_EPISODE = 16  # stored frames; shorter ones hold no clip worth training on
+LONGEST_VIDEO = 512  # stored frames; a game that goes on longer fills several videos
+NUM_ENVS = {True: 64, False: 16}  # Procgen's pictures are small and quick
 LARGEST_SEED = 2**31 - 1  # Procgen's is a C int
 # Stored frames. Measured in CoinRun, which starts at a level's left wall: longer travels spend
 # more of their leftward half against that wall.
@@ -68,7 +53,8 @@ class RecordingConfig:
     """Record a game's episodes, played by a wandering hand, into lossless videos."""
 
     game: str
-    """One of the 16 Procgen games, such as coinrun, ninja, climber or jumper."""
+    """One of the 16 Procgen games, such as coinrun, ninja, climber or jumper, or a Gymnasium id,
+    such as ALE/Boxing-v5 (Atari) or CartPole-v1."""
     out: Path
     """Folder to make; it appears when the recording is complete."""
     frames: int = 160_000
@@ -76,13 +62,13 @@ class RecordingConfig:
     heldout_frames: int = 20_000
     """Stored frames in all of levels that training never sees."""
     num_levels: int = 2000
-    """Training levels, counted from level 0 (at most 1,000,000)."""
+    """Training levels, counted from level 0 (at most 1,000,000). Gymnasium's are seeds."""
     num_heldout_levels: int = 500
     """Held-out levels, counted from level 1,000,000."""
     distribution: Literal["easy", "hard"] = "easy"
     """Procgen's difficulty."""
     plain: bool = False
-    """Leave out the backgrounds and keep to one theme: a far easier world to learn."""
+    """Leave out Procgen's backgrounds and keep to one theme: a far easier world to learn."""
     frame_skip: int = 2
     """Game steps per stored frame."""
     hold: tuple[int, int] = (2, 6)
@@ -91,11 +77,35 @@ class RecordingConfig:
     """Frames per second that the videos declare."""
     seed: int = 0
     """Same seed and options: the same frames, actions and file names."""
-    num_envs: int = 64
-    """Games played side by side."""
+    num_envs: int | None = None
+    """Games played side by side; default 64 of Procgen's or 16 others."""
 
 
-class Wanderer:
+class Presser:
+    """Presses any buttons, each for a few frames. Randomness: `generator` only."""
+
+    def __init__(
+        self, num_combos: int, num_envs: int, hold: tuple[int, int], generator: np.random.Generator
+    ) -> None:
+        self.num_combos, self.hold, self.generator = num_combos, hold, generator
+        self.actions = np.zeros(num_envs, dtype=np.int32)
+        self.hold_left = np.zeros(num_envs, dtype=np.int64)
+
+    def act(self) -> np.ndarray:
+        """Return the button combination of every game for the next stored frame."""
+        chosen = self.choose()
+        holds = self.generator.integers(*self.hold, len(chosen), endpoint=True)
+        released = self.hold_left == 0
+        self.actions = np.where(released, chosen, self.actions).astype(np.int32)
+        self.hold_left = np.where(released, holds, self.hold_left) - 1
+        return self.actions
+
+    def choose(self) -> np.ndarray:
+        """Return what each game would press if its button were let go now."""
+        return self.generator.integers(self.num_combos, size=len(self.actions))
+
+
+class Wanderer(Presser):
     """Holds buttons like somebody exploring: moves on one way for a while, jumps, pauses, turns.
 
     Travels go right and left in turn, so that both directions earn a latent action, and last long
@@ -110,30 +120,22 @@ class Wanderer:
         hold: tuple[int, int],
         generator: np.random.Generator,
     ) -> None:
-        self.generator = generator
-        self.hold = hold
+        super().__init__(len(combos), num_envs, hold, generator)
         rightward = [combos.index(buttons) for buttons in HABITS]
         leftward = [combos.index(_mirrored(buttons)) for buttons in HABITS]
         self.choices = np.array([leftward, rightward])
         self.travels_right = np.arange(num_envs) % 2
         self.travel_left = generator.integers(1, TRAVEL[1], num_envs, endpoint=True)
-        self.actions = np.zeros(num_envs, dtype=np.int32)
-        self.hold_left = np.zeros(num_envs, dtype=np.int64)
 
-    def act(self) -> np.ndarray:
-        """Return the button combination of every game for the next stored frame."""
+    def choose(self) -> np.ndarray:
+        """Go on with the travel, or turn round."""
         num_envs = len(self.actions)
         travels = self.generator.integers(*TRAVEL, num_envs, endpoint=True)
         habits = self.generator.choice(len(HABITS), num_envs, p=np.fromiter(HABITS.values(), float))
-        holds = self.generator.integers(*self.hold, num_envs, endpoint=True)
-
         arrived = self.travel_left == 0
         self.travels_right = self.travels_right ^ arrived
         self.travel_left = np.where(arrived, travels, self.travel_left) - 1
-        released = self.hold_left == 0
-        self.actions = np.where(released, self.choices[self.travels_right, habits], self.actions)
-        self.hold_left = np.where(released, holds, self.hold_left) - 1
-        return self.actions.astype(np.int32)
+        return self.choices[self.travels_right, habits]
 
 
 def _mirrored(buttons: tuple[str, ...]) -> tuple[str, ...]:
@@ -170,8 +172,6 @@ def main(config: RecordingConfig) -> None:
 
 def check(config: RecordingConfig) -> None:
     """Refuse what cannot be recorded, before anything is written."""
-    if config.game not in GAMES:
-        raise UserError(f"no game is called {config.game!r}; choose one of {', '.join(GAMES)}")
     if not 1 <= config.hold[0] <= config.hold[1]:
         raise UserError(f"--hold is {config.hold}; give two counts of frames, the smaller first")
     ranges = {
@@ -183,13 +183,14 @@ def check(config: RecordingConfig) -> None:
         "frame_skip": (1, 16),  # beyond, hardly an episode is long enough to keep
         "fps": (1, None),
         "seed": (0, LARGEST_SEED),
-        "num_envs": (1, None),
     }
     for name, (low, high) in ranges.items():
         value = getattr(config, name)
         if value < low or (high is not None and value > high):
             wanted = f"at least {low}" if high is None else f"{low} to {high}"
             raise UserError(f"--{name.replace('_', '-')} is {value}; give {wanted}")
+    if config.num_envs is not None and config.num_envs < 1:
+        raise UserError(f"--num-envs is {config.num_envs}; give at least 1")
     if (config.out / "recording.json").exists():
         raise UserError(
             f"{config.out} already holds a recording; delete it or choose another --out"
@@ -198,30 +199,21 @@ def check(config: RecordingConfig) -> None:
         raise UserError(f"{config.out} already exists; choose another --out")
 
 
-def make_games(config: RecordingConfig, split: str):
+def make_games(config: RecordingConfig, split: str) -> Games:
     """Start the games of a split, side by side.
 
     Raises:
-        UserError: Procgen is not installed.
+        UserError: there is no such game, or it is not installed.
     """
-    # Gym greets every import with a notice that it is no longer maintained.
-    with contextlib.redirect_stderr(io.StringIO()):
-        try:
-            from procgen import ProcgenGym3Env
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"the games need the package {error.name!r}; install it with: make procgen"
-            ) from error
     first_level, num_levels = levels_of(config, split)
-    return ProcgenGym3Env(
-        num=config.num_envs,
-        env_name=config.game,
-        start_level=first_level,
+    return open_games(
+        config.game,
+        num_envs=config.num_envs or NUM_ENVS[is_procgen(config.game)],
+        first_level=first_level,
         num_levels=num_levels,
-        rand_seed=config.seed,
-        distribution_mode=config.distribution,
-        use_backgrounds=not config.plain,
-        restrict_themes=config.plain,
+        seed=config.seed,
+        distribution=config.distribution,
+        plain=config.plain,
     )
 
 
@@ -249,18 +241,22 @@ def temporary_folder(beside: Path) -> Iterator[Path]:
 
 
 def record_split(
-    config: RecordingConfig, split: str, games, folder: Path
+    config: RecordingConfig, split: str, games: Games, folder: Path
 ) -> tuple[dict[str, int], dict[str, np.ndarray]]:
     """Record one split's videos into `folder`; return its counts and the true actions by name."""
     first_level, num_levels = levels_of(config, split)
     # The level joins the seed so that the two splits are not played alike.
     generator = np.random.default_rng([config.seed, first_level])
-    wanderer = Wanderer(games.combos, config.num_envs, config.hold, generator)
+    num_envs = len(games.levels)
+    if is_procgen(config.game):
+        hand = Wanderer(games.combos, num_envs, config.hold, generator)
+    else:
+        hand = Presser(len(games.combos), num_envs, config.hold, generator)
     wanted = config.frames if split == "train" else config.heldout_frames
     folder.mkdir(parents=True)
     actions = {}
     with tqdm(total=wanted, desc=f"{config.game} {split}", unit=" frames") as progress:
-        episodes = play_episodes(games, wanderer, config.frame_skip, progress)
+        episodes = play_episodes(games, hand, config.frame_skip, progress)
         for number, episode in enumerate(episodes):
             name = f"level-{episode.level:06d}-episode-{number:05d}"
             video.write(folder / f"{name}.mp4", episode.frames, fps=config.fps, lossless=True)
@@ -288,54 +284,42 @@ class Episode:
         return len(self.frames) if len(self.frames) >= SHORTEST_EPISODE else 0
 
 
-def play_episodes(games, wanderer: Wanderer, frame_skip: int, progress: tqdm) -> Iterator[Episode]:
+def play_episodes(
+    games: Games, hand: Presser, frame_skip: int, progress: tqdm
+) -> Iterator[Episode]:
     """Yield episodes in the order in which they end, until `progress` has its total of frames.
 
     The games that are still running then are cut and count too; without them, short episodes
     would be overrepresented.
     """
     num_yielded = 0
-    running = [Episode(level) for level in current_levels(games)]
-    _, observation, _ = games.observe()
+    running = [Episode(level) for level in games.levels]
     while True:
-        for episode, frame in zip(running, observation["rgb"], strict=True):
+        for episode, frame in zip(running, games.pictures, strict=True):
             episode.frames.append(frame.copy())
         num_frames = num_yielded + sum(episode.num_kept for episode in running)
         progress.update(min(num_frames, progress.total) - progress.n)
         if num_frames >= progress.total:
             break
-        actions = wanderer.act()
-        ended, observation = advance(games, actions, frame_skip)
-        for index in np.flatnonzero(~ended):  # an action into a reset leads to no frame
+        actions = hand.act()
+        # An action into a reset, or into the next video, leads to no frame.
+        over = games.advance(actions, frame_skip)
+        over |= np.array([len(episode.frames) == LONGEST_VIDEO for episode in running])
+        for index in np.flatnonzero(~over):
             running[index].actions.append(int(actions[index]))
-        finished = [running[index] for index in np.flatnonzero(ended)]
-        restart(running, ended, games)
+        finished = [running[index] for index in np.flatnonzero(over)]
+        restart(running, over, games)
         num_yielded += sum(episode.num_kept for episode in finished)
         yield from (episode for episode in finished if episode.num_kept)
     yield from (episode for episode in running if episode.num_kept)
 
 
-def restart(running: list[Episode], ended: np.ndarray, games) -> None:
-    """Replace the episodes that have ended by empty ones on the levels that came up."""
-    if ended.any():
-        levels = current_levels(games)
-        for index in np.flatnonzero(ended):
+def restart(running: list[Episode], over: np.ndarray, games: Games) -> None:
+    """Replace the episodes that are over by empty ones on the levels that are on."""
+    if over.any():
+        levels = games.levels
+        for index in np.flatnonzero(over):
             running[index] = Episode(levels[index])
-
-
-def current_levels(games) -> list[int]:
-    """Return the level that each game is on."""
-    return [int(info["level_seed"]) for info in games.get_info()]
-
-
-def advance(games, actions: np.ndarray, frame_skip: int) -> tuple[np.ndarray, dict]:
-    """Hold `actions` for some game steps; return which games were reset meanwhile, and a view."""
-    ended = np.zeros(len(actions), dtype=bool)
-    for _ in range(frame_skip):
-        games.act(actions)
-        _, observation, first = games.observe()
-        ended |= first
-    return ended, observation
 
 
 def describe(

@@ -3,6 +3,7 @@
 In: frozen dataclasses and nets. Out: files, and the same again. Knows no particular net.
 """
 
+import hashlib
 import os
 import tempfile
 from dataclasses import fields, is_dataclass
@@ -90,16 +91,38 @@ def save_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None) -
     Args:
         dtype: what floats are rounded to; None keeps them as they are.
     """
+    save_tensors(net.state_dict(), path, dtype)
+
+
+def save_tensors(
+    tensors: dict[str, torch.Tensor], path: Path, dtype: torch.dtype | None = None
+) -> None:
+    """As `save_weights`, of the tensors of a net."""
     partial = path.with_name(f".{path.name}.partial")
     state = {
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
-        for name, tensor in net.state_dict().items()
+        for name, tensor in tensors.items()
     }
     try:
         partial.write_bytes(save(state))
         os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def fingerprint_file(path: Path) -> str:
+    """Hash of a file's content.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def load_weights(net: nn.Module, path: Path) -> None:

@@ -6,6 +6,8 @@ In: a device. Out: the choices for it, and a line that says them. Knows no nets.
 import os
 import shutil
 import sys
+import threading
+import time
 
 import torch
 
@@ -45,6 +47,21 @@ def choose_threads() -> None:
     """Side effect: no more CPU threads than a world can use, unless OMP_NUM_THREADS says so."""
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > MOST_THREADS:
         torch.set_num_threads(MOST_THREADS)
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it has ended, be it by SIGKILL.
+
+    Nothing is lost: what is on disk is whole, and the repeated command goes on from there.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(143)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def has_compiler(device: torch.device) -> bool:

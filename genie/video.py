@@ -13,6 +13,7 @@ from fractions import Fraction
 from itertools import chain
 from math import isfinite, isqrt
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -35,7 +36,12 @@ PALETTE_PIXELS = 16_384
 """How many pixels of a large picture choose its colours in a GIF."""
 STRIP_PICTURES = 12
 
+ROUNDING = 1e-3
+"""Seconds by which two clocks may differ; containers round to milliseconds."""
+
 Size = tuple[int, int]
+Fit = Literal["crop", "letterbox", "stretch"]
+"""crop: what goes beyond the shape is cut off. letterbox: black bars. stretch: as it comes."""
 
 
 def read(
@@ -55,21 +61,36 @@ def read(
     return torch.stack(tuple(deque(stream(path, size), maxlen=last)))
 
 
-def stream(path: str | Path, size: Size | None = None) -> Iterator[UInt8[Tensor, "3 h w"]]:
+def stream(
+    path: str | Path, size: Size | None = None, *, fit: Fit = "crop", fps: float | None = None
+) -> Iterator[UInt8[Tensor, "3 h w"]]:
     """The frames of a video or GIF one after the other; transparency is laid on white.
+
+    A rotation that the file asks for is done.
 
     Args:
         path: a file that ffmpeg can decode.
         size: as in `read`.
+        fit: how frames of another shape come to `size`.
+        fps: what is shown at every tick of a clock of so many ticks per second, by the file's
+            timestamps; None gives every frame that is stored.
 
     Raises:
         UserError: if the file is missing, empty, not a video, smaller than 8x8 or over 100
             megapixels, or ends before its last frame. The last is known only after all frames.
     """
+    for picture in stream_pictures(path, size, fit=fit, fps=fps):
+        yield torch.from_numpy(picture).movedim(-1, 0).contiguous()
+
+
+def stream_pictures(
+    path: str | Path, size: Size | None = None, *, fit: Fit = "crop", fps: float | None = None
+) -> Iterator[np.ndarray]:
+    """As `stream`, numpy uint8 (h, w, 3)."""
     count = 0
     try:
-        for picture in _decode(_existing_file(path), size):
-            yield torch.from_numpy(picture).movedim(-1, 0).contiguous()
+        for picture in _decode(_existing_file(path), size, fit, fps):
+            yield picture
             count += 1
     except UserError:
         raise
@@ -90,22 +111,8 @@ def read_fps(path: str | Path) -> float:
         return float(_rate(container.streams.video[0]) or DEFAULT_FPS)
 
 
-def declared_frames(path: str | Path) -> int | None:
-    """About how many frames the file says that it has, or None; nothing is decoded.
-
-    Raises:
-        UserError: if the file is missing or not a video.
-    """
-    with _open(_existing_file(path)) as container:
-        track = container.streams.video[0]
-        end, rate = _declared_end(container, track), _rate(track)
-        if end is None or rate is None:
-            return track.frames or None
-        return round((end - _start(track)) * rate)
-
-
-def read_image(path: str | Path, size: Size) -> UInt8[Tensor, "3 h w"]:
-    """Read an image of any mode and size, centre-cropped and resized to `size` (height, width).
+def read_image(path: str | Path, size: Size, fit: Fit = "crop") -> UInt8[Tensor, "3 h w"]:
+    """Read an image of any mode and size; it comes to `size` (height, width) as `fit` says.
 
     Transparency is laid on white, 16-bit greys are scaled, an animation gives its first frame.
 
@@ -113,17 +120,19 @@ def read_image(path: str | Path, size: Size) -> UInt8[Tensor, "3 h w"]:
         UserError: if the file is missing, not an image, smaller than 8x8 or over 100 megapixels.
     """
     path = _existing_file(path)
-    return _open_image(path, path, size, MAX_IMAGE_PIXELS)
+    return _open_image(path, path, size, MAX_IMAGE_PIXELS, fit=fit)
 
 
-def decode_image(content: bytes, size: Size, *, max_pixels: int) -> UInt8[Tensor, "3 h w"]:
+def decode_image(
+    content: bytes, size: Size, fit: Fit = "crop", *, max_pixels: int = MAX_IMAGE_PIXELS
+) -> UInt8[Tensor, "3 h w"]:
     """As `read_image`, of a PNG, JPEG, WebP, GIF or BMP that somebody sent.
 
     Raises:
         UserError: if it is none, smaller than 8x8, or has more than `max_pixels`.
     """
     formats = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-    return _open_image(io.BytesIO(content), "the picture", size, max_pixels, formats)
+    return _open_image(io.BytesIO(content), "the picture", size, max_pixels, formats, fit)
 
 
 def _open_image(
@@ -132,13 +141,14 @@ def _open_image(
     size: Size,
     max_pixels: int,
     formats: tuple[str, ...] | None = None,
+    fit: Fit = "crop",
 ) -> UInt8[Tensor, "3 h w"]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of large or damaged files
             with Image.open(file, formats=formats) as image:
                 _check_image_size(name, image.width, image.height, max_pixels)
-                picture = _fit(_to_rgb(image), size)
+                picture = _fit(_to_rgb(image), size, fit)
     except Image.DecompressionBombError:
         raise UserError(
             f"{name} is larger than {max_pixels // 1_000_000} megapixels: scale it down"
@@ -273,31 +283,64 @@ def _open(path: Path) -> av.container.InputContainer:
     return container
 
 
-def _decode(path: Path, size: Size | None) -> Iterator[np.ndarray]:
+def _decode(path: Path, size: Size | None, fit: Fit, fps: float | None) -> Iterator[np.ndarray]:
     with _open(path) as container:
         track = container.streams.video[0]
         _check_image_size(path, track.width, track.height)
         converter = VideoReformatter()  # frames that convert themselves start threads each
-        count, longest, last = 0, 0.0, None
-        for frame in container.decode(track):
-            picture = _to_array(frame, converter)
-            if size is not None and picture.shape[:2] != size:
-                picture = np.array(_fit(Image.fromarray(picture), size))
-            yield picture
-            count += 1
-            if last is not None and frame.time is not None:
-                longest = max(longest, frame.time - last)
-            last = frame.time
         declared, rate = _declared_end(container, track), _rate(track)
-        if declared is None or rate is None or count == 0:
-            return
-        length = float(frame.duration * frame.time_base) if frame.duration else float(1 / rate)
-        end = float(count / rate) if last is None else last + length
+        clock = _Clock(float(1 / rate) if rate else 1 / DEFAULT_FPS)
+        frames = clock.follow(container.decode(track))
+        converted: tuple[av.VideoFrame, np.ndarray] | None = None
+        for frame in frames if fps is None else clock.ticks(frames, fps):
+            if converted is None or converted[0] is not frame:  # a slow video shows one for long
+                converted = frame, _to_picture(frame, converter, size, fit)
+            yield converted[1]
         # Clocks round, and where frames last unequally the file need not tell for how long.
-        if declared - end > 1.5 * max(longest, length):
+        known = declared is not None and rate is not None and clock.num_frames
+        if known and declared - clock.end > 1.5 * clock.longest:
             raise UserError(
-                f"{path} breaks off: its frames end at {end:.1f} s, it declares {declared:.1f} s"
+                f"{path} breaks off: its frames end at {clock.end:.1f} s, it declares "
+                f"{declared:.1f} s"
             )
+
+
+class _Clock:
+    """When the frames of a file are shown, in seconds."""
+
+    def __init__(self, usual: float) -> None:
+        """Args: usual: seconds that a frame lasts where it does not say."""
+        self.usual = self.longest = usual
+        self.num_frames, self.time, self.end = 0, 0.0, 0.0
+
+    def follow(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        """The same frames; `time` is the newest one's, `end` when it ends."""
+        timed = False
+        for frame in frames:
+            length = float(frame.duration * frame.time_base) if frame.duration else self.usual
+            if frame.time is not None:
+                if timed:
+                    self.longest = max(self.longest, frame.time - self.time)
+                self.time, timed = frame.time, True
+            elif self.num_frames:
+                self.time += self.usual
+            self.num_frames += 1
+            self.end, self.longest = self.time + length, max(self.longest, length)
+            yield frame
+
+    def ticks(self, frames: Iterator[av.VideoFrame], fps: float) -> Iterator[av.VideoFrame]:
+        """Of the frames of `follow` the one that is shown at each tick, from the first frame on."""
+        shown, number, start = None, 0, 0.0
+        for frame in frames:
+            if shown is None:
+                start = self.time
+            while shown is not None and start + number / fps < self.time - ROUNDING:
+                yield shown
+                number += 1
+            shown = frame
+        while shown is not None and start + number / fps < self.end - ROUNDING:
+            yield shown
+            number += 1
 
 
 def _declared_end(container: av.container.InputContainer, track: av.VideoStream) -> float | None:
@@ -333,12 +376,48 @@ def _rate(track: av.VideoStream) -> Fraction | None:
     return rate if rate and MIN_FPS <= rate <= MAX_FPS else None
 
 
-def _to_array(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
-    layout = frame.format
-    if not (layout.is_rgb and any(component.is_alpha for component in layout.components)):
-        return converter.reformat(frame, format="rgb24").to_ndarray()
-    picture = Image.fromarray(converter.reformat(frame, format="rgba").to_ndarray())
-    return np.array(_to_rgb(picture))
+def _to_picture(
+    frame: av.VideoFrame, converter: VideoReformatter, size: Size | None, fit: Fit
+) -> np.ndarray:
+    """One frame upright, in RGB and at its size, the colours converted and resized in one go."""
+    layout, turns = frame.format, round(frame.rotation / 90) % 4
+    has_alpha = layout.is_rgb and any(component.is_alpha for component in layout.components)
+    if has_alpha or (size and (frame.width < size[1] or frame.height < size[0])):
+        # Pillow blends, and enlarges small pixel art without blurring it.
+        format = "rgba" if has_alpha else "rgb24"
+        picture = _to_rgb(Image.fromarray(converter.reformat(frame, format=format).to_ndarray()))
+        picture = Image.fromarray(np.rot90(np.asarray(picture), turns)) if turns else picture
+        return np.array(_fit(picture, size, fit) if size else picture)
+    height, width = (frame.height, frame.width)[:: -1 if turns % 2 else 1]
+    scaled = _scaled((height, width), size, fit) if size else (height, width)
+    rows, columns = scaled[:: -1 if turns % 2 else 1]
+    picture = converter.reformat(
+        frame, width=columns, height=rows, format="rgb24", interpolation="AREA"
+    ).to_ndarray()
+    picture = np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+    return _placed(picture, size) if size and scaled != size else picture
+
+
+def _scaled(of: Size, to: Size, fit: Fit) -> Size:
+    """(height, width) that a picture is resized to before it is cropped or padded."""
+    if fit == "stretch":
+        return to
+    scales = to[0] / of[0], to[1] / of[1]
+    scale = max(scales) if fit == "crop" else min(scales)
+    return max(1, round(of[0] * scale)), max(1, round(of[1] * scale))
+
+
+def _placed(picture: np.ndarray, size: Size) -> np.ndarray:
+    """A picture centred in `size`: cropped where it is larger, black around where it is smaller."""
+    for axis, wanted in enumerate(size):
+        extra = picture.shape[axis] - wanted
+        if extra > 0:
+            picture = picture.take(range(extra // 2, extra // 2 + wanted), axis=axis)
+        elif extra < 0:
+            border = [(0, 0)] * 3
+            border[axis] = (-extra // 2, -extra - -extra // 2)
+            picture = np.pad(picture, border)
+    return np.ascontiguousarray(picture)
 
 
 def _checked(frames: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
@@ -432,11 +511,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _fit(image: Image.Image, size: Size) -> Image.Image:
+def _fit(image: Image.Image, size: Size, fit: Fit = "crop") -> Image.Image:
     height, width = size
     if image.size == (width, height):
         return image
     # Small pixel art stays crisp when enlarged; photographs are averaged when reduced.
     enlarge = image.width < width or image.height < height
     method = Image.Resampling.NEAREST if enlarge else Image.Resampling.HAMMING
-    return ImageOps.fit(image, (width, height), method=method)
+    if fit == "stretch":
+        return image.resize((width, height), method)
+    fitted = ImageOps.fit if fit == "crop" else ImageOps.pad
+    return fitted(image, (width, height), method=method)

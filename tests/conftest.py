@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from genie import data, video
+from genie import video
 from genie.codebook import CodebookConfig
 from genie.dynamics import DynamicsConfig
 from genie.latent_action import LatentActionConfig
+from genie.preparing import FrameOptions, prepare
 from genie.session import SamplingConfig
 from genie.tokenizer import TokenizerConfig
 from genie.world import World, WorldConfig
@@ -153,7 +154,7 @@ def recorded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def prepared_folder(recorded_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared") / "square"
-    data.prepare(recorded_folder, folder, size=(HEIGHT, WIDTH))
+    prepare([recorded_folder], folder, FrameOptions(size=(HEIGHT, WIDTH)), workers=1)
     return folder
 
 

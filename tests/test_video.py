@@ -480,7 +480,7 @@ def test_odd_duration_tag_is_no_reason_to_stop(tmp_path: Path, clock: str):
     content = path.read_bytes()
     assert content.count(b"00:00:02.000000000") == 1
     path.write_bytes(content.replace(b"00:00:02.000000000", clock.encode().ljust(18)))
-    assert len(video.read(path)) == video.declared_frames(path) == 20
+    assert len(video.read(path)) == 20
 
 
 def test_gif_is_held_to_the_rules_of_images(tmp_path: Path):

@@ -9,8 +9,9 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import tyro
@@ -18,7 +19,8 @@ import tyro
 from genie import data
 from genie.checkpoint import check_folder
 from genie.errors import UserError
-from train import dynamics, latent_action, prepare, tokenizer
+from genie.world import read_config
+from train import compare, dynamics, latent_action, prepare, tokenizer
 from train.run_folder import claim, is_finished
 from train.stage import DEFAULT_PRESET, PIPELINE, one_line_errors
 
@@ -34,43 +36,74 @@ PRESETS = [
 class PipelineConfig:
     """From a folder of videos to a playable world."""
 
-    data: Path
-    """Folder with videos, or one made by python -m train.prepare."""
+    data: str
+    """Folder with videos or any other source of python -m train.prepare, or a folder that it made.
+    """
     out: Path
     """Folder that the world is written to."""
-    preset: str = DEFAULT_PRESET
-    """tiny (a minute, for tests), nano (2 CPU cores, under an hour), base (one GPU), paper."""
+    preset: str | None = None
+    """tiny (a minute, for tests), nano (2 CPU cores, an hour; the default), base (one GPU), paper;
+    finetune (2 CPU cores, a quarter of an hour; the default with --from)."""
     run: Path | None = None
     """Folder for all that is not the world; default runs/ and the name of --out."""
-    size: tuple[int, int] = (64, 64)
-    """Height and width in pixels, where videos are still to be prepared."""
+    from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """World to start from, such as checkpoints/coinrun: its nets are trained further, in a quarter
+    of the time (--preset finetune)."""
+    replay: Path | None = None
+    """Prepared folder of that world's own game, to be remembered."""
+    frames: tyro.conf.OmitArgPrefixes[prepare.Frames] = field(default_factory=prepare.Frames)
+    """How frames are taken, where videos are still to be prepared."""
 
 
 def main(config: PipelineConfig) -> None:
     """Run what is left to run."""
-    if config.preset not in PRESETS:
-        raise UserError(f"no preset {config.preset!r}: choose one of {', '.join(PRESETS)}")
+    preset = config.preset or ("finetune" if config.from_ else DEFAULT_PRESET)
+    if preset not in PRESETS:
+        raise UserError(f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    if config.replay and not config.from_:
+        raise UserError("--replay is for a world that is trained further: give --from as well")
+    if config.from_:
+        read_config(config.from_)
     check_folder(config.out)
     run = check_folder(config.run or Path("runs") / config.out.name)
-    prepared = config.data
-    if data.is_prepared(prepared):
-        card = data.read_card(prepared)
-        if config.size not in {PipelineConfig.size, (card.height, card.width)}:
-            raise UserError(
-                f"{prepared} was prepared at {card.height}x{card.width}: leave --size out, or give "
-                "the folder of videos that it was made from"
-            )
-        claim(run, {"data": str(prepared.resolve()), "preset": config.preset})
-    else:
-        source = data.describe_source(config.data, config.size)
-        claim(run, {"data": source, "preset": config.preset})
-        prepared = run / "data"
-        if not data.is_prepared(prepared):
-            prepare.main(prepare.PrepareConfig(source=config.data, out=prepared, size=config.size))
-    shared = ["--preset", config.preset, "--data", str(prepared), "--run", str(run)]
+    prepared = _prepared(config, preset, run)
+    shared = ["--preset", preset, "--data", str(prepared), "--run", str(run)]
+    if config.from_:
+        shared += ["--from", str(config.from_)]
+    if config.replay:
+        shared += ["--replay", str(config.replay)]
     encoders = [s for s in ("tokenizer", "latent_action") if not is_finished(run / s)]
     _run_stages(encoders, shared)
     _run_stages(["dynamics"], [*shared, "--out", str(config.out)])
+    if config.from_:
+        compare.main(
+            compare.CompareConfig(
+                before=config.from_, after=config.out, data=prepared, replay=config.replay, out=run
+            )
+        )
+
+
+def _prepared(config: PipelineConfig, preset: str, run: Path) -> Path:
+    """The prepared folder; made in the run folder if videos were given."""
+    facts = {"preset": preset}
+    if config.from_:
+        facts |= {"from": str(config.from_.resolve()), "replay": str(config.replay)}
+    place = Path(config.data)
+    if data.is_prepared(place):
+        card = data.read_card(place)
+        if config.frames.size not in {prepare.Frames.size, (card.height, card.width)}:
+            raise UserError(
+                f"{place} was prepared at {card.height}x{card.width}: leave --size out, or give "
+                "the folder of videos that it was made from"
+            )
+        claim(run, {"data": str(place.resolve())} | facts)
+        return place
+    claim(run, {"data": config.frames.describe([config.data])} | facts)
+    prepared = run / "data"
+    if not data.is_prepared(prepared):
+        sources = (config.data,)
+        prepare.main(prepare.PrepareConfig(sources=sources, out=prepared, frames=config.frames))
+    return prepared
 
 
 def _run_stages(stages: list[str], flags: list[str]) -> None:

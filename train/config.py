@@ -13,7 +13,10 @@ class LoopConfig:
     num_steps: int
     """Optimiser steps in all."""
     batch_size: int
-    """Clips per step and process."""
+    """Clips per step, over all processes."""
+    accumulation: int = 1
+    """Parts in which a process computes its clips of a step, one after the other, to save memory;
+    the step is the same."""
     learning_rate: float
     """At the top of the schedule."""
     final_learning_rate: float = 0.0
@@ -30,6 +33,9 @@ class LoopConfig:
     """AdamW's; matrices only."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
+    average: float = 0.0
+    """Decay of the running average of the weights (EMA), which is what is evaluated and kept; 0
+    keeps the last weights."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """auto: bf16 where this machine computes it quickly, or what `accelerate launch` was told."""
     compile: bool = False
@@ -37,6 +43,9 @@ class LoopConfig:
     this wants a C++ compiler."""
     recompute: bool = False
     """Keep no activations of ST-blocks for the backward pass: slower, in far less memory."""
+    shard: bool = False
+    """Divide weights, gradients and moments over the processes (FSDP), for nets too large for one
+    device."""
     seed: int = 0
     """Of the weights, the order of the clips and every draw while training."""
     log_every: int = 20
@@ -46,14 +55,25 @@ class LoopConfig:
     evaluate_batches: int = 8
     """Batches in one evaluation."""
     save_every: int = 200
-    """Steps between two saves of state.pt; there is always one at the end."""
+    """Steps between two saves of the training state; there is always one at the end."""
+    keep_states: int = 2
+    """How many of the last states stay on disk, besides the one before the rate falls."""
+    trackers: tuple[str, ...] = ()
+    """Experiment trackers to log to besides metrics.jsonl, such as tensorboard or wandb."""
     num_workers: int = 0
     """Processes that load clips; 0 loads in the training process."""
 
     def __post_init__(self) -> None:
         counts = ("num_steps", "batch_size", "log_every", "evaluate_every", "save_every")
-        for name in (*counts, "evaluate_batches"):
+        for name in (*counts, "evaluate_batches", "accumulation", "keep_states"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: 1 or more is wanted")
+        if not 0 <= self.average < 1:
+            raise UserError(f"average is {self.average}: 0, or a decay below 1, is wanted")
         if self.learning_rate <= 0:
             raise UserError(f"learning_rate is {self.learning_rate}: more than 0 is wanted")
+
+    @property
+    def last_stable_step(self) -> int:
+        """Steps after which nothing yet depends on how many there will be in all."""
+        return int(self.num_steps * (1 - self.decay_share)) if self.schedule == "wsd" else 0

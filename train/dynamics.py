@@ -1,38 +1,44 @@
 """Stage 3: train the dynamics on stored tokens. `accelerate launch train/dynamics.py --data DIR`.
 
-Tokens and actions are computed once by the two finished stages and stored in the run folder; the
-training step sees no encoder. At the end the three nets are put together into a world.
+Tokens and actions are those that `encode.py` stored in the run folder; the training step sees no
+encoder. At the end the three nets are put together into a world.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from tqdm import tqdm
 
 from genie import legend, video
-from genie.checkpoint import check_folder, config_from_dict
-from genie.data import FrameStore, TokenStore
+from genie.checkpoint import check_folder
+from genie.data import FrameStore
 from genie.dynamics import Dynamics, DynamicsConfig
 from genie.errors import UserError
-from genie.latent_action import LatentActionConfig, LatentActionModel
-from genie.machine import autocast, best_device
 from genie.session import SamplingConfig
-from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
-from genie.tokenizer import Tokenizer, TokenizerConfig
-from genie.world import World, WorldConfig, make_latent_action
+from genie.tokenizer import Tokenizer
+from genie.world import World, WorldConfig, read_config
 from train.config import LoopConfig
-from train.run_folder import load_finished, read_description
-from train.stage import StageConfig, fit, make_trainer, one_line_errors, open_stores, parse, set_up
+from train.encode import ActionModel, fingerprint, load_encoders, open_tokens
+from train.judges import dynamics_judge
+from train.run_folder import load_finished
+from train.stage import (
+    StageConfig,
+    data_fingerprint,
+    fit,
+    make_trainer,
+    one_line_errors,
+    open_replay,
+    open_stores,
+    parse,
+    set_up,
+    starting_model,
+    starting_net,
+)
 
-ENCODE_FRAMES = 120  # encoded at once
 LEGEND_PROMPTS = 64
 SAVED_PROMPTS = 6
-
-ActionModel = LatentActionModel | STLatentActionModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +54,9 @@ class DynamicsStage(StageConfig):
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How the finished world draws frames."""
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(num_steps=3600, batch_size=4, learning_rate=8e-4)
+        default_factory=lambda: LoopConfig(
+            num_steps=3600, batch_size=4, learning_rate=8e-4, average=0.99
+        )
     )
     """How it is trained."""
 
@@ -60,11 +68,19 @@ PRESETS = {
         loop=LoopConfig(num_steps=60, batch_size=4, learning_rate=3e-3, warmup_steps=10),
     ),
     "nano": DynamicsStage(),
+    "finetune": DynamicsStage(
+        loop=LoopConfig(num_steps=1000, batch_size=4, learning_rate=6e-4, average=0.99)
+    ),
     "base": DynamicsStage(
         clip_frames=16,
         model=DynamicsConfig(dim=512, num_blocks=8, num_heads=8, window=12),
         loop=LoopConfig(
-            num_steps=15_000, batch_size=32, learning_rate=4e-4, compile=True, num_workers=4
+            num_steps=15_000,
+            batch_size=32,
+            learning_rate=4e-4,
+            average=0.999,
+            compile=True,
+            num_workers=4,
         ),
     ),
     # Genie, appendix F, tables 17 and 9.
@@ -104,13 +120,12 @@ def main(config: DynamicsStage) -> dict[str, float]:
     out = check_folder(config.out or config.run / "world")
     set_up(config)
     stores = open_stores(config)
+    replay = open_replay(config, stores)
     tokenizer, latent_action = load_encoders(config.run)
-    tokens = tuple(
-        encode_split(tokenizer, latent_action, store, config.run / "tokens" / split)
-        for store, split in zip(stores, ("train", "heldout"), strict=True)
-    )
+    tokens = [open_tokens(config, tokenizer, latent_action, store) for store in stores]
+    replayed = open_tokens(config, tokenizer, latent_action, replay, "replay") if replay else None
     model = fit(
-        config.model,
+        starting_model(config, "dynamics"),
         num_tokens=tokenizer.config.num_tokens,
         codebook_size=tokenizer.config.codebook.size,
         num_actions=latent_action.config.num_actions,
@@ -119,58 +134,26 @@ def main(config: DynamicsStage) -> dict[str, float]:
         tokenizer=tokenizer.config,
         latent_action=latent_action.config,
         dynamics=model,
-        sampling=config.sampling,
+        sampling=read_config(config.from_).sampling if config.from_ else config.sampling,
         fps=stores[0].fps,
     )
-    net, fingerprint = Dynamics(model), _fingerprint(tokenizer, latent_action, stores[0])
-    trainer = make_trainer(config, "dynamics", net, tokens, model=model, tokens=fingerprint)
+    trainer = make_trainer(
+        config,
+        "dynamics",
+        starting_net(config, "dynamics", Dynamics(model)),
+        tokens,
+        replayed,
+        judge=dynamics_judge(world, tokenizer, latent_action, stores[1]),
+        model=model,
+        data=data_fingerprint(stores[0], replay),
+        tokens=fingerprint(tokenizer, latent_action, stores[0]),
+    )
     metrics = trainer.run()
     trainer.finish()
-    save_world(world, tokenizer, latent_action, net, draw_prompts(stores[1]), out)
+    if trainer.is_main:
+        net = load_finished(Dynamics(model), config.run / "dynamics")
+        save_world(world, tokenizer, latent_action, net, draw_prompts(stores[1]), out)
     return metrics
-
-
-def load_encoders(run: Path) -> tuple[Tokenizer, ActionModel]:
-    """The two finished stages of a run folder.
-
-    Raises:
-        UserError: if one has not finished.
-    """
-    nets = []
-    for stage, kind, make in (
-        ("tokenizer", TokenizerConfig, Tokenizer),
-        ("latent_action", LatentActionConfig | STLatentActionConfig, make_latent_action),
-    ):
-        values = read_description(run / stage)["model"]
-        net = make(config_from_dict(kind, values, where=str(run / stage / "config.json")))
-        nets.append(load_finished(net, run / stage))
-    return nets[0], nets[1]
-
-
-def encode_split(
-    tokenizer: Tokenizer, latent_action: ActionModel, store: FrameStore, folder: Path
-) -> TokenStore:
-    """Tokens and actions of a split: the stored ones if these nets made them, else computed."""
-    fingerprint = _fingerprint(tokenizer, latent_action, store)
-    stored = TokenStore.open(folder, fingerprint, store.video_starts)
-    if stored is not None:
-        return stored
-    tokens = torch.zeros(len(store), tokenizer.config.num_tokens, dtype=torch.int32)
-    actions = torch.zeros(len(store), dtype=torch.int32)
-    device = best_device()
-    tokenizer.to(device), latent_action.to(device)
-    pieces = _pieces(store, max(tokenizer.config.reach, latent_action.config.reach))
-    for lead, start, stop in tqdm(pieces, desc=f"encode {folder.name}", mininterval=1):
-        frames = video.to_float(store.read(lead, stop).to(device))[None]
-        with torch.inference_mode(), autocast(device):
-            tokens[start:stop] = tokenizer.encode(frames)[0, start - lead :].int().cpu()
-            found = latent_action.infer(frames)[0].int().cpu()
-        # The action into the first kept frame belongs to the row before it.
-        first = max(lead, start - 1)
-        actions[first : stop - 1] = found[first - lead :]
-    made = TokenStore(tokens, actions, store.video_starts)
-    made.save(folder, fingerprint)
-    return made
 
 
 def draw_prompts(store: FrameStore, count: int = LEGEND_PROMPTS) -> UInt8[Tensor, "p 3 h w"]:
@@ -204,28 +187,6 @@ def _save_prompts(prompts: UInt8[Tensor, "p 3 h w"], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for number, prompt in enumerate(prompts, start=1):
         video.write_image(folder / f"{number}.png", prompt)
-
-
-def _pieces(store: FrameStore, reach: int) -> list[tuple[int, int, int]]:
-    """(first row read, first row kept, end) of stretches that cover all videos.
-
-    What is read before the first row kept is all that can change how that row is encoded.
-    """
-    pieces = []
-    for first, end in zip(store.video_starts[:-1], store.video_starts[1:], strict=True):
-        for start in range(int(first), int(end), ENCODE_FRAMES):
-            stop = min(start + ENCODE_FRAMES, int(end))
-            pieces.append((max(int(first), start - reach), start, stop))
-    return pieces
-
-
-def _fingerprint(tokenizer: Tokenizer, latent_action: ActionModel, store: FrameStore) -> str:
-    digest = hashlib.sha256(store.fingerprint.encode())
-    for net in (tokenizer, latent_action):
-        for name, tensor in net.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -1,32 +1,68 @@
 """The one training loop: prepare, step, log, evaluate on held-out clips, save, resume.
 
-In: a net whose forward gives (loss, metrics), and clips. Out: a finished run folder. Knows no
-particular net.
+In: a net whose forward gives (loss, metrics), and clips. Out: a finished run folder. One process
+or several, on one host or on many, the net whole in each or sharded over them: the steps are the
+same. Knows no particular net.
+
+Source: AdamW and its schedule in `schedule.py`; sharding is FSDP (Zhao et al. 2023,
+arXiv:2304.11277).
 """
 
+import contextlib
 import math
 import os
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from tqdm import tqdm
 
 from genie import video
 from genie.data import Clips
 from genie.errors import UserError
 from genie.machine import best_device, has_fast_bf16
-from genie.st_transformer import compile_blocks, recompute_blocks
-from train.batches import StepSampler, mix
+from genie.st_transformer import STBlock, compile_blocks, recompute_blocks
+from train.averaging import WeightAverage
+from train.batches import Pool, StepSampler, fit_pools, mix
 from train.config import LoopConfig
 from train.run_folder import RunFolder
 from train.schedule import learning_rate, make_optimizer
 from train.speed import Speedometer
+from train.stopping import Stopper
+from train.trackers import open_trackers, show_pictures
+
+MOST_STRIKES = 3  # evaluations in a row at which a net has collapsed
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+Judge = Callable[[nn.Module, Path], dict[str, float]]
+"""Draws pictures into a folder and gives further held-out figures."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Clips of an older game among those of the new one."""
+
+    clips: Clips
+    """The older game's."""
+    share: float
+    """Of every step's clips, 0..1."""
 
 
 class Trainer:
@@ -40,111 +76,270 @@ class Trainer:
         config: LoopConfig,
         folder: Path,
         description: dict[str, Any],
+        *,
+        replay: Replay | None = None,
+        judge: Judge | None = None,
+        advise: Callable[[dict[str, float]], str] | None = None,
     ) -> None:
-        """Args: folder: of this stage. description: everything that makes this run what it is.
+        """Open the folder, read the newest state, divide the work.
+
+        Args:
+            folder: of this stage.
+            description: everything that makes this run what it is.
+            replay: clips of an older game, to be remembered.
+            judge: looks at the net at every evaluation.
+            advise: from held-out metrics, what is wrong and what to do, or "".
 
         Raises:
-            UserError: see `RunFolder`; or if several processes were launched.
+            UserError: see `RunFolder`; or if the batch cannot be divided by the processes.
         """
-        self.config, self.net = config, net
+        self.config, self.net, self.judge, self.advise = config, net, judge, advise
         self.accelerator = Accelerator(mixed_precision=_mixed_precision(config.precision))
+        pools = [Pool(len(train_clips), config.batch_size)]
+        clips: Dataset = train_clips
+        if replay:
+            old = round(replay.share * config.batch_size)
+            pools = [Pool(len(train_clips), config.batch_size - old), Pool(len(replay.clips), old)]
+            clips = ConcatDataset([train_clips, replay.clips])
+        num_processes = self.accelerator.num_processes
+        self.pools = fit_pools(pools, num_processes * config.accumulation)
+        self.is_main, self.strikes = self.accelerator.is_main_process, 0
+        self.evaluation: dict[str, float] = {}
+        self.name = folder.name
+        self.is_sharded = config.shard and self.accelerator.num_processes > 1
+        self.folder = RunFolder(folder, description, config.keep_states) if self.is_main else None
+        state = self.folder.resume() if self.is_main else None
         if self.accelerator.num_processes > 1:
-            raise UserError("training runs in one process: accelerate launch --num_processes 1")
-        self.folder = RunFolder(folder, description)
-        self.optimizer = make_optimizer(net, config)
-        self.step = self.folder.load(net, self.optimizer)
-        self.speed = Speedometer(net, self.accelerator, train_clips, config.batch_size, _arguments)
+            (state,) = broadcast_object_list([state])
+        self.step = state["step"] if state else 0
+        if state:
+            net.load_state_dict(state["net"])
+        num_clips = sum(pool.per_step for pool in self.pools)
+        self.speed = Speedometer(net, self.accelerator, train_clips, num_clips, _arguments)
+        self._wrap(state)
+        self.trackers = open_trackers(config.trackers, folder, description) if self.is_main else []
+        here = self.accelerator.process_index, num_processes
+        self.batches = self._loader(clips, StepSampler(self.pools, config, self.step, *here))
+        # Every process measures on the same clips: a sharded net wants all of them to take part.
+        pools = [Pool(len(heldout_clips), min(num_clips, len(heldout_clips)))]
+        in_one_part = replace(config, accumulation=1)
+        self.heldout = self._loader(heldout_clips, StepSampler(pools, in_one_part, 0))
+
+    def run(self) -> dict[str, float]:
+        """Train to the end; gives the held-out metrics of the last evaluation.
+
+        Raises:
+            UserError: if the loss is no number, the net has collapsed, or the disk is full.
+            KeyboardInterrupt: after Ctrl-C, when everything is saved.
+            SystemExit: after a TERM, when everything is saved.
+        """
+        config, stopper = self.config, Stopper()
+        bar = self._bar()
+        batches = iter(self.batches)
+        with stopper.listening():
+            while self.step < config.num_steps:
+                started = time.perf_counter()
+                parts = [next(batches) for _ in range(config.accumulation)]
+                loaded = time.perf_counter()
+                metrics = self._train_step(parts)
+                self.step += 1
+                self.average.update(self.step)
+                bar.update()
+                last, stops = self.step == config.num_steps, self._stops(stopper)
+                saves = last or stops or self._saves()
+                if saves or self.step % config.log_every == 0:
+                    shown = self._checked(metrics)
+                if self.step % config.log_every == 0 or last:
+                    # Reading the metrics has waited for the device, so the clock tells it all.
+                    seconds = {"step_s": time.perf_counter() - started, "wait_s": loaded - started}
+                    speed = self.speed.figures(seconds["step_s"])
+                    self._log("train", shown | seconds | speed)
+                    bar.set_postfix_str(_brief(shown | speed), refresh=False)
+                if saves:  # before anything that takes long
+                    self._save()
+                if self.step % config.evaluate_every == 0 or last:
+                    self._judge(bar, last)
+                if stops and not last:
+                    bar.close()
+                    stopper.leave()
+        bar.close()
+        return self._outcome()
+
+    def finish(self) -> None:
+        """Accept the result: from here on the next stage may read the weights."""
+        with self.average.in_place():
+            weights = get_model_state_dict(self.net, options=WHOLE)
+        if self.is_main:
+            self.folder.finish(weights)
+        for tracker in self.trackers:
+            tracker.finish()
+        self.accelerator.wait_for_everyone()
+
+    def _wrap(self, state: dict[str, Any] | None) -> None:
+        """The net as the processes share it, its optimiser and its average."""
+        config, net = self.config, self.net
         if config.recompute:
             recompute_blocks(net)
         if config.compile:
             compile_blocks(net)
-        self.model, self.optimizer = self.accelerator.prepare(net, self.optimizer)
-        self.batches = self._loader(train_clips, self.step)
-        self.heldout = self._loader(heldout_clips, 0)
+        if self.is_sharded:
+            self.model = _shard(net, self.accelerator)
+        else:
+            self.model = self.accelerator.prepare(net)
+        self.raw_optimizer = make_optimizer(net, config)
+        self.average = WeightAverage(net, config.average)
+        if state:
+            options = StateDictOptions(full_state_dict=True)
+            set_optimizer_state_dict(net, self.raw_optimizer, state["optimizer"], options=options)
+            self.average.load(state["average"])
+        self.optimizer = self.accelerator.prepare(self.raw_optimizer)
 
-    def run(self) -> dict[str, float]:
-        """Train to the end; gives the held-out metrics of the last evaluation."""
-        config, name = self.config, self.folder.path.name
-        bar = tqdm(
-            total=config.num_steps,
-            initial=self.step,
-            desc=name,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-            dynamic_ncols=True,
-        )
-        batches = iter(self.batches)
-        while self.step < config.num_steps:
-            started = time.perf_counter()
-            batch = next(batches)
-            loaded = time.perf_counter()
-            metrics = self._train_step(batch)
-            self.step += 1
-            bar.update()
-            last = self.step == config.num_steps
-            saves = self.step % config.save_every == 0 or last
-            if saves:
-                self._check_finite(metrics)
-            if self.step % config.log_every == 0 or last:
-                self._check_finite(metrics)
-                shown = _numbers(metrics)
-                # Reading the metrics has waited for the device, so the clock tells the whole step.
-                seconds = {"step_s": time.perf_counter() - started, "wait_s": loaded - started}
-                speed = self.speed.figures(seconds["step_s"])
-                self.folder.log(self.step, "train", shown | seconds | speed)
-                bar.set_postfix_str(_brief(shown | speed), refresh=False)
-            if self.step % config.evaluate_every == 0 or last:
-                bar.write(f"{name} step {self.step} held-out: {_brief(self._evaluate())}")
-            if saves:
-                self.folder.save(self.step, self.net, self.optimizer)
-        bar.close()
-        return self.folder.last_evaluation()
-
-    def finish(self) -> None:
-        """Accept the result: from here on the next stage may read the weights."""
-        self.folder.finish(self.net)
-
-    def _train_step(self, batch: Any) -> dict[str, Any]:
-        # A step's draws depend on its number alone, so a resumed run repeats an unbroken one.
-        torch.manual_seed(mix(self.config.seed, self.step, self.accelerator.process_index))
+    def _train_step(self, parts: list[Any]) -> dict[str, Any]:
         rate = learning_rate(self.config, self.step)
-        for group in self.optimizer.param_groups:
+        for group in self.raw_optimizer.param_groups:
             group["lr"] = rate
-        with self.accelerator.autocast():
-            loss, metrics = self.model(*_arguments(batch))
-        self.accelerator.backward(loss)
+        for number, part in enumerate(parts):
+            # A step's draws depend on its number alone, so a resumed run repeats an unbroken one.
+            _seed(self.config.seed, self.step, self.accelerator.process_index, number)
+            with self._syncing(number == len(parts) - 1), self.accelerator.autocast():
+                loss, metrics = self.model(*_arguments(part, self.accelerator.device))
+            self.accelerator.backward(loss / len(parts))
         norm = self.accelerator.clip_grad_norm_(self.net.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {"loss": loss.detach()} | metrics | {"grad_norm": norm, "learning_rate": rate}
 
+    def _outcome(self) -> dict[str, float]:
+        """The last evaluation, be it of an earlier process; a collapsed run is refused again."""
+        if not self.evaluation and self.is_main:
+            self.evaluation = self.folder.last_evaluation()
+            advice = self.advise(self.evaluation) if self.advise else ""
+            if advice:
+                raise UserError(advice)
+        return self.evaluation
+
+    def _syncing(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """Gradients of a step's parts are summed up here, and over the processes only once."""
+        return contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model)
+
+    def _stops(self, stopper: Stopper) -> bool:
+        """Whether any process was told to stop; all of them have to ask at the same step."""
+        stops = stopper.signal is not None
+        if self.accelerator.num_processes == 1:
+            return stops
+        told = torch.tensor(int(stops), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(told, "sum").item())
+
+    def _saves(self) -> bool:
+        # The state before the rate falls is where a longer run starts from.
+        milestone = self.step == self.config.last_stable_step
+        return milestone or self.step % self.config.save_every == 0
+
+    def _save(self) -> None:
+        """Write everything needed to go on; every process takes part, the main one writes."""
+        optimizer = get_optimizer_state_dict(self.net, self.raw_optimizer, options=WHOLE)
+        state = {
+            "step": self.step,
+            "net": get_model_state_dict(self.net, options=WHOLE),
+            "optimizer": optimizer,
+            "average": self.average.state(),
+        }
+        if self.is_main:
+            milestone = self.config.last_stable_step
+            self.folder.states.save(self.step, state, milestone=milestone)
+
+    def _checked(self, metrics: dict[str, Any]) -> dict[str, float]:
+        """A step's figures, averaged over the processes.
+
+        Raises:
+            UserError: if they show that the run has broken down.
+        """
+        numbers = _numbers(metrics)
+        if self.accelerator.num_processes > 1:
+            mine = torch.tensor(list(numbers.values()), device=self.accelerator.device)
+            means = self.accelerator.reduce(mine, "mean").tolist()
+            numbers = dict(zip(numbers, means, strict=True))
+        broken = [name for name in ("loss", "grad_norm") if not math.isfinite(numbers[name])]
+        if broken:
+            raise UserError(
+                f"the {broken[0].replace('_', ' ')} became {numbers[broken[0]]} at step "
+                f"{self.step}: lower --loop.learning-rate and start over in a new run folder; the "
+                "last good state is kept"
+            )
+        return numbers
+
+    def _log(self, split: str, figures: dict[str, float]) -> None:
+        if self.is_main:
+            self.folder.log(self.step, split, figures)
+        for tracker in self.trackers:
+            tracker.log({f"{split}/{name}": x for name, x in figures.items()}, step=self.step)
+
+    def _judge(self, bar: tqdm, last: bool) -> None:
+        """Measure the averaged net on held-out clips, and stop a run that has collapsed.
+
+        Raises:
+            UserError: if it has collapsed, with what to do about it.
+        """
+        with self.average.in_place():
+            figures = self._evaluate()
+            if self.judge and self.is_main and not self.is_sharded:
+                samples = self.folder.path / "samples"
+                figures |= self.judge(self.net, samples / f"step-{self.step:07d}")
+                show_pictures(self.trackers, samples, self.step)
+        self.accelerator.wait_for_everyone()
+        self.net.train()
+        self.evaluation = figures
+        self._log("heldout", figures)
+        if self.is_main:
+            bar.write(f"{bar.desc} step {self.step} held-out: {_brief(figures)}")
+        advice = self.advise(figures) if self.advise else ""
+        self.strikes = self.strikes + 1 if advice else 0
+        if advice and (last or self.strikes == MOST_STRIKES):
+            raise UserError(advice)
+        if advice and self.is_main:
+            bar.write(f"warning: {advice} ({self.strikes} of {MOST_STRIKES} times in a row)")
+
     @torch.no_grad()
     def _evaluate(self) -> dict[str, float]:
+        """Every process does the same: a sharded net is whole only when all of them use it."""
         self.net.eval()
-        torch.manual_seed(self.config.seed)
+        set_seed(self.config.seed)
         gathered: dict[str, list[float]] = {}
         for _, batch in zip(range(self.config.evaluate_batches), self.heldout, strict=False):
             with self.accelerator.autocast():
-                loss, metrics = self.net(*_arguments(batch))
+                loss, metrics = self.net(*_arguments(batch, self.accelerator.device))
             for name, value in _numbers({"loss": loss} | metrics).items():
                 gathered.setdefault(name, []).append(value)
-        self.net.train()
-        means = {name: sum(values) / len(values) for name, values in gathered.items()}
-        self.folder.log(self.step, "heldout", means)
-        return means
+        return {name: sum(values) / len(values) for name, values in gathered.items()}
 
-    def _loader(self, clips: Clips, first_step: int) -> DataLoader:
-        sampler = StepSampler(len(clips), self.config, first_step)
-        return self.accelerator.prepare(
-            DataLoader(clips, batch_sampler=sampler, num_workers=self.config.num_workers)
+    def _loader(self, clips: Dataset, sampler: StepSampler) -> DataLoader:
+        return DataLoader(
+            clips,
+            batch_sampler=sampler,
+            num_workers=self.config.num_workers,
+            pin_memory=self.accelerator.device.type == "cuda",
         )
 
-    def _check_finite(self, metrics: dict[str, Any]) -> None:
-        loss = metrics["loss"].item()
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss became {loss} at step {self.step}: lower --loop.learning-rate"
-                f" and start over in a new run folder; {self.folder.path} has the last good state"
-            )
+    def _bar(self) -> tqdm:
+        return tqdm(
+            total=self.config.num_steps,
+            initial=self.step,
+            desc=self.name,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+            dynamic_ncols=True,
+            disable=not self.is_main,
+        )
+
+
+def _shard(net: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """Weights, gradients and moments of the net divided over the processes, block by block."""
+    net.to(accelerator.device)
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    for block in (module for module in net.modules() if isinstance(module, STBlock)):
+        fully_shard(block, mesh=mesh)
+        for half in ("within_frame", "across_frames"):  # called by name, never the block itself
+            register_fsdp_forward_method(block, half)
+    return fully_shard(net, mesh=mesh)
 
 
 def _mixed_precision(precision: str) -> str:
@@ -155,16 +350,27 @@ def _mixed_precision(precision: str) -> str:
     return launched if launched != "no" else "bf16" if has_fast_bf16(best_device()) else "no"
 
 
+def _seed(*numbers: int) -> None:
+    """Side effect: every random generator there is starts from these numbers."""
+    set_seed(mix(*numbers) % 2**32)
+
+
 def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
     return {
-        name: value.float().mean().item() if isinstance(value, torch.Tensor) else float(value)
+        name: _whole(value).float().mean().item() if isinstance(value, torch.Tensor) else value
         for name, value in metrics.items()
     }
 
 
-def _arguments(batch: Any) -> tuple[torch.Tensor, ...]:
+def _whole(value: torch.Tensor) -> torch.Tensor:
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _arguments(batch: Any, device: torch.device | str = "cpu") -> tuple[torch.Tensor, ...]:
     """Frames are stored in 0..255 and wanted in 0..1; tokens and actions go as they are."""
-    return (video.to_float(batch),) if isinstance(batch, torch.Tensor) else tuple(batch)
+    if isinstance(batch, torch.Tensor):
+        return (video.to_float(batch.to(device, non_blocking=True)),)
+    return tuple(part.to(device, non_blocking=True) for part in batch)
 
 
 def _brief(metrics: dict[str, float]) -> str:

@@ -45,7 +45,7 @@ def draw_pictures(
     starts = [f"start {number}" for number in range(1, len(films) + 1)]
     actions = [f"action {action}" for action in range(world.num_actions)]
     rows = [f"{start}\n{action}" for start in starts for action in actions]
-    write(folder / "actions.png", _png(contact_sheet(films.flatten(0, 1), rows, times)))
+    write(folder / "actions.png", png(contact_sheet(films.flatten(0, 1), rows, times)))
     moments = [contact_sheet(moment, starts, actions) for moment in films.unbind(2)]
     video.write(folder / "actions.gif", moments, fps=world.fps)
 
@@ -55,7 +55,7 @@ def draw_pictures(
     rows = [
         f"clip {clip}\n{what}" for clip in range(1, len(clips) + 1) for what in ("real", "world")
     ]
-    write(folder / "rollouts.png", _png(contact_sheet(pairs.flatten(0, 1), rows, times)))
+    write(folder / "rollouts.png", png(contact_sheet(pairs.flatten(0, 1), rows, times)))
 
 
 def contact_sheet(
@@ -77,7 +77,8 @@ def contact_sheet(
     return np.asarray(sheet)
 
 
-def _png(sheet: np.ndarray) -> bytes:
+def png(sheet: np.ndarray) -> bytes:
+    """A picture as a PNG file's content."""
     content = io.BytesIO()
     Image.fromarray(sheet).save(content, format="png")
     return content.getvalue()

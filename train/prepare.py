@@ -1,52 +1,102 @@
-"""Videos to shards: `python -m train.prepare SOURCE --out DIR`."""
+"""Videos to shards: `python -m train.prepare SOURCE... --out DIR`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 from tqdm import tqdm
 
-from genie import data
+from genie import video
+from genie.data import Card
+from genie.preparing import FrameOptions, Part, describe_source, prepare
 from train.stage import one_line_errors
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
-    """Turn a folder of videos into shards that training reads at random."""
+class Frames:
+    """How frames are taken from videos."""
 
-    source: tyro.conf.Positional[Path]
-    """Folder tree with videos (mp4, mkv, webm, mov, avi, gif). Folders called train and heldout
-    decide the split; otherwise a share of the videos, chosen by name, is held out. Of a video that
-    is alone the last part is."""
-    out: Path
-    """Folder to make."""
     size: tuple[int, int] = (64, 64)
-    """Height and width in pixels that every frame is cropped and resized to."""
+    """Height and width in pixels of every frame; each a multiple of the tokenizer's patch."""
+    fit: video.Fit = "crop"
+    """How frames of another shape come to --size: crop cuts off what goes beyond, letterbox adds
+    black bars, stretch distorts."""
+    fps: float | None = None
+    """Frames per second, taken by the videos' own clocks; without it every frame is taken."""
+    cuts: bool = True
+    """End a scene where the picture changes at once; clips never cross it."""
+    most_still_s: float | None = None
+    """Seconds of standstill that are kept in one piece: 0 drops every double; without it all
+    stay."""
+    min_frames: int = 16
+    """Shorter scenes are dropped."""
     heldout_share: float = 0.1
     """Share of the videos, between 0 and 1, that is held out where no folder decides; at least one
     video always is."""
 
+    def options(self) -> FrameOptions:
+        """What the frames depend on.
 
-def main(config: PrepareConfig) -> data.Card:
+        Raises:
+            UserError: if a number is out of range.
+        """
+        return FrameOptions(
+            size=self.size,
+            fit=self.fit,
+            fps=self.fps,
+            cuts=self.cuts,
+            most_still_s=self.most_still_s,
+            min_frames=self.min_frames,
+        )
+
+    def describe(self, places: Iterable[str | Path]) -> dict:
+        """See `describe_source`."""
+        return describe_source(list(places), self.options(), self.heldout_share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Turn videos into shards that training reads at random. Killed, the same command goes on."""
+
+    sources: tyro.conf.Positional[tuple[str, ...]]
+    """Folder trees with videos (mp4, mkv, webm, mov, avi, gif) or numbered pictures, single files,
+    or Hugging Face datasets (a folder, or hf:owner/name). Folders called train and heldout decide
+    the split; otherwise a share of the videos, chosen by name, is held out. Of a video that is
+    alone the last part is."""
+    out: Path
+    """Folder to make."""
+    frames: tyro.conf.OmitArgPrefixes[Frames] = Frames()
+    """How frames are taken."""
+    workers: int | None = None
+    """Processes that decode; default: one a core."""
+
+
+def main(config: PrepareConfig) -> Card:
     """Prepare and say what came of it."""
-    card = data.prepare(
-        config.source,
+    card = prepare(
+        config.sources,
         config.out,
-        size=config.size,
-        heldout_share=config.heldout_share,
+        config.frames.options(),
+        heldout_share=config.frames.heldout_share,
+        workers=config.workers,
         progress=_bar,
     )
     for split, videos in card.videos.items():
-        print(f"{split}: {len(videos)} videos, {sum(videos.values())} frames")
+        print(
+            f"{split}: {len(videos)} videos, {sum(map(len, videos.values()))} scenes, "
+            f"{card.num_frames(split)} frames, {card.num_hours(split):.2f} hours"
+        )
+    dropped = card.num_still + card.num_short
+    print(f"{card.num_cuts} cuts; dropped {dropped} of {card.num_decoded} frames")
     for name, reason in card.skipped.items():
         # A name that is no text is shown with question marks.
         print(f"skipped {name}: {reason}".encode(errors="replace").decode())
     return card
 
 
-def _bar(paths: list[Path]) -> Iterator[Path]:
-    yield from tqdm(paths, desc="prepare", unit="video", mininterval=1)
+def _bar(parts: Iterable[Part], total: int | None) -> Iterator[Part]:
+    yield from tqdm(parts, desc="prepare", unit="video", total=total, mininterval=1)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Out: `starts.jsonl` in a run folder, so that a folder found a year later explain
 """
 
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -24,7 +25,7 @@ def note_start(folder: Path) -> None:
     """
     line = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": shlex.join(["python", *_module_or_file(), *sys.argv[1:]]),
+        "command": command_line(),
         "commit": commit(Path(__file__).resolve().parents[1]),
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -32,6 +33,11 @@ def note_start(folder: Path) -> None:
     }
     with (folder / FILE_NAME).open("a") as file:
         file.write(json.dumps(line) + "\n")
+
+
+def command_line() -> str:
+    """The command that started this process, as one would type it."""
+    return shlex.join([*_launcher(), *_module_or_file(), *sys.argv[1:]])
 
 
 def commit(repository: Path) -> str | None:
@@ -50,6 +56,13 @@ def commit(repository: Path) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return head + "+" * bool(changed)
+
+
+def _launcher() -> list[str]:
+    num_processes = os.environ.get("WORLD_SIZE", "1")
+    if num_processes == "1":
+        return ["python"]
+    return ["accelerate", "launch", "--num_processes", num_processes]
 
 
 def _module_or_file() -> list[str]:

@@ -38,10 +38,10 @@ def draw_clips(
     if num_clips < 1 or horizon < 1:
         raise UserError(f"num_clips is {num_clips} and horizon {horizon}: give 1 or more of each")
     num_frames = HISTORY + 1 + horizon
-    longest = int(np.diff(store.video_starts).max(initial=0))
+    longest = int(np.diff(store.scene_starts).max(initial=0))
     if longest < num_frames:
         raise UserError(
-            f"the longest held-out video has {longest} frames but {num_frames} are wanted: "
+            f"the longest held-out scene has {longest} frames but {num_frames} are wanted: "
             "give longer videos or a smaller --horizon"
         )
     clips = Clips(store, num_frames, stride=num_frames)

@@ -1,9 +1,9 @@
 """A stage's folder on disk: what it is, how far it has got, and what came of it.
 
-`config.json` says what the run is, `starts.jsonl` what it was made with, `metrics.jsonl` how it
-went, `state.pt` holds everything needed to go on, and `weights.safetensors` is there only when the
-stage is finished and its result was accepted. One process at a time; a file appears whole or not at
-all. Knows no loops.
+`README.md` and `config.json` say what the run is, `starts.jsonl` what it was made with,
+`metrics.jsonl` how it went, `state-NUMBER.pt` holds everything needed to go on, and
+`weights.safetensors` is there only when the stage is finished and its result was accepted. One
+process at a time writes; a file appears whole or not at all. Knows no loops.
 """
 
 import json
@@ -12,36 +12,39 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
-from torch import nn
+from torch import Tensor, nn
 
-from genie.checkpoint import load_weights, save_weights, write_whole
+from genie.checkpoint import load_weights, save_tensors, write_whole
 from genie.errors import UserError
-from train.provenance import note_start
+from train.provenance import command_line, note_start
+from train.states import State, States
 
 # A stage whose parent was killed notices within a second (`train.stage.end_with_parent`).
 LOCK_SECONDS = 3.0
+WEIGHTS = "weights.safetensors"
 
 
 class RunFolder:
     """A run's folder, held by this process alone for as long as the object lives."""
 
-    def __init__(self, path: Path, description: dict[str, Any]) -> None:
-        """Make the folder, or go on with the same run.
+    def __init__(self, path: Path, description: dict[str, Any], keep_states: int = 2) -> None:
+        """Make the folder, or go on with the same run, or with the same run made longer.
 
         Raises:
             UserError: if another process has it, it holds a run of other settings, or it cannot
                 be written.
         """
-        self.path = path
+        self.path, self.states = path, States(path, keep_states)
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(path / ".lock", timeout=LOCK_SECONDS, is_singleton=True)
             self._lock.acquire()
+            self._extend(description)
             claim(path, description)
             if not is_finished(path):
                 note_start(path)
+                write_whole(path / "README.md", _explain(path))
         except Timeout:
             raise UserError(
                 f"{path} is being trained by another process: wait for it or stop it"
@@ -50,39 +53,51 @@ class RunFolder:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
     def log(self, step: int, split: str, metrics: dict[str, float]) -> None:
-        """Append a line to metrics.jsonl."""
+        """Append a line to metrics.jsonl.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
         line = {"step": step, "split": split}
         line |= {name: float(f"{value:.6g}") for name, value in metrics.items()}
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with (self.path / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            why = error.strerror or error
+            raise UserError(f"cannot write {self.path}: {why}; repeat the command then") from error
 
     def last_evaluation(self) -> dict[str, float]:
         """The newest held-out line."""
         return [line for line in self._lines() if line["split"] == "heldout"][-1]
 
-    def save(self, step: int, net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Replace state.pt."""
-        state = {"step": step, "net": net.state_dict(), "optimizer": optimizer.state_dict()}
-        partial = self.path / ".state.pt.partial"
-        torch.save(state, partial)
-        os.replace(partial, self.path / "state.pt")
+    def resume(self) -> State | None:
+        """The newest whole state, with the metrics up to it; None at a run's beginning."""
+        state = self.states.newest()
+        self._drop_lines_after(state["step"] if state else -1)
+        return state
 
-    def load(self, net: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """Read state.pt where there is one; gives the step to go on from."""
-        path = self.path / "state.pt"
-        if not path.is_file():
-            (self.path / "metrics.jsonl").unlink(missing_ok=True)
-            return 0
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        net.load_state_dict(state["net"])
-        optimizer.load_state_dict(state["optimizer"])
-        self._drop_lines_after(state["step"])
-        return state["step"]
-
-    def finish(self, net: nn.Module) -> None:
+    def finish(self, weights: dict[str, Tensor]) -> None:
         """Write the weights that the next stage reads."""
         if not is_finished(self.path):
-            save_weights(net, self.path / "weights.safetensors")
+            save_tensors(weights, self.path / WEIGHTS)
+
+    def _extend(self, description: dict[str, Any]) -> None:
+        """Where the same run is wanted with more steps: go back to before its rate fell."""
+        config = self.path / "config.json"
+        if not config.is_file():
+            return
+        found, wanted = json.loads(config.read_text()), json.loads(_as_json(description))
+        old, new = (loop.get("loop", {}) for loop in (found, wanted))
+        grows = old.get("num_steps", 0) < new.get("num_steps", 0) and new.get("schedule") == "wsd"
+        longer = found | {"loop": old | {"num_steps": new.get("num_steps")}}
+        if not grows or longer != wanted:
+            return
+        self.states.forget_after(int(old["num_steps"] * (1 - old["decay_share"])))
+        if is_finished(self.path):
+            shorter = self.path / f"weights-{old['num_steps']}-steps.safetensors"
+            os.replace(self.path / WEIGHTS, shorter)
+        write_whole(config, _as_json(description))
 
     def _lines(self) -> list[dict[str, Any]]:
         lines, path = [], self.path / "metrics.jsonl"
@@ -105,7 +120,7 @@ def claim(folder: Path, description: dict[str, Any]) -> None:
         UserError: naming the first setting that differs.
     """
     path = folder / "config.json"
-    wanted = json.loads(json.dumps(description, default=str))
+    wanted = json.loads(_as_json(description))
     if path.is_file():
         different = _first_difference(json.loads(path.read_text()), wanted)
         if different:
@@ -116,9 +131,41 @@ def claim(folder: Path, description: dict[str, Any]) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(wanted, indent=1) + "\n")
+        write_whole(path, _as_json(wanted))
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def _as_json(description: dict[str, Any]) -> str:
+    return json.dumps(description, indent=1, default=str) + "\n"
+
+
+def _explain(folder: Path) -> str:
+    """What somebody who finds the folder needs to know."""
+    return f"""# A training run: {folder.name}
+
+To go on, or to repeat it:
+
+```sh
+{command_line()}
+```
+
+| file | holds |
+|---|---|
+| config.json | every setting, and the fingerprint of the data |
+| starts.jsonl | for every start the command, git commit and versions |
+| metrics.jsonl | what was measured, a line each |
+| samples/ | pictures made on the way |
+| state-NUMBER.pt | everything needed to go on from that step |
+| weights.safetensors | the result, once the run is finished |
+
+When all three stages are finished and the world is in WORLD, with the prepared data in DATA:
+
+```sh
+python -m train.evaluate WORLD DATA --out report
+python -m play --world WORLD
+```
+"""
 
 
 def describe(**parts: Any) -> dict[str, Any]:
@@ -140,7 +187,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 def is_finished(folder: Path) -> bool:
     """Whether a stage has reached its last step and its result was accepted."""
-    return (folder / "weights.safetensors").is_file()
+    return (folder / WEIGHTS).is_file()
 
 
 def load_finished(net: nn.Module, folder: Path) -> nn.Module:
@@ -153,7 +200,7 @@ def load_finished(net: nn.Module, folder: Path) -> nn.Module:
         raise UserError(
             f"{folder} holds no finished training: run train/{folder.name}.py to its end first"
         )
-    load_weights(net, folder / "weights.safetensors")
+    load_weights(net, folder / WEIGHTS)
     return net.eval()
 
 

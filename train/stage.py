@@ -4,28 +4,29 @@ import contextlib
 import os
 import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 import tyro
 from torch import nn
 
+from genie.checkpoint import fingerprint_file, load_weights
 from genie.data import Clips, FrameStore, TokenStore
 from genie.errors import UserError
-from genie.machine import best_device, check_compiler
+from genie.machine import best_device, check_compiler, end_with_parent
+from genie.world import read_config
 from train.config import LoopConfig
-from train.loop import Trainer
+from train.loop import Judge, Replay, Trainer
 from train.run_folder import describe
 
 Config = TypeVar("Config")
 Model = TypeVar("Model")
 DEFAULT_PRESET = "nano"
-HOW_IT_RUNS = ("compile", "recompute")  # may change when a run goes on: they only round otherwise
+# May change when a run goes on: they only round otherwise, or look on.
+HOW_IT_RUNS = ("compile", "recompute", "shard", "accumulation", "trackers", "keep_states")
 PIPELINE = "GENIE_PIPELINE"  # set in the environment of stages that `python -m train` has started
 
 
@@ -37,6 +38,13 @@ class StageConfig:
     """Prepared folder (python -m train.prepare)."""
     run: Path = Path("runs/world")
     """Run folder; every stage has a folder of its own in it. Repeat the command to resume."""
+    from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """World to start from, such as checkpoints/coinrun: its nets are trained further on the new
+    videos, and have its shapes."""
+    replay: Path | None = None
+    """Prepared folder of the world's old game, to be remembered (with --from)."""
+    replay_share: float = 0.25
+    """Share of every step's clips that come from --replay."""
     threads: int = 0
     """CPU threads; 0 takes all cores."""
     clip_frames: int
@@ -58,21 +66,6 @@ def parse(presets: Mapping[str, Config], description: str, args: list[str] | Non
 def open_stores(config: StageConfig) -> tuple[FrameStore, FrameStore]:
     """Training and held-out frames."""
     return FrameStore.open(config.data, "train"), FrameStore.open(config.data, "heldout")
-
-
-def end_with_parent() -> None:
-    """End this process when the one that started it has ended, be it by SIGKILL.
-
-    Nothing is lost: what is on disk is whole, and the repeated command goes on from there.
-    """
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(143)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def set_up(config: StageConfig) -> None:
@@ -104,17 +97,67 @@ def fit(model: Model, **facts: Any) -> Model:
     return replace(model, **facts)
 
 
+def starting_net(config: StageConfig, name: str, net: nn.Module) -> nn.Module:
+    """The net with the weights of the world that --from names, where it names one."""
+    if config.from_:
+        load_weights(net, config.from_ / f"{name}.safetensors")
+    return net
+
+
+def starting_model(config: StageConfig, name: str) -> Any:
+    """The shape of a net: that of the world that --from names, else the preset's.
+
+    Raises:
+        UserError: if there is no such world, or --replay is given without one.
+    """
+    if config.from_:
+        return getattr(read_config(config.from_), name)
+    if config.replay:
+        raise UserError("--replay is for a world that is trained further: give --from as well")
+    return config.model
+
+
+def open_replay(config: StageConfig, stores: Sequence[FrameStore]) -> FrameStore | None:
+    """Frames of the old game, where they are wanted.
+
+    Raises:
+        UserError: if they have another size or the share is out of range.
+    """
+    if not config.replay:
+        return None
+    if not 0 < config.replay_share < 1:
+        raise UserError(f"--replay-share is {config.replay_share}: give a share such as 0.25")
+    store = FrameStore.open(config.replay, "train")
+    if store.size != stores[0].size:
+        raise UserError(
+            f"{config.replay} has frames of {store.size}, {config.data} of {stores[0].size}: "
+            "prepare both at one size"
+        )
+    return store
+
+
+def data_fingerprint(store: FrameStore, replay: FrameStore | None) -> str:
+    """Tells the frames that a net is trained on, the replayed ones included."""
+    return f"{store.fingerprint}+{replay.fingerprint}" if replay else store.fingerprint
+
+
 def make_trainer(
     config: StageConfig,
     name: str,
     net: nn.Module,
-    stores: tuple[FrameStore, FrameStore] | tuple[TokenStore, TokenStore],
+    stores: Sequence[FrameStore | TokenStore],
+    replay: FrameStore | TokenStore | None = None,
+    *,
+    judge: Judge | None = None,
+    advise: Callable[[dict[str, float]], str] | None = None,
     **description: Any,
 ) -> Trainer:
     """The trainer of a stage on clips of both splits.
 
     Args:
         name: of the stage's folder in the run folder.
+        replay: the old game's training split.
+        judge: see `Trainer`, as is advise.
         description: what makes this run what it is, besides clips and loop.
 
     Raises:
@@ -122,8 +165,24 @@ def make_trainer(
     """
     train, heldout = (Clips(store, config.clip_frames) for store in stores)
     loop = {name: value for name, value in asdict(config.loop).items() if name not in HOW_IT_RUNS}
+    if config.from_:
+        description["started_from"] = fingerprint_file(config.from_ / f"{name}.safetensors")
+    replayed = None
+    if replay is not None:
+        replayed = Replay(Clips(replay, config.clip_frames), config.replay_share)
+        description["replay_share"] = config.replay_share
     description = describe(clip_frames=config.clip_frames, loop=loop, **description)
-    return Trainer(net, train, heldout, config.loop, config.run / name, description)
+    return Trainer(
+        net,
+        train,
+        heldout,
+        config.loop,
+        config.run / name,
+        description,
+        replay=replayed,
+        judge=judge,
+        advise=advise,
+    )
 
 
 @contextlib.contextmanager

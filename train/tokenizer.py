@@ -5,7 +5,22 @@ from dataclasses import dataclass, field
 from genie.codebook import CodebookConfig
 from genie.tokenizer import Tokenizer, TokenizerConfig
 from train.config import LoopConfig
-from train.stage import StageConfig, fit, make_trainer, one_line_errors, open_stores, parse, set_up
+from train.judges import TokenizerJudge
+from train.stage import (
+    StageConfig,
+    data_fingerprint,
+    fit,
+    make_trainer,
+    one_line_errors,
+    open_replay,
+    open_stores,
+    parse,
+    set_up,
+    starting_model,
+    starting_net,
+)
+
+COLLAPSED_PERPLEXITY = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +32,9 @@ class TokenizerStage(StageConfig):
     model: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Shape of the net; height and width come from the data."""
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(num_steps=4200, batch_size=4, learning_rate=1e-3)
+        default_factory=lambda: LoopConfig(
+            num_steps=4200, batch_size=4, learning_rate=1e-3, average=0.99
+        )
     )
     """How it is trained."""
 
@@ -36,13 +53,21 @@ PRESETS = {
         loop=LoopConfig(num_steps=60, batch_size=4, learning_rate=3e-3, warmup_steps=10),
     ),
     "nano": TokenizerStage(),
+    "finetune": TokenizerStage(
+        loop=LoopConfig(num_steps=900, batch_size=4, learning_rate=6e-4, average=0.99)
+    ),
     "base": TokenizerStage(
         clip_frames=16,
         model=TokenizerConfig(
             patch_size=4, dim=384, encoder_blocks=4, decoder_blocks=6, num_heads=6, window=8
         ),
         loop=LoopConfig(
-            num_steps=12_000, batch_size=32, learning_rate=6e-4, compile=True, num_workers=6
+            num_steps=12_000,
+            batch_size=32,
+            learning_rate=6e-4,
+            average=0.999,
+            compile=True,
+            num_workers=6,
         ),
     ),
     # Genie, appendix F, tables 15 and 8. The printed cosine has equal ends: a constant rate.
@@ -77,16 +102,41 @@ PRESETS = {
 
 
 def main(config: TokenizerStage) -> dict[str, float]:
-    """Train, or go on training; gives the held-out metrics."""
+    """Train, or go on training; gives the held-out metrics.
+
+    Raises:
+        UserError: if the codebook has collapsed.
+    """
     set_up(config)
     stores = open_stores(config)
+    replay = open_replay(config, stores)
     height, width = stores[0].size
-    model = fit(config.model, height=height, width=width)
-    data = stores[0].fingerprint
-    trainer = make_trainer(config, "tokenizer", Tokenizer(model), stores, model=model, data=data)
+    model = fit(starting_model(config, "tokenizer"), height=height, width=width)
+    trainer = make_trainer(
+        config,
+        "tokenizer",
+        starting_net(config, "tokenizer", Tokenizer(model)),
+        stores,
+        replay,
+        judge=TokenizerJudge(stores[1], config.clip_frames),
+        advise=advise,
+        model=model,
+        data=data_fingerprint(stores[0], replay),
+    )
     metrics = trainer.run()
     trainer.finish()
     return metrics
+
+
+def advise(metrics: dict[str, float]) -> str:
+    """What to do about a codebook of which hardly a code is in use; "" if all is well."""
+    perplexity = metrics["perplexity"]
+    if perplexity >= COLLAPSED_PERPLEXITY:
+        return ""
+    return (
+        f"the tokenizer's codebook collapsed (perplexity {perplexity:.2f}): check that the videos "
+        "show more than one picture, lower --loop.learning-rate, or take --model.codebook.kind fsq"
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import json
 import zipfile
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -66,19 +67,25 @@ class TrueActions:
             ) from error
         return cls(by_video, names)
 
-    def of(self, name: str, num_frames: int) -> np.ndarray:
-        """Return the ids of a video's transitions.
+    def of(self, name: str, numbers: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+        """Return the id that led on from each of a video's frames; -1 where no next one is kept.
+
+        Args:
+            numbers: which frames of the recorded video they are.
 
         Raises:
-            UserError: if the recording has no such video, or one of another length.
+            UserError: if the recording has no such video, or a shorter one.
         """
         actions = self.by_video.get(name, np.empty(0))
-        if len(actions) != num_frames - 1 or actions.max(initial=0) >= len(self.names):
+        if len(actions) < int(numbers[-1]) or actions.max(initial=0) >= len(self.names):
             raise UserError(
-                f"the true actions do not fit {name} with its {num_frames} frames: "
+                f"the true actions do not fit {name} with its {int(numbers[-1]) + 1} frames: "
                 "give the true_actions.npz of the recording that the data was prepared from"
             )
-        return actions
+        found = torch.full((len(numbers),), -1)
+        follows = numbers[1:] == numbers[:-1] + 1
+        found[:-1][follows] = torch.from_numpy(actions).long()[numbers[:-1][follows]]
+        return found
 
     def merges(self) -> dict[str, Int[Tensor, " i"]]:
         """Return labellings of the ids: all of them, and merged to what moves the view."""
@@ -178,20 +185,23 @@ def label_transitions(
     chosen = order[:MAX_PROBE_CLIPS].tolist()
     rows = np.array([clips.row(i) for i in chosen])
     video_ids = find_videos(store, rows)
-    lengths = np.diff(store.video_starts).tolist()
-    pressed = list(map(truth.of, store.video_names, lengths))
-    firsts = rows - store.video_starts[video_ids] + HISTORY
-    true = [
-        pressed[video_id][first : first + horizon]
-        for video_id, first in zip(video_ids, firsts, strict=True)
-    ]
+    edges = pairwise(store.video_starts.tolist())
+    numbers = store.numbers()
+    pressed = torch.cat(
+        [
+            truth.of(name, numbers[start:stop])
+            for name, (start, stop) in zip(store.video_names, edges, strict=True)
+        ]
+    )
+    true = pressed[torch.from_numpy(rows)[:, None] + HISTORY + torch.arange(horizon)].flatten()
     batches = DataLoader(Subset(clips, chosen), batch_size=BATCH)
     latent = [
         world.latent_action.infer(video.to_float(frames.to(world.device))).cpu()[:, HISTORY:]
         for frames in tqdm(batches, desc="true actions", leave=False)
     ]
+    is_known = true >= 0
     return (
-        torch.cat(latent).flatten(),
-        torch.from_numpy(np.concatenate(true)).long(),
-        torch.from_numpy(video_ids).repeat_interleave(horizon),
+        torch.cat(latent).flatten()[is_known],
+        true[is_known],
+        torch.from_numpy(video_ids).repeat_interleave(horizon)[is_known],
     )

@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from genie import data, video
-from train.batches import StepSampler
+from genie.preparing import FrameOptions, prepare
+from train.batches import Pool, StepSampler
 from train.config import LoopConfig
 
 SIZE = (64, 64)
@@ -30,7 +31,7 @@ def make_store(folder: Path) -> data.FrameStore:
     for number in range(NUM_VIDEOS):
         frames = generator.integers(0, 256, (NUM_FRAMES, *SIZE, 3), dtype=np.uint8)
         video.write(folder / "videos" / f"{number}.mp4", list(frames), fps=15, scale=1)
-    data.prepare(folder / "videos", folder / "data", size=SIZE)
+    prepare([folder / "videos"], folder / "data", FrameOptions(size=SIZE))
     return data.FrameStore.open(folder / "data", "train")
 
 
@@ -38,7 +39,9 @@ def measure(store: data.FrameStore, num_frames: int, batch: int, num_batches: in
     """Shuffled windows, collated and turned into floats."""
     clips = data.Clips(store, num_frames)
     config = LoopConfig(num_steps=num_batches, batch_size=batch, learning_rate=1.0)
-    batches = iter(DataLoader(clips, batch_sampler=StepSampler(len(clips), config, 0)))
+    batches = iter(
+        DataLoader(clips, batch_sampler=StepSampler([Pool(len(clips), batch)], config, 0))
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     next(batches)

@@ -1,0 +1,215 @@
+"""Real games behind one interface: Procgen's sixteen and every Gymnasium environment with buttons.
+
+In: button numbers. Out: pictures, and which episodes have ended. Writes no files and chooses no
+buttons: that is `record_game.py`.
+Source: Procgen (Cobbe et al. 2020, arXiv:1912.01588); Atari through the Arcade Learning Environment
+(Bellemare et al. 2013, arXiv:1207.4708), whose pictures are the maximum of two frames, since its
+sprites flicker (Mnih et al. 2015).
+"""
+
+import contextlib
+import importlib
+import io
+import re
+from typing import Literal, Protocol
+
+import numpy as np
+
+from genie.errors import UserError
+
+PROCGEN = (
+    "bigfish",
+    "bossfight",
+    "caveflyer",
+    "chaser",
+    "climber",
+    "coinrun",
+    "dodgeball",
+    "fruitbot",
+    "heist",
+    "jumper",
+    "leaper",
+    "maze",
+    "miner",
+    "ninja",
+    "plunder",
+    "starpilot",
+)
+DIRECTION = re.compile("UP|DOWN|LEFT|RIGHT|FIRE")
+
+
+class Games(Protocol):
+    """Several games of one kind side by side, each on a level that is a number."""
+
+    combos: list[tuple[str, ...]]
+    """Buttons of every action that can be taken."""
+    levels: list[int]
+    """The level that each game is on."""
+    pictures: list[np.ndarray]
+    """What each game shows now, uint8 (h, w, 3)."""
+
+    def advance(self, actions: np.ndarray, frame_skip: int) -> np.ndarray:
+        """Hold `actions` for some game steps; gives which games were started anew meanwhile."""
+
+    def close(self) -> None:
+        """End all games."""
+
+
+def is_procgen(name: str) -> bool:
+    """Whether a game is one of Procgen's; others are looked up in Gymnasium."""
+    return name in PROCGEN
+
+
+def open_games(
+    name: str,
+    *,
+    num_envs: int,
+    first_level: int,
+    num_levels: int,
+    seed: int,
+    distribution: Literal["easy", "hard"] = "easy",
+    plain: bool = False,
+) -> Games:
+    """Start games. Levels go from `first_level`; `distribution` and `plain` are Procgen's alone.
+
+    Raises:
+        UserError: if there is no such game, a package is missing, or the game has no buttons.
+    """
+    if not is_procgen(name):
+        return GymnasiumGames(name, num_envs, first_level, num_levels)
+    return ProcgenGames(
+        num=num_envs,
+        env_name=name,
+        start_level=first_level,
+        num_levels=num_levels,
+        rand_seed=seed,
+        distribution_mode=distribution,
+        use_backgrounds=not plain,
+        restrict_themes=plain,
+    )
+
+
+class ProcgenGames:
+    """One of the sixteen games of Procgen; a level is Procgen's own."""
+
+    def __init__(self, **options) -> None:
+        """Args: options: of `ProcgenGym3Env`."""
+        self._env = _import("procgen", "make procgen").ProcgenGym3Env(**options)
+        self.combos = list(self._env.combos)
+
+    @property
+    def levels(self) -> list[int]:
+        """See `Games`."""
+        return [int(info["level_seed"]) for info in self._env.get_info()]
+
+    @property
+    def pictures(self) -> list[np.ndarray]:
+        """See `Games`."""
+        return list(self._env.observe()[1]["rgb"])
+
+    def advance(self, actions: np.ndarray, frame_skip: int) -> np.ndarray:
+        """See `Games`."""
+        ended = np.zeros(len(actions), dtype=bool)
+        for _ in range(frame_skip):
+            self._env.act(actions)
+            ended |= self._env.observe()[2]
+        return ended
+
+    def close(self) -> None:
+        """See `Games`."""
+        self._env.close()
+
+
+class GymnasiumGames:
+    """A Gymnasium environment by its id; a level is the seed of an episode."""
+
+    def __init__(self, name: str, num_envs: int, first_level: int, num_levels: int) -> None:
+        """As `open_games`."""
+        is_atari = name.startswith("ALE/")
+        gymnasium = _import("gymnasium", "make atari")
+        if is_atari:
+            atari = _import("ale_py", "make atari")
+            atari.ALEInterface.setLoggerMode(atari.LoggerMode.Error)
+            gymnasium.register_envs(atari)
+        options = {"render_mode": "rgb_array"}
+        if is_atari:  # the recorder repeats actions itself, and a button does what it says
+            options = {"frameskip": 1, "repeat_action_probability": 0.0}
+        try:
+            self._envs = [gymnasium.make(name, **options).unwrapped for _ in range(num_envs)]
+        except (gymnasium.error.Error, ImportError, TypeError) as error:
+            why = " ".join(str(error).split())
+            raise UserError(
+                f"no game is called {name!r} ({why}): give one of Procgen's ({', '.join(PROCGEN)}) "
+                "or a Gymnasium id such as ALE/Breakout-v5"
+            ) from error
+        self.combos = _buttons(self._envs[0], name)
+        self._limit = self._envs[0].spec.max_episode_steps if not is_atari else None
+        self._first_level, self._num_levels, self._num_started = first_level, num_levels, 0
+        self._ages, self.levels = [0] * num_envs, [0] * num_envs
+        self.pictures = [np.empty(0, np.uint8)] * num_envs
+        self._shows_pictures = _is_picture_space(self._envs[0].observation_space)
+        self._blends = is_atari
+        for index in range(num_envs):
+            self._start(index)
+
+    def advance(self, actions: np.ndarray, frame_skip: int) -> np.ndarray:
+        """See `Games`."""
+        ended = np.zeros(len(actions), dtype=bool)
+        for index, env in enumerate(self._envs):
+            for step in range(frame_skip):
+                observation, _, terminated, truncated, _ = env.step(int(actions[index]))
+                self._ages[index] += 1
+                if terminated or truncated or self._ages[index] == self._limit:
+                    self._start(index)
+                    ended[index] = True
+                elif step == frame_skip - 1:
+                    self._show(index, observation, blend=step > 0)
+                elif step == frame_skip - 2 and self._blends:
+                    self._show(index, observation, blend=False)
+        return ended
+
+    def close(self) -> None:
+        """See `Games`."""
+        for env in self._envs:
+            env.close()
+
+    def _start(self, index: int) -> None:
+        level = self._first_level + self._num_started % self._num_levels
+        self._num_started += 1
+        observation, _ = self._envs[index].reset(seed=level)
+        self.levels[index], self._ages[index] = level, 0
+        self._show(index, observation, blend=False)
+
+    def _show(self, index: int, observation: np.ndarray, blend: bool) -> None:
+        picture = observation if self._shows_pictures else self._envs[index].render()
+        if picture.ndim == 2:
+            picture = np.stack([picture] * 3, axis=-1)
+        if blend and self._blends:
+            picture = np.maximum(picture, self.pictures[index])
+        self.pictures[index] = picture.astype(np.uint8, copy=False)
+
+
+def _buttons(env, name: str) -> list[tuple[str, ...]]:
+    space = env.action_space
+    if not hasattr(space, "n") or not hasattr(space, "start"):
+        raise UserError(f"{name} has no buttons but {space}: choose a game with discrete actions")
+    if hasattr(env, "get_action_meanings"):  # such as NOOP, FIRE or UPRIGHTFIRE
+        return [tuple(DIRECTION.findall(word)) for word in env.get_action_meanings()]
+    return [(f"ACTION{number}",) for number in range(int(space.n))]
+
+
+def _is_picture_space(space) -> bool:
+    shape = getattr(space, "shape", None) or ()
+    is_picture = (len(shape) == 3 and shape[2] == 3) or (len(shape) == 2 and min(shape) >= 16)
+    return is_picture and space.dtype == np.uint8
+
+
+def _import(package: str, command: str):
+    # Gym greets every import with a notice that it is no longer maintained.
+    with contextlib.redirect_stderr(io.StringIO()):
+        try:
+            return importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"the games need the package {error.name!r}; install it with: {command}"
+            ) from error

@@ -1,0 +1,267 @@
+"""Where videos come from: files, folders of them, image sequences, Hugging Face datasets.
+
+In: what somebody calls the source. Out: one `Source` a video, in an order that repeats itself, and
+each one's pictures. Decides nothing about what is kept.
+"""
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from genie import video
+from genie.errors import UserError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+HUB_PREFIX = "hf:"
+EPISODE_COLUMNS = ("episode", "episode_id", "episode_index", "video", "video_id", "clip", "clip_id")
+LONGEST_EPISODE = 4096
+"""Rows of pictures that become one video, where no column tells where an episode ends."""
+DATASET_FILES = ("state.json", "dataset_dict.json", "dataset_info.json")
+HELDOUT_SPLITS = frozenset({"test", "validation", "valid", "val", "heldout"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One video to be: a file, a sequence of images, or the content of a dataset's rows."""
+
+    name: str
+    """Path without ending below what was named; decides the split."""
+    label: str
+    """What to call it in a message."""
+    stamp: str
+    """Changes when the content does."""
+    paths: tuple[Path, ...] = ()
+    """One video file, or several images."""
+    contents: tuple[bytes, ...] = ()
+    """The same, of a dataset, in memory."""
+    is_video: bool = True
+    """Whether it is one video; else it is images."""
+
+    @property
+    def key(self) -> str:
+        """A name for files, different for every source and content."""
+        text = f"{self.name}\0{self.label}\0{self.stamp}"
+        return hashlib.sha256(os.fsencode(text)).hexdigest()[:20]
+
+    def pictures(self, size: video.Size, fit: video.Fit, fps: float | None) -> Iterator[np.ndarray]:
+        """Pictures as uint8 (h, w, 3).
+
+        Raises:
+            UserError: if the source is broken.
+        """
+        if not self.is_video:
+            yield from self._images(size, fit)
+        elif self.paths:
+            yield from video.stream_pictures(self.paths[0], size, fit=fit, fps=fps)
+        else:
+            with tempfile.NamedTemporaryFile() as file:
+                Path(file.name).write_bytes(self.contents[0])
+                yield from video.stream_pictures(file.name, size, fit=fit, fps=fps)
+
+    def fps(self) -> float:
+        """Frames per second that a video file declares; of anything else the default."""
+        if self.is_video and self.paths:
+            return video.read_fps(self.paths[0])
+        return video.DEFAULT_FPS
+
+    def _images(self, size: video.Size, fit: video.Fit) -> Iterator[np.ndarray]:
+        for path in self.paths:
+            yield video.to_picture(video.read_image(path, size, fit))
+        for content in self.contents:
+            yield video.to_picture(video.decode_image(content, size, fit))
+
+
+def find_sources(places: Sequence[str]) -> Iterator[Source]:
+    """All videos of several places; files first looked up, datasets read as they come.
+
+    Raises:
+        UserError: if a place is missing or holds nothing.
+    """
+    names: set[str] = set()
+    for source in (found for place in places for found in _find(place)):
+        name = source.name
+        if name in names and len(source.paths) == 1:
+            name += source.paths[0].suffix  # clip.mp4 beside clip.mkv: two videos, two names
+        while name in names:
+            name += "~"
+        names.add(name)
+        yield source if name == source.name else _renamed(source, name)
+
+
+def count_sources(places: Sequence[str]) -> int | None:
+    """How many there are, where that shows without reading them all."""
+    if any(_is_dataset(place) for place in places):
+        return None
+    return sum(1 for _ in find_sources(places))
+
+
+def list_sources(places: Sequence[str]) -> str:
+    """A hash of names and contents, as far as they show without being read."""
+    listing = hashlib.sha256()
+    for place in places:
+        if place.startswith(HUB_PREFIX):
+            listing.update(place.encode())
+        elif _is_dataset(place):
+            listing.update(
+                _stamps(sorted(p for p in Path(place).rglob("*") if p.is_file())).encode()
+            )
+        else:
+            for source in _find(place):
+                listing.update(os.fsencode(f"{source.name}\0{source.stamp}\n"))
+    return listing.hexdigest()[:16]
+
+
+def _find(place: str) -> Iterator[Source]:
+    path = Path(place)
+    if _is_dataset(place):
+        return _from_dataset(place)
+    if path.is_file():
+        return iter([_from_file(path, path.parent)])
+    if not path.is_dir():
+        raise UserError(
+            f"no file or folder {place}: name a video, a folder with videos or pictures, or a "
+            f"dataset of the Hugging Face hub as {HUB_PREFIX}owner/name"
+        )
+    return _from_folder(path)
+
+
+def _from_folder(folder: Path) -> Iterator[Source]:
+    files = sorted(p for p in folder.rglob("*") if not p.is_dir())
+    videos = [p for p in files if p.suffix.lower() in video.VIDEO_SUFFIXES]
+    sequences: dict[Path, list[Path]] = {}
+    for path in files:
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            sequences.setdefault(path.parent, []).append(path)
+    if not videos and not sequences:
+        endings = ", ".join(sorted(video.VIDEO_SUFFIXES | IMAGE_SUFFIXES))
+        raise UserError(f"{folder} holds no videos: put files ending in {endings} there")
+    yield from (_from_file(path, folder) for path in videos)
+    for parent, images in sorted(sequences.items()):
+        images.sort(key=lambda image: _natural(image.name))
+        name = parent.relative_to(folder).as_posix()
+        yield Source(
+            name=folder.resolve().name if name == "." else name,
+            label=f"{parent} ({len(images)} pictures)",
+            stamp=_stamps(images),
+            paths=tuple(images),
+            is_video=False,
+        )
+
+
+def _from_file(path: Path, below: Path) -> Source:
+    name = path.relative_to(below).with_suffix("").as_posix()
+    return Source(name=name, label=str(path), stamp=_stamps([path]), paths=(path,))
+
+
+def _renamed(source: Source, name: str) -> Source:
+    return Source(**{**source.__dict__, "name": name})
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts frame-2 before frame-10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _stamps(paths: Sequence[Path]) -> str:
+    """Names and sizes; -1 where a file cannot be looked at."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            size = path.stat().st_size
+        except OSError:
+            size = -1
+        digest.update(os.fsencode(f"{path.name}\0{size}\n"))
+    return digest.hexdigest()[:16]
+
+
+# Hugging Face datasets
+
+
+def _is_dataset(place: str) -> bool:
+    if place.startswith(HUB_PREFIX):
+        return True
+    folder = Path(place)
+    if not folder.is_dir():
+        return False
+    return any((folder / name).is_file() for name in DATASET_FILES) or any(
+        next(folder.glob(pattern), None) for pattern in ("*.parquet", "data/*.parquet")
+    )
+
+
+def _from_dataset(place: str) -> Iterator[Source]:
+    for split, rows in _open_dataset(place).items():
+        features = rows.features or {}
+        column, is_video = _picture_column(features, place)
+        kind = datasets.Video if is_video else datasets.Image
+        rows = rows.cast_column(column, kind(decode=False))
+        prefix = "heldout/" if split in HELDOUT_SPLITS else ""
+        if is_video:
+            numbered = enumerate(rows)
+            items = ((f"{number:06d}", (row[column],)) for number, row in numbered)
+        else:
+            items = _episodes(rows, column, [c for c in EPISODE_COLUMNS if c in features])
+        for name, cells in items:
+            contents = tuple(map(_content, cells))
+            stamp = hashlib.sha256(b"".join(contents)).hexdigest()[:16]
+            yield Source(
+                name=f"{prefix}{split}-{name}",
+                label=f"{place} {split} {name}",
+                stamp=stamp,
+                contents=contents,
+                is_video=is_video,
+            )
+
+
+def _open_dataset(place: str) -> dict[str, Any]:
+    """Splits of a dataset, read as a stream."""
+    try:
+        if place.startswith(HUB_PREFIX):
+            return dict(datasets.load_dataset(place.removeprefix(HUB_PREFIX), streaming=True))
+        if any((Path(place) / name).is_file() for name in DATASET_FILES[:2]):
+            found = datasets.load_from_disk(place)
+            found = found if isinstance(found, dict) else {"all": found}
+            return {split: rows.to_iterable_dataset() for split, rows in found.items()}
+        return dict(datasets.load_dataset(place, streaming=True))
+    except Exception as error:  # the library raises whatever its network and file layers do
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"cannot open the dataset {place} ({why}): check its name") from error
+
+
+def _picture_column(features: dict[str, Any], place: str) -> tuple[str, bool]:
+    """The first column of videos, else of images, and whether it is of videos."""
+    for kind in (datasets.Video, datasets.Image):
+        for name, feature in features.items():
+            if isinstance(feature, kind):
+                return name, kind is datasets.Video
+    names = ", ".join(features) or "none that are known"
+    raise UserError(f"{place} has no column of videos or images (its columns: {names})")
+
+
+def _episodes(
+    rows: Any, column: str, episode_columns: Sequence[str]
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Neighbouring rows of one episode, together."""
+    cells: list[Any] = []
+    number, episode = 0, None
+    for row in rows:
+        current = row[episode_columns[0]] if episode_columns else None
+        if cells and (current != episode or len(cells) == LONGEST_EPISODE):
+            yield f"{number:06d}", tuple(cells)
+            cells, number = [], number + 1
+        episode = current
+        cells.append(row[column])
+    if cells:
+        yield f"{number:06d}", tuple(cells)
+
+
+def _content(cell: dict[str, Any]) -> bytes:
+    """What a cell holds, or the file that it names."""
+    return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()

@@ -1,0 +1,92 @@
+"""A world before and after it was trained further: what it learnt and what it forgot.
+
+    python -m train.compare --before checkpoints/coinrun --after checkpoints/my-world --data DATA
+
+Both worlds are measured on held-out videos of the new game and, with --replay, of the old one.
+Prints a table and writes `comparison.json`. Does not judge.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from genie.checkpoint import check_folder, write_whole
+from genie.data import FrameStore
+from genie.world import World
+from train.evaluate import evaluate
+from train.stage import one_line_errors
+
+STEP = "4"  # as in the paper
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Measure two worlds on the same held-out videos."""
+
+    before: Path
+    """The world that was started from."""
+    after: Path
+    """The world that came of it."""
+    data: Path
+    """Prepared folder of the new game."""
+    replay: Path | None = None
+    """Prepared folder of the old game."""
+    num_clips: int = 64
+    """Held-out clips of each game."""
+    seed: int = 0
+    """Draws clips, random actions and the sampler's noise."""
+    out: Path = Path("report")
+    """Folder for comparison.json; made if need be."""
+
+
+def main(config: CompareConfig) -> dict[str, dict[str, dict[str, float]]]:
+    """Measure, print and write; gives figures by game and world.
+
+    Raises:
+        UserError: if a world or folder does not fit.
+    """
+    check_folder(config.out).mkdir(parents=True, exist_ok=True)
+    games = {"new game": config.data} | ({"old game": config.replay} if config.replay else {})
+    figures: dict[str, dict[str, dict[str, float]]] = {}
+    for game, folder in games.items():
+        store = FrameStore.open(folder, "heldout")
+        figures[game] = {
+            name: _figures(World.from_pretrained(path), store, config)
+            for name, path in (("before", config.before), ("after", config.after))
+        }
+    write_whole(config.out / "comparison.json", json.dumps(figures, indent=1) + "\n")
+    print(table(figures))
+    return figures
+
+
+@torch.no_grad()
+def _figures(world: World, store: FrameStore, config: CompareConfig) -> dict[str, float]:
+    found = evaluate(world, store, num_clips=config.num_clips, horizon=8, seed=config.seed)
+    rollout = found["rollout"][STEP]
+    return {
+        "tokenizer": found["tokenizer"]["psnr"],
+        "rollout": rollout["generated"]["psnr"],
+        "copying": rollout["copy_last_frame"]["psnr"],
+        "delta PSNR": found["delta_psnr"][STEP]["mean"],
+        "eta squared": found["scroll"]["eta_squared"]["across"],
+        "perplexity": found["latent_action"]["perplexity"],
+    }
+
+
+def table(figures: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The figures for people: rollout, copying and delta PSNR after four frames, in dB."""
+    columns = list(next(iter(next(iter(figures.values())).values())))
+    lines = [f"{'':18}" + "".join(f"{column:>13}" for column in columns)]
+    for game, worlds in figures.items():
+        for name, row in worlds.items():
+            numbers = "".join(f"{row[column]:13.2f}" for column in columns)
+            lines.append(f"{game + ' ' + name:18}{numbers}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(tyro.cli(CompareConfig, description=__doc__))
