@@ -35,6 +35,7 @@ from genie.sources import Source, count_sources, find_sources, list_sources
 
 PENDING_PER_WORKER = 4
 CHUNK_BYTES = 8 * 2**20
+WRITTEN_AT_ONCE = 32
 SHARD_BYTES = 256 * 2**20
 
 
@@ -289,7 +290,7 @@ class _Scene:
     def __init__(self, partial: Path, min_frames: int, digest: "hashlib._Hash") -> None:
         self._paths = Path(f"{partial}.frames"), Path(f"{partial}.numbers")
         self._min_frames, self._digest = min_frames, digest
-        self._waiting: list[bytes] = []  # of a scene that may yet be too short
+        self._waiting: list[np.ndarray] = []  # not yet written, or of a scene that may be too short
         self._numbers: list[int] = []
 
     def __enter__(self) -> "_Scene":
@@ -301,14 +302,15 @@ class _Scene:
         self._numbers_file.close()
 
     def add(self, picture: np.ndarray, number: int) -> None:
-        self._waiting.append(np.ascontiguousarray(np.moveaxis(picture, -1, 0)).tobytes())
+        self._waiting.append(picture)
         self._numbers.append(number)
-        if len(self._numbers) >= self._min_frames:
+        if len(self._waiting) >= max(self._min_frames, WRITTEN_AT_ONCE):
             self._write()
 
     def end(self, part: Part) -> None:
         length = len(self._numbers)
         if length >= self._min_frames:
+            self._write()
             self._numbers_file.write(np.array(self._numbers, dtype=np.int32).tobytes())
             part.scenes.append(length)
         else:
@@ -316,9 +318,10 @@ class _Scene:
         self._waiting, self._numbers = [], []
 
     def _write(self) -> None:
-        for frame in self._waiting:
-            self._frames_file.write(frame)
-            self._digest.update(frame)
+        if self._waiting:
+            rows = np.ascontiguousarray(np.stack(self._waiting).transpose(0, 3, 1, 2))
+            self._frames_file.write(rows)
+            self._digest.update(rows)
         self._waiting = []
 
 

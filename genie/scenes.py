@@ -13,8 +13,9 @@ as in motion compensation.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -68,42 +69,64 @@ def keep(pictures: Iterator[np.ndarray], rules: SceneRules) -> Iterator[Kept]:
         cut_waits = False
 
 
+class _Step:
+    """From one picture to the next, both small."""
+
+    def __init__(self, before: np.ndarray, grid: np.ndarray) -> None:
+        self.before, self.grid = before, grid
+        self.change = _change(grid, before)
+
+    @cached_property
+    def shifted_change(self) -> float:
+        """The change where the two overlap, for the shift at which it is least."""
+        height, width, _ = self.grid.shape
+        return min(
+            _change(
+                self.grid[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)],
+                self.before[max(0, -dy) : height + min(0, -dy), max(0, -dx) : width + min(0, -dx)],
+            )
+            for dy, dx in SHIFTS
+            if abs(dy) < height and abs(dx) < width
+        )
+
+
 def _find_cuts(
     pictures: Iterator[np.ndarray], rules: SceneRules
 ) -> Iterator[tuple[np.ndarray, bool]]:
     """Every picture, and whether it begins a scene; the first one does."""
     waiting: deque[np.ndarray] = deque()  # not yet given out
-    grids: deque[np.ndarray | None] = deque([None] * (NEIGHBOURS + 1))  # from 3 before the first
+    steps: deque[_Step | None] = deque([None] * NEIGHBOURS)  # into those given out, then these
+    before: np.ndarray | None = None
     for picture in pictures:
+        grid = _grid(picture)
+        steps.append(None if before is None else _Step(before, grid))
+        before = grid
         waiting.append(picture)
-        grids.append(_grid(picture))
         if len(waiting) > NEIGHBOURS:
-            yield waiting.popleft(), _is_cut(list(grids), rules)
-            grids.popleft()
+            yield waiting.popleft(), _is_cut(steps, rules)
+            steps.popleft()
     while waiting:
-        yield waiting.popleft(), _is_cut(list(grids), rules)
-        grids.popleft()
+        yield waiting.popleft(), _is_cut(steps, rules)
+        steps.popleft()
 
 
-def _is_cut(grids: list[np.ndarray | None], rules: SceneRules) -> bool:
-    """Whether the picture at place `NEIGHBOURS` + 1 begins a scene."""
-    middle = NEIGHBOURS + 1
-    before, after = grids[middle - 1], grids[middle]
-    if before is None:
-        return True  # the first picture
-    steps = [i for i in range(1, len(grids)) if grids[i - 1] is not None and i != middle]
-    plain = _change(after, before)
-    around = [_change(grids[i], grids[i - 1]) for i in steps]
-    if plain < rules.cut_above or plain <= LEAST_EXCESS * _mean_up_to(around, plain):
+def _is_cut(steps: Sequence[_Step | None], rules: SceneRules) -> bool:
+    """Whether the step in the middle is one; past the end there are fewer."""
+    step = steps[NEIGHBOURS]
+    if step is None:
+        return True  # no step leads into the first picture
+    if step.change < rules.cut_above:
         return False
-    shifted = _shifted_change(after, before)
+    around = [s for i, s in enumerate(steps) if s and i != NEIGHBOURS and i <= 2 * NEIGHBOURS]
+    if step.change <= LEAST_EXCESS * _mean_up_to([s.change for s in around], step.change):
+        return False
+    shifted = step.shifted_change
     if shifted < rules.cut_above:
         return False
-    around = [_shifted_change(grids[i], grids[i - 1]) for i in steps]
-    return shifted > rules.cut_ratio * _mean_up_to(around, shifted)
+    return shifted > rules.cut_ratio * _mean_up_to([s.shifted_change for s in around], shifted)
 
 
-def _mean_up_to(changes: list[float], most: float) -> float:
+def _mean_up_to(changes: Iterable[float], most: float) -> float:
     """Neighbours that are missing count as no change, larger ones as equal."""
     return sum(min(change, most) for change in changes) / (2 * NEIGHBOURS)
 
@@ -111,22 +134,11 @@ def _mean_up_to(changes: list[float], most: float) -> float:
 def _grid(picture: np.ndarray) -> np.ndarray:
     height, width, _ = picture.shape
     factors = max(1, width // GRID), max(1, height // GRID)
-    return np.asarray(Image.fromarray(picture).reduce(factors), dtype=np.int16)
+    image = Image.frombuffer("RGB", (width, height), np.ascontiguousarray(picture))
+    return np.asarray(image.reduce(factors), dtype=np.int16)
 
 
 def _change(picture: np.ndarray, other: np.ndarray) -> float:
     """Mean absolute difference, 0..255."""
-    return float(np.abs(np.subtract(picture, other, dtype=np.int16)).mean())
-
-
-def _shifted_change(grid: np.ndarray, other: np.ndarray) -> float:
-    """The same where the two overlap, for the shift at which it is least."""
-    height, width, _ = grid.shape
-    return min(
-        _change(
-            grid[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)],
-            other[max(0, -dy) : height + min(0, -dy), max(0, -dx) : width + min(0, -dx)],
-        )
-        for dy, dx in SHIFTS
-        if abs(dy) < height and abs(dx) < width
-    )
+    difference = np.subtract(picture, other, dtype=np.int16)
+    return int(np.abs(difference, out=difference).sum()) / difference.size

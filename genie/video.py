@@ -36,6 +36,8 @@ PALETTE_PIXELS = 16_384
 """How many pixels of a large picture choose its colours in a GIF."""
 STRIP_PICTURES = 12
 
+THREADS = 1
+"""That convert a picture: more of them take longer to start than to work."""
 ROUNDING = 1e-3
 """Seconds by which two clocks may differ; containers round to milliseconds."""
 
@@ -385,15 +387,18 @@ def _to_picture(
     if has_alpha or (size and (frame.width < size[1] or frame.height < size[0])):
         # Pillow blends, and enlarges small pixel art without blurring it.
         format = "rgba" if has_alpha else "rgb24"
-        picture = _to_rgb(Image.fromarray(converter.reformat(frame, format=format).to_ndarray()))
+        picture = _to_rgb(
+            Image.fromarray(converter.reformat(frame, format=format, threads=THREADS).to_ndarray())
+        )
         picture = Image.fromarray(np.rot90(np.asarray(picture), turns)) if turns else picture
         return np.array(_fit(picture, size, fit) if size else picture)
     height, width = (frame.height, frame.width)[:: -1 if turns % 2 else 1]
     scaled = _scaled((height, width), size, fit) if size else (height, width)
     rows, columns = scaled[:: -1 if turns % 2 else 1]
-    picture = converter.reformat(
-        frame, width=columns, height=rows, format="rgb24", interpolation="AREA"
-    ).to_ndarray()
+    resized = converter.reformat(
+        frame, columns, rows, "rgb24", interpolation="AREA", threads=THREADS
+    )
+    picture = resized.to_ndarray()
     picture = np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
     return _placed(picture, size) if size and scaled != size else picture
 
@@ -412,7 +417,8 @@ def _placed(picture: np.ndarray, size: Size) -> np.ndarray:
     for axis, wanted in enumerate(size):
         extra = picture.shape[axis] - wanted
         if extra > 0:
-            picture = picture.take(range(extra // 2, extra // 2 + wanted), axis=axis)
+            inside = slice(extra // 2, extra // 2 + wanted)
+            picture = picture[inside] if axis == 0 else picture[:, inside]
         elif extra < 0:
             border = [(0, 0)] * 3
             border[axis] = (-extra // 2, -extra - -extra // 2)

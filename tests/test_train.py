@@ -1,10 +1,13 @@
 """Training: the schedule, runs that resume as if nothing had happened, and the commands."""
 
+import contextlib
 import json
 import math
 import os
 import platform
+import re
 import runpy
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,28 +28,35 @@ from genie.errors import UserError
 from genie.latent_action import LatentActionModel
 from genie.tokenizer import Tokenizer
 from genie.world import NETS
-from train import dynamics as dynamics_stage
-from train import latent_action as latent_action_stage
+from train import encode as encoding
+from train import latent_action, tokenizer
 from train.config import LoopConfig
 from train.loop import Trainer
 from train.run_folder import RunFolder, describe, is_finished, load_finished
 from train.schedule import learning_rate
-from train.stage import StageConfig, fit, parse
+from train.stage import HOW_IT_RUNS, StageConfig, fit, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("tokenizer", "latent_action", "dynamics")
 ONE_CORE = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
 
 
-@pytest.fixture(autouse=True)
-def on_one_core(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
     """Bits repeat on one kind of machine with one number of threads."""
-    for name, value in ONE_CORE.items():
-        monkeypatch.setenv(name, value)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ONE_CORE.items():
+            patch.setenv(name, value)
+        torch.set_num_threads(1)
+        yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def on_one_core() -> Iterator[None]:
+    with one_core():
+        yield
 
 
 def loop_config(**values) -> LoopConfig:
@@ -113,7 +123,7 @@ def test_impossible_loop_is_refused(values: dict):
 
 
 class Interrupted(Clips):
-    """Clips whose reading is broken off by Ctrl-C after a while."""
+    """Clips whose reading is broken off after a while."""
 
     num_reads = 0
     last_read = 10**9
@@ -121,7 +131,7 @@ class Interrupted(Clips):
     def __getitem__(self, index: int):
         self.num_reads += 1
         if self.num_reads > self.last_read:
-            raise KeyboardInterrupt
+            raise EOFError("the reader broke")
         return super().__getitem__(index)
 
 
@@ -132,31 +142,51 @@ def make_net(name: str) -> nn.Module:
     return makers[name](getattr(config, name))
 
 
-@pytest.fixture(scope="module")
-def stores(prepared_folder: Path) -> dict[str, tuple]:
+def open_stores(prepared_folder: Path) -> dict[str, tuple]:
+    """Both splits of what each net learns from."""
     frames = [FrameStore.open(prepared_folder, split) for split in ("train", "heldout")]
     generator = torch.Generator().manual_seed(0)
     tokens = [
         TokenStore(
             torch.randint(60, (len(store), 24), generator=generator, dtype=torch.int32),
             torch.randint(5, (len(store),), generator=generator, dtype=torch.int32),
-            store.video_starts,
+            store.scene_starts,
         )
         for store in frames
     ]
     return {"tokenizer": frames, "latent_action": frames, "dynamics": tokens}
 
 
+def small_trainer(
+    stores: dict[str, tuple],
+    folder: Path,
+    net: str,
+    last_read: int = 10**9,
+    made: nn.Module | None = None,
+    options: dict | None = None,
+    **values,
+) -> Trainer:
+    """The trainer of a small run; `last_read` breaks it off, `options` are the trainer's own."""
+    train, heldout = (Interrupted(store, 5) for store in stores[net])
+    train.last_read = last_read
+    config = loop_config(**values)
+    described = {k: v for k, v in describe(loop=config)["loop"].items() if k not in HOW_IT_RUNS}
+    description = describe(loop=described, net=net)
+    made = make_net(net) if made is None else made
+    return Trainer(made, train, heldout, config, folder, description, **options or {})
+
+
+@pytest.fixture(scope="module")
+def stores(prepared_folder: Path) -> dict[str, tuple]:
+    return open_stores(prepared_folder)
+
+
 @pytest.fixture
 def trainer(stores: dict[str, tuple], tmp_path: Path) -> Callable[..., Trainer]:
-    """Makes the trainer of a small run; `last_read` interrupts it."""
+    """See `small_trainer`; all folders are in one."""
 
-    def make(net: str, folder: str = "run", last_read: int = 10**9, **values) -> Trainer:
-        train, heldout = (Interrupted(store, 5) for store in stores[net])
-        train.last_read = last_read
-        config = loop_config(**values)
-        description = describe(loop=config, net=net)
-        return Trainer(make_net(net), train, heldout, config, tmp_path / folder, description)
+    def make(net: str, folder: str = "run", **values) -> Trainer:
+        return small_trainer(stores, tmp_path / folder, net, **values)
 
     return make
 
@@ -178,7 +208,7 @@ def lines_of(folder: Path) -> list[dict]:
 @pytest.mark.parametrize("net", NETS)
 def test_a_resumed_run_is_the_unbroken_run(trainer, tmp_path: Path, net: str):
     to_its_end(trainer(net, "unbroken"))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(EOFError):
         trainer(net, "broken", last_read=18).run()  # in step 6 or 7; step 3 or 6 was saved
     assert not is_finished(tmp_path / "broken"), "half a run must not pass for a whole one"
     with pytest.raises(UserError, match="finished"):
@@ -282,9 +312,8 @@ def test_a_torn_line_of_metrics_is_forgotten(trainer, tmp_path: Path):
 def test_metrics_of_a_run_that_never_saved_are_forgotten(tmp_path: Path):
     folder = RunFolder(tmp_path, {})
     folder.log(1, "train", {"loss": 1.0})
-    net = nn.Linear(2, 2)
-    assert folder.load(net, torch.optim.AdamW(net.parameters())) == 0
-    assert not (tmp_path / "metrics.jsonl").exists()
+    assert folder.resume() is None
+    assert lines_of(tmp_path) == []
 
 
 def test_flags_that_the_data_contradicts_are_refused():
@@ -336,13 +365,17 @@ def test_every_clip_is_seen_once_in_an_epoch(trainer):
     ("perplexity", "delta", "alive"),
     [(4.2, 2.0, True), (1.0, 2.0, False), (4.2, 0.0, False), (1.2, 0.01, False)],
 )
-def test_collapsed_actions_are_refused(perplexity: float, delta: float, alive: bool):
-    metrics = {"perplexity": perplexity, "delta_psnr": delta}
+def test_collapsed_actions_are_told(perplexity: float, delta: float, alive: bool):
+    advice = latent_action.advise({"perplexity": perplexity, "delta_psnr": delta})
     if alive:
-        latent_action_stage.check_alive(metrics, Path("run"))
+        assert advice == ""
     else:
-        with pytest.raises(UserError, match=f"collapsed.*{perplexity:.2f}"):
-            latent_action_stage.check_alive(metrics, Path("run"))
+        assert re.search(f"collapsed.*{perplexity:.2f}", advice) and "--loop" in advice
+
+
+def test_a_collapsed_codebook_is_told():
+    assert tokenizer.advise({"perplexity": 1.6}) == ""
+    assert re.search("collapsed.*1.20.*--loop", tokenizer.advise({"perplexity": 1.2}))
 
 
 def test_collapsed_actions_are_refused_each_time(
@@ -364,13 +397,13 @@ def encoders() -> tuple[Tokenizer, LatentActionModel]:
     return make_net("tokenizer").eval(), make_net("latent_action").eval()
 
 
-def test_stored_tokens_are_those_of_the_nets(
-    encoders, prepared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_tokens_are_those_of_the_nets(
+    encoders, prepared_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(machine, "has_fast_bf16", lambda _: False)
     store = FrameStore.open(prepared_folder, "heldout")
-    made = dynamics_stage.encode_split(*encoders, store, tmp_path / "heldout")
-    for start, stop in pairwise(store.video_starts.tolist()):
+    made = encoding.encode(*encoders, store)
+    for start, stop in pairwise(store.scene_starts.tolist()):
         frames = video.to_float(store.read(start, stop))[None]
         tokens, actions = made.read(start, stop)
         with torch.no_grad():
@@ -379,7 +412,7 @@ def test_stored_tokens_are_those_of_the_nets(
 
 
 def test_pieces_of_a_long_video_join_without_a_seam(
-    encoders, prepared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoders, prepared_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(machine, "has_fast_bf16", lambda _: False)
     store = FrameStore.open(prepared_folder, "train")
@@ -387,31 +420,60 @@ def test_pieces_of_a_long_video_join_without_a_seam(
     deeper = Tokenizer(replace(encoders[0].config, encoder_blocks=2)).eval()
     torch.nn.init.normal_(deeper.codebook.quantizer.project_in.linear.weight, std=0.5)
     encoders = deeper, encoders[1]
-    whole = dynamics_stage.encode_split(*encoders, store, tmp_path / "whole")
-    monkeypatch.setattr(dynamics_stage, "ENCODE_FRAMES", 7)
-    pieces = dynamics_stage.encode_split(*encoders, store, tmp_path / "pieces")
+    whole = encoding.encode(*encoders, store)
+    monkeypatch.setattr(encoding, "ENCODE_FRAMES", 7)
+    pieces = encoding.encode(*encoders, store)
     inside = torch.ones(len(store), dtype=torch.bool)
-    inside[store.video_starts[1:] - 1] = False  # no action leads out of a video
+    inside[store.scene_starts[1:] - 1] = False  # no action leads out of a scene
     assert torch.equal(pieces.tokens, whole.tokens)
     assert torch.equal(pieces.actions[inside], whole.actions[inside])
 
 
-def test_tokens_are_computed_once_and_again_for_other_nets(
+def write_encoders(run: Path, encoders: tuple[Tokenizer, LatentActionModel]) -> None:
+    """As two stages that have finished."""
+    for name, net in zip(("tokenizer", "latent_action"), encoders, strict=True):
+        (run / name / "weights.safetensors").unlink(missing_ok=True)
+        RunFolder(run / name, describe(model=net.config)).finish(net.state_dict())
+
+
+def test_tokens_are_computed_once(
     encoders, prepared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     store = FrameStore.open(prepared_folder, "heldout")
-    made = dynamics_stage.encode_split(*encoders, store, tmp_path / "heldout")
-    with monkeypatch.context() as patch:
-        patch.setattr(Tokenizer, "encode", lambda *_: pytest.fail("computed a second time"))
-        again = dynamics_stage.encode_split(*encoders, store, tmp_path / "heldout")
+    config = StageConfig(data=prepared_folder, run=tmp_path, clip_frames=4, loop=loop_config())
+    made = encoding.open_tokens(config, *encoders, store)
+    monkeypatch.setattr(Tokenizer, "encode", lambda *_: pytest.fail("computed a second time"))
+    again = encoding.open_tokens(config, *encoders, store)
     assert torch.equal(again.tokens, made.tokens) and torch.equal(again.actions, made.actions)
+
+
+@pytest.mark.parametrize("replays", [False, True])
+def test_tokens_of_other_nets_are_refused_with_the_command_that_mends_it(
+    encoders, prepared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replays: bool
+):
+    stores = [FrameStore.open(prepared_folder, split) for split in ("train", "heldout")]
+    named = [(stores[0], None), (stores[1], None), *[(stores[0], "replay")] * replays]
+    config = StageConfig(
+        data=prepared_folder,
+        run=tmp_path / "a run",
+        replay=prepared_folder if replays else None,
+        clip_frames=4,
+        loop=loop_config(),
+    )
+    for store, name in named:
+        encoding.open_tokens(config, *encoders, store, name)
     with torch.no_grad():
         encoders[0].encoder_position += 1
-    called = []
-    encode = Tokenizer.encode
-    monkeypatch.setattr(Tokenizer, "encode", lambda *given: called.append(1) or encode(*given))
-    dynamics_stage.encode_split(*encoders, store, tmp_path / "heldout")
-    assert called, "tokens of another tokenizer were taken for this one's"
+    write_encoders(config.run, encoders)
+    with pytest.raises(UserError, match="tokens of other nets") as refusal:
+        encoding.open_tokens(config, *encoders, *named[-1])
+    assert "\n" not in str(refusal.value)
+    words = shlex.split(str(refusal.value).split("anew with: ")[1])
+    assert words[:3] == ["python", "-m", "train.encode"]
+    assert run_module(*words[2:], monkeypatch=monkeypatch) == 0
+    for store, name in named:
+        opened = encoding.open_tokens(config, *encoders, store, name)
+        assert torch.equal(opened.tokens, encoding.encode(*encoders, store).tokens)
 
 
 # Commands
@@ -420,13 +482,18 @@ def test_tokens_are_computed_once_and_again_for_other_nets(
 def run_module(name: str, *flags: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """The exit code of `python -m name flags`, run in this process because imports take seconds."""
     monkeypatch.setattr(sys, "argv", [name, *map(str, flags)])
-    with pytest.raises(SystemExit) as exit_, pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.delitem(sys.modules, name, raising=False)
-        runpy.run_module(name, run_name="__main__")
-    return exit_.value.code or 0
+        try:
+            runpy.run_module(name, run_name="__main__")
+        except SystemExit as exit_:
+            return exit_.code or 0
+    return 0
 
 
-@pytest.mark.parametrize("module", ["__main__", "prepare", "evaluate", *STAGES])
+@pytest.mark.parametrize(
+    "module", ["__main__", "prepare", "evaluate", "encode", "compare", *STAGES]
+)
 def test_every_command_explains_itself(module: str, monkeypatch, capsys):
     assert run_module(f"train.{module}", "--help", monkeypatch=monkeypatch) == 0
     out = capsys.readouterr().out
@@ -444,7 +511,7 @@ def test_unknown_preset_is_one_line_and_code_2(module: str, monkeypatch, capsys,
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("module", ["__main__", "prepare", *STAGES])
+@pytest.mark.parametrize("module", ["__main__", "prepare", "encode", *STAGES])
 def test_missing_data_is_one_line_and_code_2(module: str, monkeypatch, capsys, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     flags = {

@@ -19,7 +19,7 @@ import tyro
 from genie import machine
 from genie.checkpoint import check_folder, write_whole
 from genie.errors import UserError
-from tests.benchmarks import limits, loading, page, playing, training, worlds
+from tests.benchmarks import limits, loading, page, playing, preparing, training, worlds
 from train.stage import one_line_errors
 
 Row = dict[str, Any]
@@ -65,6 +65,8 @@ def sections(options: Options) -> dict[str, Section]:
             training.step_times("base", "dynamics", rounds=2, num_clips=1),
             training.step_times("paper", "dynamics", rounds=2, num_clips=1),
         ],
+        "preparing": lambda: preparing.throughput(rounds=5),
+        "memory": preparing.memory,
         "loading": lambda: loading.loader(500),
         "long": lambda: playing.old_and_young(shipped, options.frames, rounds=200),
     }
