@@ -9,10 +9,12 @@ import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import datasets
+import fsspec
 import numpy as np
 import pyarrow as pa
 import torch
@@ -26,6 +28,7 @@ from genie.errors import UserError
 SPLITS = ("train", "heldout")
 FORMAT_VERSION = 2
 IN_MEMORY_SHARE = 0.15
+SHARDS_IN_MEMORY = 4
 
 
 @dataclass(kw_only=True)
@@ -44,6 +47,8 @@ class Card:
     """Hash of all frames, names, scenes and splits, in order; ties tokens to their frames."""
     videos: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     """Per split: each video's name and the frames of each of its scenes, in the order of rows."""
+    shards: dict[str, list[int]] = field(default_factory=dict)
+    """Per split: the frames in each of its files."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Videos left out, each with its reason."""
     num_decoded: int = 0
@@ -66,12 +71,17 @@ class Card:
         return self.num_frames(split) / self.fps / 3600
 
 
-def is_prepared(folder: Path) -> bool:
-    """Whether `folder` is one that `prepare` made."""
-    return (folder / "card.json").is_file()
+def is_prepared(folder: str | Path) -> bool:
+    """Whether `folder` is one that `prepare` made; of a place elsewhere only reading tells."""
+    return is_remote(folder) or (Path(folder) / "card.json").is_file()
 
 
-def read_card(folder: Path) -> Card:
+def is_remote(folder: str | Path) -> bool:
+    """Whether a prepared folder lies elsewhere, such as hf://datasets/owner/name or s3://..."""
+    return "://" in str(folder)
+
+
+def read_card(folder: str | Path) -> Card:
     """The card of a prepared folder.
 
     Raises:
@@ -79,9 +89,9 @@ def read_card(folder: Path) -> Card:
     """
     if not is_prepared(folder):
         raise UserError(f"{folder} is not a prepared folder: run python -m train.prepare first")
-    path = folder / "card.json"
+    path = f"{folder}/card.json"
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(_fetch(path))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): prepare the data again") from error
     version = values.get("version") if isinstance(values, dict) else None
@@ -90,13 +100,18 @@ def read_card(folder: Path) -> Card:
             f"{path} has data format {version}, this program reads {FORMAT_VERSION}: "
             "run python -m train.prepare again"
         )
-    return config_from_dict(Card, values, where=str(path))
+    return config_from_dict(Card, values, where=path)
+
+
+def shard_name(number: int, of: int) -> str:
+    """File name of a shard, as the library `datasets` has it."""
+    return f"data-{number:05d}-of-{of:05d}.arrow"
 
 
 class FrameStore:
-    """Memory-mapped frames of one split, one row a frame."""
+    """Frames of one split, one row a frame: memory-mapped, or fetched shard by shard."""
 
-    def __init__(self, table: "_Table", card: Card, split: str) -> None:
+    def __init__(self, table: "_Table | _RemoteTable", card: Card, split: str) -> None:
         """Use `open`."""
         self._table = table
         self.size = (card.height, card.width)
@@ -106,19 +121,23 @@ class FrameStore:
         self.video_names = list(videos)
         self.video_starts = starts(sum(scenes) for scenes in videos.values())
         self.scene_starts = starts(frames for scenes in videos.values() for frames in scenes)
+        self.block_starts = starts(card.shards[split]) if isinstance(table, _RemoteTable) else None
+        """Where rows begin that are best read together; None if any order is as good."""
 
     @classmethod
-    def open(cls, folder: Path, split: str) -> "FrameStore":
-        """Open one split ("train" or "heldout") of a prepared folder.
+    def open(cls, folder: str | Path, split: str) -> "FrameStore":
+        """Open one split ("train" or "heldout") of a prepared folder, here or elsewhere.
 
         Raises:
-            UserError: if the folder is not a prepared one.
+            UserError: if the folder is not a prepared one or cannot be reached.
         """
         card = read_card(folder)
+        if is_remote(folder):
+            return cls(_RemoteTable(f"{folder}/{split}", card.shards[split]), card, split)
         num_rows = card.num_frames(split)
         # Random reads of a cold file on a slow disk starve training; what fits stays in memory.
         in_memory = num_rows * 3 * card.height * card.width < _total_memory() * IN_MEMORY_SHARE
-        rows = datasets.load_from_disk(str(folder / split), keep_in_memory=in_memory)
+        rows = datasets.load_from_disk(f"{folder}/{split}", keep_in_memory=in_memory)
         return cls(_Table(rows.data), card, split)
 
     def __len__(self) -> int:
@@ -214,6 +233,15 @@ class Clips(torch.utils.data.Dataset):
         """Number of windows."""
         return len(self.rows)
 
+    @property
+    def block_sizes(self) -> tuple[int, ...]:
+        """How many neighbouring windows are best read together; one block if order is free."""
+        block_starts = getattr(self.store, "block_starts", None)
+        if block_starts is None:
+            return (len(self.rows),)
+        edges = np.searchsorted(self.rows, block_starts)
+        return tuple(int(size) for size in np.diff(edges) if size)
+
     def row(self, index: int) -> int:
         """First row of a window in the store."""
         return int(self.rows[index])
@@ -236,6 +264,47 @@ class _Table:
 
     def read_scalars(self, column: str) -> np.ndarray:
         return self._data.column(column).to_numpy()
+
+
+class _RemoteTable:
+    """The same of shards that lie elsewhere; the last few stay in memory."""
+
+    def __init__(self, place: str, lengths: list[int]) -> None:
+        self._starts = starts(lengths)
+        names = [f"{place}/{shard_name(n, len(lengths))}" for n in range(len(lengths))]
+        self._shard = lru_cache(SHARDS_IN_MEMORY)(lambda number: _fetch_table(names[number]))
+
+    def read(self, column: str, start: int, stop: int) -> np.ndarray:
+        pieces = []
+        while start < stop:
+            number = int(np.searchsorted(self._starts, start, side="right")) - 1
+            first, end = self._starts[number : number + 2]
+            upto = min(stop, int(end))
+            pieces.append(self._shard(number).read(column, start - int(first), upto - int(first)))
+            start = upto
+        return np.concatenate(pieces)
+
+    def read_scalars(self, column: str) -> np.ndarray:
+        numbers = range(len(self._starts) - 1)
+        return np.concatenate([self._shard(number).read_scalars(column) for number in numbers])
+
+
+def _fetch_table(path: str) -> _Table:
+    return _Table(pa.ipc.open_stream(pa.BufferReader(_fetch(path))).read_all())
+
+
+def _fetch(path: str) -> bytes:
+    """A file's content, from this machine or from wherever fsspec reaches.
+
+    Raises:
+        UserError: if it is not there.
+    """
+    try:
+        with fsspec.open(path, "rb") as file:
+            return file.read()
+    except Exception as error:  # whatever the many file systems raise
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"cannot read {path} ({why}): check the place") from error
 
 
 def _total_memory() -> int:

@@ -27,7 +27,7 @@ from datasets.arrow_writer import ArrowWriter
 
 from genie import video
 from genie.checkpoint import write_whole
-from genie.data import SPLITS, Card, fixed_lists
+from genie.data import SPLITS, Card, fixed_lists, shard_name
 from genie.errors import UserError
 from genie.machine import end_with_parent
 from genie.scenes import SceneRules, keep
@@ -153,7 +153,7 @@ def prepare(
         pieces = _split(parts, heldout_share, options.min_frames)
         card = _describe(parts, pieces, options, source)
         for split in SPLITS:
-            _write_split(work / split, pieces[split], work, card)
+            _write_split(split, pieces[split], work, card)
         _write_card(card, work)
         shutil.rmtree(work / "parts")
         os.replace(work, out)
@@ -350,8 +350,9 @@ def _read_part(folder: Path, key: str) -> Part | None:
     return Part(**json.loads(path.read_text())) if path.is_file() else None
 
 
-def _write_split(folder: Path, pieces: Sequence[Piece], work: Path, card: Card) -> None:
+def _write_split(split: str, pieces: Sequence[Piece], work: Path, card: Card) -> None:
     """A data set that `datasets.load_from_disk` opens, in shards of about `SHARD_BYTES`."""
+    folder = work / split
     folder.mkdir()
     length = 3 * card.height * card.width
     features = datasets.Features(
@@ -361,7 +362,8 @@ def _write_split(folder: Path, pieces: Sequence[Piece], work: Path, card: Card) 
         }
     )
     shards = list(_group(pieces, max(1, SHARD_BYTES // length)))
-    names = [f"data-{n:05d}-of-{len(shards):05d}.arrow" for n in range(len(shards))]
+    names = [shard_name(number, len(shards)) for number in range(len(shards))]
+    card.shards[split] = [sum(piece.stop - piece.start for piece in shard) for shard in shards]
     for name, shard in zip(names, shards, strict=True):
         with ArrowWriter(path=str(folder / name), features=features) as writer:
             for piece in shard:

@@ -13,7 +13,7 @@ as in motion compensation.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -126,9 +126,9 @@ def _is_cut(steps: Sequence[_Step | None], rules: SceneRules) -> bool:
     return shifted > rules.cut_ratio * _mean_up_to([s.shifted_change for s in around], shifted)
 
 
-def _mean_up_to(changes: Iterable[float], most: float) -> float:
-    """Neighbours that are missing count as no change, larger ones as equal."""
-    return sum(min(change, most) for change in changes) / (2 * NEIGHBOURS)
+def _mean_up_to(changes: Sequence[float], most: float) -> float:
+    """Larger ones count as equal: two cuts in a row do not hide each other."""
+    return sum(min(change, most) for change in changes) / max(1, len(changes))
 
 
 def _grid(picture: np.ndarray) -> np.ndarray:

@@ -37,8 +37,8 @@ class PipelineConfig:
     """From a folder of videos to a playable world."""
 
     data: str
-    """Folder with videos or any other source of python -m train.prepare, or a folder that it made.
-    """
+    """Folder with videos or any other source of python -m train.prepare, or a folder that it made,
+    which may lie elsewhere (hf://datasets/owner/name)."""
     out: Path
     """Folder that the world is written to."""
     preset: str | None = None
@@ -67,7 +67,7 @@ def main(config: PipelineConfig) -> None:
     check_folder(config.out)
     run = check_folder(config.run or Path("runs") / config.out.name)
     prepared = _prepared(config, preset, run)
-    shared = ["--preset", preset, "--data", str(prepared), "--run", str(run)]
+    shared = ["--preset", preset, "--data", prepared, "--run", str(run)]
     if config.from_:
         shared += ["--from", str(config.from_)]
     if config.replay:
@@ -76,19 +76,17 @@ def main(config: PipelineConfig) -> None:
     _run_stages(encoders, shared)
     _run_stages(["dynamics"], [*shared, "--out", str(config.out)])
     if config.from_:
-        compare.main(
-            compare.CompareConfig(
-                before=config.from_, after=config.out, data=prepared, replay=config.replay, out=run
-            )
-        )
+        replay = str(config.replay) if config.replay else None
+        worlds = {"before": config.from_, "after": config.out}
+        compare.main(compare.CompareConfig(**worlds, data=prepared, replay=replay, out=run))
 
 
-def _prepared(config: PipelineConfig, preset: str, run: Path) -> Path:
+def _prepared(config: PipelineConfig, preset: str, run: Path) -> str:
     """The prepared folder; made in the run folder if videos were given."""
     facts = {"preset": preset}
     if config.from_:
         facts |= {"from": str(config.from_.resolve()), "replay": str(config.replay)}
-    place = Path(config.data)
+    place = config.data
     if data.is_prepared(place):
         card = data.read_card(place)
         if config.frames.size not in {prepare.Frames.size, (card.height, card.width)}:
@@ -96,14 +94,15 @@ def _prepared(config: PipelineConfig, preset: str, run: Path) -> Path:
                 f"{place} was prepared at {card.height}x{card.width}: leave --size out, or give "
                 "the folder of videos that it was made from"
             )
-        claim(run, {"data": str(place.resolve())} | facts)
+        where = place if data.is_remote(place) else str(Path(place).resolve())
+        claim(run, {"data": where} | facts)
         return place
     claim(run, {"data": config.frames.describe([config.data])} | facts)
     prepared = run / "data"
     if not data.is_prepared(prepared):
         sources = (config.data,)
         prepare.main(prepare.PrepareConfig(sources=sources, out=prepared, frames=config.frames))
-    return prepared
+    return str(prepared)
 
 
 def _run_stages(stages: list[str], flags: list[str]) -> None:

@@ -8,9 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from genie.errors import UserError
 from train.config import LoopConfig
+
+BLOCKS_AT_ONCE = 3
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,9 @@ class Pool:
     """How many there are."""
     per_step: int
     """How many a step sees."""
+    block_sizes: tuple[int, ...] = ()
+    """Neighbouring clips that are best read together, since they lie in one file elsewhere: blocks
+    are shuffled, and the clips of a few blocks at a time. () where any order is as good."""
 
 
 def fit_pools(pools: Sequence[Pool], num_parts: int) -> list[Pool]:
@@ -82,9 +89,21 @@ class StepSampler:
                 epoch = index // per_epoch
                 # The first pool's order is that of a run without a second one.
                 generator = torch.Generator().manual_seed(mix(self.seed, epoch, *[number][:number]))
-                order = torch.randperm(pool.num_clips, generator=generator)
+                order = _shuffle(pool, generator)
             start = index % per_epoch * pool.per_step
             yield (order[start : start + pool.per_step] + offset).tolist()
+
+
+def _shuffle(pool: Pool, generator: torch.Generator) -> Int[Tensor, " clips"]:
+    if len(pool.block_sizes) <= 1:
+        return torch.randperm(pool.num_clips, generator=generator)
+    blocks = torch.arange(pool.num_clips).split(pool.block_sizes)
+    order = torch.randperm(len(blocks), generator=generator)
+    parts = []
+    for chosen in order.split(BLOCKS_AT_ONCE):
+        clips = torch.cat([blocks[block] for block in chosen.tolist()])
+        parts.append(clips[torch.randperm(len(clips), generator=generator)])
+    return torch.cat(parts)
 
 
 def mix(*numbers: int) -> int:

@@ -30,9 +30,9 @@ class CompareConfig:
     """The world that was started from."""
     after: Path
     """The world that came of it."""
-    data: Path
+    data: str
     """Prepared folder of the new game."""
-    replay: Path | None = None
+    replay: str | None = None
     """Prepared folder of the old game."""
     num_clips: int = 64
     """Held-out clips of each game."""

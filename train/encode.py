@@ -38,7 +38,7 @@ ActionModel = LatentActionModel | STLatentActionModel
 class EncodeConfig:
     """Compute tokens and actions anew."""
 
-    data: Path
+    data: str
     """Prepared folder (python -m train.prepare)."""
     run: Path
     """Run folder with the two finished stages."""

@@ -95,11 +95,11 @@ class Trainer:
         """
         self.config, self.net, self.judge, self.advise = config, net, judge, advise
         self.accelerator = Accelerator(mixed_precision=_mixed_precision(config.precision))
-        pools = [Pool(len(train_clips), config.batch_size)]
+        pools = [_pool(train_clips, config.batch_size)]
         clips: Dataset = train_clips
         if replay:
             old = round(replay.share * config.batch_size)
-            pools = [Pool(len(train_clips), config.batch_size - old), Pool(len(replay.clips), old)]
+            pools = [_pool(train_clips, config.batch_size - old), _pool(replay.clips, old)]
             clips = ConcatDataset([train_clips, replay.clips])
         num_processes = self.accelerator.num_processes
         self.pools = fit_pools(pools, num_processes * config.accumulation)
@@ -121,7 +121,7 @@ class Trainer:
         here = self.accelerator.process_index, num_processes
         self.batches = self._loader(clips, StepSampler(self.pools, config, self.step, *here))
         # Every process measures on the same clips: a sharded net wants all of them to take part.
-        pools = [Pool(len(heldout_clips), min(num_clips, len(heldout_clips)))]
+        pools = [_pool(heldout_clips, min(num_clips, len(heldout_clips)))]
         in_one_part = replace(config, accumulation=1)
         self.heldout = self._loader(heldout_clips, StepSampler(pools, in_one_part, 0))
 
@@ -329,6 +329,10 @@ class Trainer:
             dynamic_ncols=True,
             disable=not self.is_main,
         )
+
+
+def _pool(clips: Clips, per_step: int) -> Pool:
+    return Pool(len(clips), per_step, clips.block_sizes)
 
 
 def _shard(net: nn.Module, accelerator: Accelerator) -> nn.Module:

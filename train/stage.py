@@ -34,8 +34,9 @@ PIPELINE = "GENIE_PIPELINE"  # set in the environment of stages that `python -m 
 class StageConfig:
     """Flags that every stage has."""
 
-    data: Path = Path("runs/world/data")
-    """Prepared folder (python -m train.prepare)."""
+    data: str = "runs/world/data"
+    """Prepared folder (python -m train.prepare); one that lies elsewhere, such as
+    hf://datasets/owner/name or s3://bucket/folder, is streamed."""
     run: Path = Path("runs/world")
     """Run folder; every stage has a folder of its own in it. Repeat the command to resume."""
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
