@@ -35,9 +35,9 @@ class LatentActionConfig:
     """Shape of the latent action model."""
 
     height: int = 64
-    """Pixels; a multiple of 16."""
+    """Pixels."""
     width: int = 64
-    """Pixels; a multiple of 16."""
+    """Pixels."""
     num_actions: int = 8
     """How many actions there are."""
     history: int = 2
@@ -52,11 +52,6 @@ class LatentActionConfig:
     """Share of the training transitions that skip the codebook."""
 
     def __post_init__(self) -> None:
-        if self.height % 16 or self.width % 16:
-            raise UserError(
-                f"frames of {self.height}x{self.width}: the latent action model wants multiples "
-                "of 16; resize the videos when preparing them"
-            )
         if self.num_actions < 2 or self.history < 1:
             raise UserError(
                 f"num_actions is {self.num_actions} (wants 2 or more), "
@@ -83,7 +78,7 @@ class LatentActionModel(nn.Module):
         """Args: config: see `LatentActionConfig`."""
         super().__init__()
         self.config = config
-        grid = config.height // 16, config.width // 16
+        grid = -(-config.height // 16), -(-config.width // 16)
         self.inverse = _InverseModel(config.history + 1, config.dim, config.code_dim, grid)
         self.codebook = Codebook(
             CodebookConfig(
@@ -117,9 +112,8 @@ class LatentActionModel(nn.Module):
         """
         past = self._past(frames, first=0)
         codes = self.codebook.ids_to_codes(rearrange(actions, "b t -> (b t) 1"))[:, 0]
-        return rearrange(
-            self.forward_model(past, codes), "(b t) c h w -> b t c h w", b=frames.shape[0]
-        )
+        drawn = self._inside(self.forward_model(past, codes))
+        return rearrange(drawn, "(b t) c h w -> b t c h w", b=frames.shape[0])
 
     def forward(self, frames: Float[Tensor, "b t 3 h w"]) -> tuple[Float[Tensor, ""], Metrics]:
         """Training on the transitions whose whole history is in the clip.
@@ -131,13 +125,13 @@ class LatentActionModel(nn.Module):
         """
         past, following = self._transitions(frames, first=self.config.history - 1)
         codes, actions, commitment = self._act(past, following)
-        error = (self.forward_model(past, codes) - following).square().mean(dim=(1, 2, 3))
-        still = (past[:, -3:] - following).square().mean(dim=(1, 2, 3))
+        error = self._error(self.forward_model(past, codes), following)
+        still = self._error(past[:, -3:], following)
         loss = (error / (still + STILL)).mean() + commitment
         metrics = {"psnr": decibels(error.detach().mean()), "copy_psnr": decibels(still.mean())}
         if not self.training:
             shuffled = codes[torch.randperm(len(codes), device=codes.device)]
-            missed = (self.forward_model(past, shuffled) - following).square().mean(dim=(1, 2, 3))
+            missed = self._error(self.forward_model(past, shuffled), following)
             metrics["delta_psnr"] = metrics["psnr"] - decibels(missed.mean())
         return loss, metrics | code_use(actions, self.config.num_actions)
 
@@ -151,9 +145,20 @@ class LatentActionModel(nn.Module):
             codes = torch.where(skips, F.normalize(latents, dim=1), codes)
         return codes, actions, commitment
 
+    def _error(self, drawn: Tensor, wanted: Tensor) -> Float[Tensor, " b"]:
+        """Mean squared error of each picture, without the margin."""
+        return (self._inside(drawn) - self._inside(wanted)).square().mean(dim=(1, 2, 3))
+
+    def _inside(self, pictures: Tensor) -> Tensor:
+        return pictures[..., : self.config.height, : self.config.width]
+
     def _transitions(self, frames: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
-        """Past (channels: the last frame last) and next frame of transitions first..t-2."""
-        return self._past(frames[:, :-1], first), frames[:, first + 1 :].flatten(0, 1)
+        """Past (channels: the last frame last) and next frame of transitions first..t-2.
+
+        Both have a margin that makes their sides multiples of 16.
+        """
+        following = _with_margin(frames[:, first + 1 :].flatten(0, 1))
+        return self._past(frames[:, :-1], first), following
 
     def _past(self, frames: Float[Tensor, "b t 3 h w"], first: int) -> Float[Tensor, "_ c h w"]:
         """Per frame from `first` on: the frames before it, oldest first, and itself.
@@ -163,7 +168,7 @@ class LatentActionModel(nn.Module):
         history = self.config.history
         padded = torch.cat([frames[:, :1].expand(-1, history, -1, -1, -1), frames], dim=1)
         shown = [padded[:, 1 + k + first : 1 + k + frames.shape[1]] for k in range(history)]
-        return torch.cat(shown, dim=2).flatten(0, 1)
+        return _with_margin(torch.cat(shown, dim=2).flatten(0, 1))
 
 
 class _InverseModel(nn.Module):
@@ -230,6 +235,12 @@ class _ForwardModel(nn.Module):
             x = torch.cat([F.pixel_shuffle(up(x), 2), skips.pop()], dim=1)
             x = F.gelu(_modulate(merge(x), next(film)(codes)))
         return past[:, -3:] + F.pixel_shuffle(self.out(x), 2).float()
+
+
+def _with_margin(pictures: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c H W"]:
+    """The last row and column repeated below and on the right, up to multiples of 16."""
+    below, right = (-side % 16 for side in pictures.shape[-2:])
+    return F.pad(pictures, (0, right, 0, below), mode="replicate") if below or right else pictures
 
 
 def _modulate(x: Tensor, film: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class WalkStore(FrameStore):
         generator = torch.Generator().manual_seed(1)
         self.size, self.fps = (SIDE, SIDE), 10.0
         self.video_names = [f"heldout/walk-{number}" for number in range(len(lengths))]
-        self.video_starts = np.cumsum([0, *lengths])
+        self.video_starts = self.scene_starts = np.cumsum([0, *lengths])
         self.actions, frames = {}, []
         for name, length in zip(self.video_names, lengths, strict=True):
             pressed = torch.randint(len(NAMES), (length - 1,), generator=generator).tolist()
@@ -70,6 +70,9 @@ class WalkStore(FrameStore):
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         return self.frames[start:stop]
+
+    def numbers(self) -> torch.Tensor:
+        return torch.cat([torch.arange(length) for length in np.diff(self.video_starts)])
 
 
 class PerfectWorld:

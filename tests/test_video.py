@@ -494,6 +494,213 @@ def test_gif_is_held_to_the_rules_of_images(tmp_path: Path):
         assert (read(path, SIZE) == 255).all(), "transparency is laid on white"
 
 
+# Upright
+
+
+QUARTER_TURNS = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)]
+
+
+def turn(path: Path, turns: int) -> None:
+    """Ask players of an MP4 for quarter turns clockwise, as telephones do: in its track header."""
+    content = bytearray(path.read_bytes())
+    place = content.index(b"tkhd") + 44
+    a, b, c, d = (number << 16 for number in QUARTER_TURNS[turns])
+    content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+
+
+FITS = ("crop", "letterbox", "stretch")
+
+
+@pytest.fixture(scope="module")
+def turned_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For every number of turns: the file that asks for them, and one that is upright already."""
+    folder = tmp_path_factory.mktemp("turned")
+    soft = [soft_art(seed, 12, 1)[:40] for seed in range(3)]  # 40 high, 64 wide
+    for turns in range(4):
+        video.write(folder / f"{turns}.mp4", soft, fps=10.0, lossless=True)
+        turn(folder / f"{turns}.mp4", turns)
+        upright = [np.rot90(picture, -turns) for picture in soft]
+        video.write(folder / f"{turns}-upright.mp4", upright, fps=10.0, lossless=True)
+    return folder
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_video_of_a_turned_telephone_stands_upright(turned_files: Path, turns: int):
+    found = video.read(turned_files / f"{turns}.mp4")
+    assert torch.equal(found, video.read(turned_files / f"{turns}-upright.mp4"))
+
+
+@pytest.mark.parametrize("turns", range(4))
+@given(size=st.tuples(st.integers(8, 100), st.integers(8, 100)), fit=st.sampled_from(FITS))
+@settings(max_examples=40, deadline=None)
+def test_turned_video_is_fitted_as_an_upright_one(
+    turned_files: Path, turns: int, size: tuple[int, int], fit: video.Fit
+):
+    pairs = [
+        next(video.stream(turned_files / name, size, fit=fit)).int()
+        for name in (f"{turns}.mp4", f"{turns}-upright.mp4")
+    ]
+    assert (pairs[0] - pairs[1]).abs().max() <= 3, "turned and upright are resized differently"
+
+
+# Shapes
+
+
+def striped(height: int, width: int) -> np.ndarray:
+    """Colours that tell the place: red grows downwards, green to the right; none is black."""
+    picture = np.full((height, width, 3), 120, np.uint8)
+    picture[..., 0] = np.linspace(60, 250, height)[:, None]
+    picture[..., 1] = np.linspace(60, 250, width)[None]
+    return picture
+
+
+@given(
+    of=st.tuples(st.integers(8, 70), st.integers(8, 70)),
+    size=st.tuples(st.integers(8, 70), st.integers(8, 70)),
+    fit=st.sampled_from(FITS),
+)
+@settings(max_examples=120, deadline=None)
+def test_picture_of_any_shape_comes_to_any_size(
+    small_files: Path, of: tuple[int, int], size: tuple[int, int], fit: video.Fit
+):
+    video.write(small_files / "shape.mkv", [striped(*of)], fps=5.0, lossless=True)
+    (found,) = video.stream_pictures(small_files / "shape.mkv", size, fit=fit)
+    assert found.shape == (*size, 3) and found.dtype == np.uint8
+    is_bar = (found < 30).all(axis=-1)
+    rows, columns = (np.flatnonzero(~is_bar.all(axis=axis)) for axis in (1, 0))
+    inner = found[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(int)
+    assert not is_bar[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].any()
+    scale = min(size[0] / of[0], size[1] / of[1])
+    wanted = (of[0] * scale, of[1] * scale) if fit == "letterbox" else size
+    assert np.abs(np.subtract(inner.shape[:2], wanted)).max() <= 1, "bars of another width"
+    for seen, length in ((rows, size[0]), (columns, size[1])):
+        assert abs(seen[0] - (length - 1 - seen[-1])) <= 1, "not in the middle"
+    down, right = inner[:, :, 0].mean(axis=1), inner[:, :, 1].mean(axis=0)
+    assert (np.diff(down) >= 0).all() and (np.diff(right) >= 0).all(), "turned or mirrored"
+    scale = max(size[0] / of[0], size[1] / of[1])
+    for colours, across, along in ((down, of[0], size[0]), (right, of[1], size[1])):
+        share = min(1.0, along / (across * scale)) if fit == "crop" else 1.0
+        step = 190 / (across - 1) + 190 / (along - 1)  # a pixel here, a pixel there
+        assert abs(colours[0] - (155 - 95 * share)) <= step + 3
+        assert abs(colours[-1] - (155 + 95 * share)) <= step + 3
+
+
+@pytest.mark.parametrize("size", [None, (16, 20), (60, 80)], ids=["own", "smaller", "larger"])
+@pytest.mark.parametrize(
+    ("codec", "layout"),
+    [("png", "rgba"), ("qtrle", "argb"), ("ffv1", "bgra"), ("ffv1", "yuva444p")],
+    ids=str,
+)
+def test_see_through_video_is_laid_on_white(tmp_path: Path, codec: str, layout: str, size):
+    path = tmp_path / ("a.mkv" if codec == "ffv1" else "a.mov")
+    picture = np.array(with_alpha(128))
+    with av.open(str(path), "w") as container:
+        track = container.add_stream(codec, rate=10)
+        track.width, track.height, track.pix_fmt = 40, 30, layout
+        for _ in range(2):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgba").reformat(format=layout)
+            container.mux(track.encode(frame))
+        container.mux(track.encode())
+    for found in video.stream_pictures(path, size):
+        assert np.abs(found.astype(int) - half_on_white()).max() <= 3, f"became {found[0, 0]}"
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("size", [(90, 160), (17, 23)])
+def test_a_video_of_the_wanted_size_is_exact_in_every_fit(tmp_path: Path, size, fit: video.Fit):
+    frames = noise(4, *size)
+    video.write(tmp_path / "same.mp4", frames, fps=6.0, lossless=True)
+    for fps in (None, 6.0):
+        found = list(video.stream_pictures(tmp_path / "same.mp4", size, fit=fit, fps=fps))
+        assert (np.stack(found) == np.stack(frames)).all()
+
+
+def test_letterbox_puts_equal_black_bars(tmp_path: Path):
+    video.write(tmp_path / "wide.mp4", noise(2, 40, 80), fps=5.0, lossless=True)
+    (found, _) = video.stream_pictures(tmp_path / "wide.mp4", (48, 48), fit="letterbox")
+    assert (found[:12] == 0).all() and (found[-12:] == 0).all(), "24 of 48 rows are picture"
+    assert found[12:-12].min(axis=(1, 2)).max() > 0 and found[12:-12].std() > 20
+    Image.fromarray(noise(1, 40, 80)[0]).save(tmp_path / "wide.png")
+    image = video.to_picture(video.read_image(tmp_path / "wide.png", (48, 48), "letterbox"))
+    assert (image[:12] == 0).all() and (image[-12:] == 0).all() and image[12:-12].std() > 20
+
+
+# Clocks
+
+
+def numbered(number: int) -> np.ndarray:
+    """A picture that tells which one it is."""
+    return np.full((8, 8, 3), number, np.uint8)
+
+
+def write_timed(path: Path, times: list[int], lengths: list[int]) -> None:
+    """Numbered pictures, each shown at its millisecond for so many."""
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("ffv1", rate=1000)
+        track.width, track.height, track.pix_fmt = 8, 8, "bgr0"
+        track.codec_context.time_base = Fraction(1, 1000)
+        for number, (time, length) in enumerate(zip(times, lengths, strict=True)):
+            frame = av.VideoFrame.from_ndarray(numbered(number), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            for packet in track.encode(frame):
+                packet.duration = length
+                container.mux(packet)
+
+
+def shown_at(tick: float, times: list[int]) -> set[int]:
+    """Which pictures may be shown at a second; two where clocks that round may disagree."""
+    return {
+        max(number for number, time in enumerate(times) if number == 0 or time <= limit)
+        for limit in (1000 * tick + 0.99, 1000 * tick + 1.01)
+    }
+
+
+@given(
+    gaps=st.lists(st.integers(2, 400), max_size=25),
+    last=st.integers(2, 400),
+    start=st.sampled_from([0, 0, 730]),
+    fps=st.sampled_from([1.0, 5.0, 7.3, 10.0, 12.5, 24.0, 30000 / 1001, 60.0, 144.0]),
+)
+@settings(max_examples=80, deadline=None)
+def test_at_every_tick_of_the_clock_the_picture_is_taken_that_is_shown_then(
+    small_files: Path, gaps: list[int], last: int, start: int, fps: float
+):
+    times = np.cumsum([0, *gaps]).tolist()
+    path = small_files / "timed.mkv"
+    write_timed(path, [start + time for time in times], [*gaps, last])
+    found = [int(picture[0, 0, 0]) for picture in video.stream_pictures(path, fps=fps)]
+    for number, picture in enumerate(found):
+        assert picture in shown_at(number / fps, times), f"tick {number} shows {picture}"
+    end = (times[-1] + last) / 1000
+    assert (len(found) - 1) / fps < end, "there is a picture after the end"
+    assert len(found) / fps >= end - 0.0021, "the end is missing"
+    assert [int(p[0, 0, 0]) for p in video.stream_pictures(path)] == list(range(len(times)))
+
+
+@pytest.mark.parametrize(("fps", "wanted"), [(24.0, 48), (12.0, 24), (48.0, 96), (10.0, 20)])
+def test_an_even_clock_gives_as_many_frames_as_seconds_need(
+    tmp_path: Path, fps: float, wanted: int
+):
+    video.write(tmp_path / "a.mp4", [numbered(t) for t in range(48)], fps=24.0, lossless=True)
+    found = [int(p[0, 0, 0]) for p in video.stream_pictures(tmp_path / "a.mp4", fps=fps)]
+    assert found == [int(24 * k / fps + 1e-6) for k in range(wanted)]
+
+
+def test_frames_and_pictures_are_the_same(clip_file: Path):
+    frames = video.stream(clip_file, SIZE, fit="letterbox", fps=7.0)
+    pictures = video.stream_pictures(clip_file, SIZE, fit="letterbox", fps=7.0)
+    for frame, picture in zip(frames, pictures, strict=True):
+        assert (video.to_picture(frame) == picture).all()
+
+
+def test_a_cut_off_recording_is_refused_at_any_rate(tmp_path: Path):
+    ends_before_its_last_frame(tmp_path / "cut.mp4")
+    for fps in (1.0, 10.0, 100.0):
+        with pytest.raises(UserError, match="breaks off"):
+            list(video.stream(tmp_path / "cut.mp4", SIZE, fps=fps))
+
+
 # Images of all kinds
 
 

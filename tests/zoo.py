@@ -6,7 +6,7 @@ Of 200 videos each row of `RECIPES` makes five. The same index gives the same by
 import os
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import accumulate, cycle, islice
+from itertools import accumulate, cycle, islice, pairwise
 from pathlib import Path
 
 import av
@@ -24,6 +24,8 @@ class Clip:
         width: as coded, before `rotation`.
         rotation: degrees counter-clockwise in -180..179, as PyAV's `frame.rotation`.
         times: when each frame is shown, in seconds from the first. Matroska rounds to 1 ms.
+        ends: when the last frame ends, at the earliest and the latest: of unequal gaps and of GIFs
+            the encoders and containers choose for how long it is shown.
         codec: as ffmpeg names the format, not the encoder, such as "h264".
         traits: those of "vfr" (unequal gaps), "rotated", "odd" (width or height), "gray", "alpha",
             "audio" and "lossless" (the pictures' own colours are kept).
@@ -34,6 +36,7 @@ class Clip:
     height: int
     rotation: int
     times: tuple[float, ...]
+    ends: tuple[float, float]
     suffix: str
     codec: str
     traits: frozenset[str]
@@ -85,6 +88,11 @@ class Film:
     @property
     def times(self) -> tuple[float, ...]:
         return tuple(float(stamp * self.tick) for stamp in self.stamps)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        longest = max(b - a for a, b in pairwise(self.stamps))
+        return tuple(float((self.stamps[-1] + length) * self.tick) for length in (1, longest))
 
 
 ALPHA_PIXELS = frozenset({"rgba", "argb", "bgra", "yuva444p", "pal8"})
@@ -174,8 +182,17 @@ def make_zoo(folder: Path, count: int = 200) -> Zoo:
     return Zoo(folder, good, _make_bad(folder))
 
 
+def original(index: int) -> np.ndarray:
+    """RGBA pictures, uint8 (t, h, w, 4), of the good video of this place, before it was encoded."""
+    return _shoot(_recipe(index), np.random.default_rng(index)).pictures
+
+
+def _recipe(index: int) -> Recipe:
+    return RECIPES[index * STRIDE % len(RECIPES)]
+
+
 def _make_clip(folder: Path, index: int) -> tuple[str, Clip]:
-    recipe = RECIPES[index * STRIDE % len(RECIPES)]
+    recipe = _recipe(index)
     name = f"{NAMES[index % len(NAMES)]} {index:03d}{recipe.suffix}"
     path = _place(folder, index) / name
     film = _shoot(recipe, np.random.default_rng(index))
@@ -187,6 +204,7 @@ def _make_clip(folder: Path, index: int) -> tuple[str, Clip]:
         height=height,
         rotation=(recipe.rotation + 180) % 360 - 180,
         times=film.times,
+        ends=film.ends,
         suffix=recipe.suffix,
         codec=av.Codec(recipe.encoder, "w").canonical_name,
         traits=recipe.traits,
