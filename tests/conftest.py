@@ -13,7 +13,8 @@ from genie import video
 from genie.codebook import CodebookConfig
 from genie.dynamics import DynamicsConfig
 from genie.latent_action import LatentActionConfig
-from genie.preparing import FrameOptions, prepare
+from genie.parts import FrameOptions
+from genie.preparing import prepare
 from genie.session import SamplingConfig
 from genie.tokenizer import TokenizerConfig
 from genie.world import World, WorldConfig

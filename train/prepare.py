@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from genie import video
 from genie.data import Card
-from genie.preparing import FrameOptions, Part, describe_source, prepare
+from genie.parts import FrameOptions, Part
+from genie.preparing import describe_source, prepare
 from train.stage import one_line_errors
 
 

@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from genie import data, video
-from genie.preparing import FrameOptions, prepare
+from genie.parts import FrameOptions
+from genie.preparing import prepare
 from train.batches import Pool, StepSampler
 from train.config import LoopConfig
 

@@ -9,7 +9,8 @@ import av
 import numpy as np
 
 from genie import video
-from genie.preparing import FrameOptions, make_part, prepare
+from genie.parts import FrameOptions, make_part
+from genie.preparing import prepare
 from genie.sources import find_sources
 from tests.benchmarks.timing import ratio, take_turns
 
