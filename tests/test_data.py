@@ -1,363 +1,27 @@
-"""From a folder of videos to shards and clips: nothing lost, nothing mixed, nothing half-made."""
+"""From shards to clips: none crosses a cut, what is damaged or old is told in one line."""
 
-import errno
-import hashlib
 import json
-import os
 import shutil
-import sys
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import HEIGHT, WIDTH
-from hypothesis import given, settings
+from conftest import HEIGHT, WIDTH, scrolling_ground
+from hypothesis import given
 from hypothesis import strategies as st
 
-from genie import data, video
+from genie import data, preparing, video
 from genie.data import Clips, FrameStore, TokenStore
 from genie.errors import UserError
-from train import prepare as command
-
-SIZE = (16, 24)
-
-
-def write_video(path: Path, num_frames: int = 18, seed: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frames = np.random.default_rng(seed).integers(0, 256, (num_frames, *SIZE, 3), np.uint8)
-    video.write(path, list(frames), fps=9.0, lossless=path.suffix != ".gif")
-    return path
-
-
-def truncate(path: Path) -> Path:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    return path
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    folder = tmp_path / "videos"
-    for seed, name in enumerate(("train/a.mp4", "train/deep/b.mkv", "heldout/c.mp4")):
-        write_video(folder / name, num_frames=16 + seed, seed=seed)
-    return folder
+from genie.parts import FrameOptions
 
 
 def counted_store(lengths: list[int]) -> TokenStore:
     """A store whose token and action are the number of the row."""
     rows = torch.arange(sum(lengths))
     return TokenStore(rows[:, None], rows, np.cumsum([0, *lengths]))
-
-
-# Preparing
-
-
-def test_folders_called_train_and_heldout_decide_the_split(source: Path, tmp_path: Path):
-    card = data.prepare(source, tmp_path / "out", size=SIZE)
-    assert card.videos == {
-        "train": {"train/a": 16, "train/deep/b": 17},
-        "heldout": {"heldout/c": 18},
-    }
-    assert data.read_card(tmp_path / "out") == card, "the card on disk says something else"
-    assert card.fps == pytest.approx(9) and not card.skipped
-
-
-@pytest.mark.parametrize("split", ["train", "heldout"])
-def test_store_holds_each_videos_frames(prepared_folder: Path, recorded_folder: Path, split: str):
-    store = FrameStore.open(prepared_folder, split)
-    assert store.size == (HEIGHT, WIDTH) and store.fps == pytest.approx(12)
-    assert len(store) == store.video_starts[-1] == 40 * len(store.video_names)
-    rows = pairwise(store.video_starts.tolist())
-    for name, (start, stop) in zip(store.video_names, rows, strict=True):
-        wanted = video.read(recorded_folder / f"{name}.mp4")
-        assert torch.equal(store.read(start, stop), wanted), f"{name} has other frames in the store"
-        assert torch.equal(store.read(start + 7, start + 9), wanted[7:9])
-
-
-def test_split_by_name_is_stable_when_videos_are_added(tmp_path: Path):
-    folder = tmp_path / "videos"
-    for seed in range(8):
-        write_video(folder / f"video-{seed}.mp4", seed=seed)
-    first = data.prepare(folder, tmp_path / "first", size=SIZE, heldout_share=0.5)
-    for seed in range(8, 12):
-        write_video(folder / f"video-{seed}.mp4", seed=seed)
-    second = data.prepare(folder, tmp_path / "second", size=SIZE, heldout_share=0.5)
-    assert first.source != second.source
-    for split in data.SPLITS:
-        assert first.videos[split], "with half the videos held out, both splits get some"
-        assert first.videos[split].items() <= second.videos[split].items(), (
-            "a video changed sides because others came in"
-        )
-
-
-NAMES = st.text("abcdefgh", min_size=1, max_size=6)
-
-
-@pytest.fixture(scope="module")
-def one_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_video(tmp_path_factory.mktemp("one") / "video.gif", num_frames=16)
-
-
-@given(names=st.sets(NAMES, min_size=2, max_size=5), share=st.sampled_from([0.1, 0.5, 0.9]))
-@settings(max_examples=12, deadline=None)
-def test_lowest_names_are_held_out_and_always_one(
-    one_file: Path, tmp_path_factory: pytest.TempPathFactory, names: set[str], share: float
-):
-    folder = tmp_path_factory.mktemp("names")
-    (folder / "videos").mkdir()
-    for name in names:
-        shutil.copy(one_file, folder / "videos" / f"{name}.gif")
-    card = data.prepare(folder / "videos", folder / "out", size=(8, 8), heldout_share=share)
-    draws = {n: int(hashlib.sha256(n.encode()).hexdigest()[:8], 16) / 2**32 for n in names}
-    ranking = sorted(names, key=lambda name: draws[name])
-    count = sum(draw < share for draw in draws.values())
-    wanted = ranking[: min(max(count, 1), len(names) - 1)]
-    assert sorted(card.videos["heldout"]) == sorted(wanted)
-    assert sorted(card.videos["train"]) == sorted(names - set(wanted))
-
-
-@pytest.mark.parametrize(
-    ("share", "num_heldout"), [(0.1, 16), (0.5, 25), (0.9, 34)], ids=["least", "half", "most"]
-)
-def test_the_last_part_of_an_only_video_is_held_out(tmp_path: Path, share: float, num_heldout: int):
-    path = write_video(tmp_path / "videos" / "walk.mp4", num_frames=50)
-    (tmp_path / "videos" / "notes.mp4").write_text("not a video, so the other is alone")
-    card = data.prepare(tmp_path / "videos", tmp_path / "out", size=SIZE, heldout_share=share)
-    cut = 50 - num_heldout
-    assert card.videos == {"train": {"walk": cut}, "heldout": {"walk-end": num_heldout}}
-    found = [FrameStore.open(tmp_path / "out", split) for split in data.SPLITS]
-    assert torch.equal(torch.cat([store.read(0, len(store)) for store in found]), video.read(path))
-
-
-def test_split_is_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write_video(tmp_path / "videos" / "train" / "a.mp4")
-    write_video(tmp_path / "videos" / "train" / "b.mp4")
-    monkeypatch.delattr(video, "stream")
-    with pytest.raises(UserError, match="no video for the heldout split"):
-        data.prepare(tmp_path / "videos", tmp_path / "out", size=SIZE)
-
-
-def test_split_that_lost_its_videos_is_one_clear_line(tmp_path: Path):
-    write_video(tmp_path / "videos" / "good.mp4")
-    broken = truncate(write_video(tmp_path / "videos" / "heldout" / "b.mkv", num_frames=40))
-    with pytest.raises(UserError, match="no video for the heldout split") as error:
-        data.prepare(tmp_path / "videos", tmp_path / "out", size=SIZE)
-    assert f"{broken}: breaks off" in str(error.value) and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"heldout_share": share}, "--heldout-share") for share in (0.0, 1.0, -0.5, 7.0, float("nan"))]
-    + [({"size": size}, "--size") for size in ((0, 64), (64, -1))],
-)
-def test_numbers_out_of_range_are_refused(source: Path, tmp_path: Path, options, message: str):
-    with pytest.raises(UserError, match=message):
-        data.prepare(source, tmp_path / "out", **{"size": SIZE} | options)
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("one.gif", b"GIF89a\1\0\1\0"),
-        ("gone.mp4", None),
-        pytest.param(
-            os.fsdecode(b"\xff.mp4"),
-            b"a name that is no text",
-            marks=pytest.mark.skipif(sys.platform != "linux", reason="no such names here"),
-        ),
-    ],
-    ids=["cut", "a link to nowhere", "odd name"],
-)
-def test_odd_file_stops_nothing(
-    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str, content: bytes | None
-):
-    odd = source / name
-    if content is None:
-        odd.symlink_to("nowhere")
-    else:
-        odd.write_bytes(content)
-    card = command.main(command.PrepareConfig(source=source, out=tmp_path / "out", size=SIZE))
-    assert list(card.skipped) == [str(odd)]
-    assert {split: len(videos) for split, videos in card.videos.items()} == {
-        "train": 2,
-        "heldout": 1,
-    }
-    assert "\nskipped " in capsys.readouterr().out
-
-
-def test_pieces_leave_no_trace_in_the_data(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    whole = data.prepare(source, tmp_path / "whole", size=SIZE)
-    monkeypatch.setattr(data, "CHUNK_BYTES", 5 * 3 * SIZE[0] * SIZE[1])
-    assert data.prepare(source, tmp_path / "pieces", size=SIZE) == whole
-    for split in data.SPLITS:
-        stores = [FrameStore.open(tmp_path / name, split) for name in ("whole", "pieces")]
-        frames, again = (store.read(0, len(store)) for store in stores)
-        assert torch.equal(frames, again)
-        (shard,) = (tmp_path / "pieces" / split).glob("*.arrow")
-        assert shard.read_bytes() == (tmp_path / "whole" / split / shard.name).read_bytes()
-    assert {p.name for p in (tmp_path / "pieces").iterdir()} == {"card.json", *data.SPLITS}
-
-
-def test_prepared_folder_tells_what_it_was_made_from(source: Path, tmp_path: Path):
-    out = tmp_path / "out"
-    card = data.prepare(source, out, size=SIZE)
-    made = data.read_card(out).source
-    assert made == data.describe_source(source, SIZE)
-    assert made["path"] == str(source.resolve()) and made["size"] == list(SIZE)
-    assert made != data.describe_source(source, (SIZE[1], SIZE[0])), "another size"
-    write_video(source / "train" / "more.mp4")
-    more = data.describe_source(source, SIZE)
-    assert made != more, "another video"
-    with (source / "train" / "more.mp4").open("ab") as file:
-        file.write(b"x")
-    assert more != data.describe_source(source, SIZE), "a video of another length"
-    shutil.copytree(source, tmp_path / "copy")
-    elsewhere = data.describe_source(tmp_path / "copy", SIZE)
-    (tmp_path / "copy" / "train" / "more.mp4").unlink()
-    assert elsewhere["listing"] == data.describe_source(source, SIZE)["listing"]
-    again = data.prepare(tmp_path / "copy", tmp_path / "again", size=SIZE)
-    assert again.fingerprint == card.fingerprint, "the same frames from another place"
-
-
-def test_folder_from_before_sources_and_rates_were_recorded_opens(source: Path, tmp_path: Path):
-    out = tmp_path / "out"
-    data.prepare(source, out, size=SIZE)
-    values = json.loads((out / "card.json").read_text()) | {"fps": 0.0}
-    del values["source"]
-    (out / "card.json").write_text(json.dumps(values))
-    assert data.read_card(out).source == {}
-    assert FrameStore.open(out, "train").fps == 15
-
-
-def test_truncated_video_is_skipped_and_named(
-    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-):
-    broken = truncate(write_video(source / "train" / "broken.mp4", seed=7))
-    short = write_video(source / "train" / "short.mp4", num_frames=3)
-    config = command.PrepareConfig(source=source, out=tmp_path / "out", size=SIZE)
-    card = command.main(config)
-    assert set(card.skipped) == {str(broken), str(short)}
-    assert list(card.videos["train"]) == ["train/a", "train/deep/b"], "the good ones must stay"
-    printed = capsys.readouterr().out
-    assert f"skipped {broken}" in printed and f"skipped {short}" in printed
-    assert torch.equal(
-        FrameStore.open(tmp_path / "out", "train").read(0, 16),
-        video.read(source / "train" / "a.mp4"),
-    )
-
-
-def test_two_videos_of_one_name_are_both_kept(source: Path, tmp_path: Path):
-    write_video(source / "train" / "a.mkv", num_frames=20, seed=11)
-    data.prepare(source, tmp_path / "out", size=SIZE)
-    store = FrameStore.open(tmp_path / "out", "train")
-    assert len(store.video_names) == len(set(store.video_names)) == 3
-    contents = [
-        store.read(start, stop).numpy().tobytes()
-        for start, stop in pairwise(store.video_starts.tolist())
-    ]
-    for path in source.glob("train/**/*.m*"):
-        assert video.read(path).numpy().tobytes() in contents, f"the frames of {path} are mixed up"
-
-
-def test_same_videos_give_the_same_fingerprint(source: Path, tmp_path: Path):
-    def fingerprint(name: str) -> str:
-        return data.prepare(source, tmp_path / name, size=SIZE).fingerprint
-
-    first = fingerprint("first")
-    assert first == fingerprint("again")
-    write_video(source / "train" / "a.mp4", num_frames=16, seed=99)
-    assert first != fingerprint("other-frames"), "other frames must not pass for these"
-
-
-def test_another_split_gives_another_fingerprint(tmp_path: Path):
-    for seed in range(8):
-        write_video(tmp_path / "videos" / f"video-{seed}.mp4", seed=seed)
-    cards = [
-        data.prepare(tmp_path / "videos", tmp_path / str(share), size=SIZE, heldout_share=share)
-        for share in (0.15, 0.4)
-    ]
-    assert cards[0].videos != cards[1].videos
-    assert cards[0].fingerprint != cards[1].fingerprint, "tokens of one would be taken for another"
-
-
-def only_text(folder: Path) -> None:
-    (folder / "notes.txt").write_text("no video here")
-
-
-def only_short(folder: Path) -> None:
-    write_video(folder / "train" / "a.mp4", num_frames=5)
-    write_video(folder / "heldout" / "b.mp4", num_frames=5)
-
-
-def only_broken(folder: Path) -> None:
-    (folder / "a.mp4").write_text("not a video")
-
-
-def nothing_held_out(folder: Path) -> None:
-    write_video(folder / "train" / "a.mp4")
-
-
-def alone_and_short(folder: Path) -> None:
-    write_video(folder / "a.mp4", num_frames=31)
-
-
-@pytest.mark.parametrize(
-    ("fill", "message"),
-    [
-        (only_text, "holds no videos"),
-        (only_short, "has 5 frames, 16 are wanted"),
-        (only_broken, "not a readable video"),
-        (nothing_held_out, "no video for the heldout split"),
-        (alone_and_short, "only video and has 31 frames.* 32 frames"),
-    ],
-)
-def test_unusable_folder_is_refused_and_leaves_nothing(tmp_path: Path, fill, message: str):
-    (tmp_path / "videos").mkdir()
-    fill(tmp_path / "videos")
-    with pytest.raises(UserError, match=message) as error:
-        data.prepare(tmp_path / "videos", tmp_path / "out", size=SIZE)
-    assert "\n" not in str(error.value)
-    assert [p.name for p in tmp_path.iterdir()] == ["videos"], "something half-made stayed"
-
-
-def test_missing_folder_is_named(tmp_path: Path):
-    with pytest.raises(UserError, match=r"no folder .*nowhere"):
-        data.prepare(tmp_path / "nowhere", tmp_path / "out", size=SIZE)
-    assert not list(tmp_path.iterdir())
-
-
-def test_existing_out_is_not_touched(source: Path, tmp_path: Path):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "mine.txt").write_text("keep")
-    with pytest.raises(UserError, match="exists already"):
-        data.prepare(source, out, size=SIZE)
-    assert [p.name for p in out.iterdir()] == ["mine.txt"]
-
-
-def test_interrupted_preparing_leaves_nothing(source: Path, tmp_path: Path):
-    def interrupted(paths: list[Path]):
-        yield from paths[:2]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        data.prepare(source, tmp_path / "out", size=SIZE, progress=interrupted)
-    assert [p.name for p in tmp_path.iterdir()] == ["videos"]
-
-
-def test_full_disk_is_one_line_and_leaves_nothing(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    def fill_up(rows: np.ndarray) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(data, "_fixed_lists", fill_up)
-    with pytest.raises(UserError, match="No space left"):
-        data.prepare(source, tmp_path / "out", size=SIZE)
-    assert [p.name for p in tmp_path.iterdir()] == ["videos"]
 
 
 # Opening
@@ -373,18 +37,92 @@ def test_folder_that_was_not_prepared_is_refused(tmp_path: Path):
     ("change", "message"),
     [
         (lambda card: json.dumps(card | {"version": 99}), "99"),
+        (lambda card: json.dumps(card | {"version": 1}), "format 1.* run python -m train.prepare"),
         (lambda card: json.dumps(card)[:-20], "card.json"),
         (lambda card: json.dumps([card]), "card.json"),
         (lambda card: json.dumps({k: card[k] for k in card if k != "fps"}), "card.json"),
         (lambda card: json.dumps(card | {"colour": 3}), "card.json"),
     ],
-    ids=["other version", "broken", "a list", "a field less", "a field more"],
+    ids=["later version", "earlier version", "broken", "a list", "a field less", "a field more"],
 )
 def test_bad_card_is_refused(prepared_folder: Path, tmp_path: Path, change, message: str):
     card = json.loads((prepared_folder / "card.json").read_text())
     (tmp_path / "card.json").write_text(change(card))
     with pytest.raises(UserError, match=message):
         FrameStore.open(tmp_path, "train")
+
+
+@pytest.fixture(scope="module")
+def sharded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Videos of several scenes in files of 13 frames."""
+    folder = tmp_path_factory.mktemp("sharded")
+    for number, name in enumerate(("train/a", "train/b", "heldout/c")):
+        (folder / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        scenes = [scrolling_ground(9 + number + n, seed=10 * number + n)[0] for n in range(3)]
+        film = [picture for scene in scenes for picture in scene]
+        video.write(folder / "videos" / f"{name}.mp4", film, fps=10.0, lossless=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparing, "SHARD_BYTES", 13 * 3 * HEIGHT * WIDTH)
+        options = FrameOptions(size=(HEIGHT, WIDTH), min_frames=9)
+        preparing.prepare([folder / "videos"], folder / "out", options, workers=1)
+    return folder / "out"
+
+
+def test_store_knows_where_videos_and_scenes_begin(sharded_folder: Path):
+    store = FrameStore.open(sharded_folder, "train")
+    assert store.video_names == ["train/a", "train/b"]
+    assert store.video_starts.tolist() == [0, 30, 63]
+    assert store.scene_starts.tolist() == [0, 9, 19, 30, 40, 51, 63]
+    assert store.numbers().tolist() == [*range(30), *range(33)]
+
+
+@pytest.mark.parametrize("split", data.SPLITS)
+def test_store_that_lies_elsewhere_is_the_same(sharded_folder: Path, split: str):
+    here = FrameStore.open(sharded_folder, split)
+    there = FrameStore.open(f"file://{sharded_folder}", split)
+    assert len(here) == len(there) and there.fingerprint == here.fingerprint
+    for start, stop in ((0, 1), (12, 13), (12, 14), (5, 30), (0, len(here))):
+        assert torch.equal(here.read(start, stop), there.read(start, stop)), (start, stop)
+    assert torch.equal(here.numbers(), there.numbers())
+
+
+def test_clips_of_a_store_elsewhere_come_in_blocks_of_a_file_each(sharded_folder: Path):
+    here = Clips(FrameStore.open(sharded_folder, "train"), 5, stride=2)
+    there = Clips(FrameStore.open(f"file://{sharded_folder}", "train"), 5, stride=2)
+    assert here.block_sizes == (len(here),), "any order is as good"
+    assert sum(there.block_sizes) == len(there) == len(here)
+    blocks = np.repeat(np.arange(len(there.block_sizes)), there.block_sizes)
+    files = np.array([there.row(index) // 13 for index in range(len(there))])
+    assert [len(set(files[blocks == block])) for block in set(blocks)] == [1] * (63 // 13 + 1)
+    assert all(torch.equal(here[index], there[index]) for index in range(len(here)))
+
+
+def lose(shard: Path) -> None:
+    shard.unlink()
+
+
+def cut(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[:-5000])
+
+
+@pytest.mark.parametrize("where", ["", "file://"], ids=["here", "elsewhere"])
+@pytest.mark.parametrize("damage", [lose, cut])
+def test_folder_that_was_copied_in_part_is_refused_in_one_line(
+    sharded_folder: Path, tmp_path: Path, damage: Callable, where: str
+):
+    shutil.copytree(sharded_folder, tmp_path / "copy")
+    damage(max((tmp_path / "copy" / "train").glob("*.arrow")))
+    with pytest.raises(UserError) as error:
+        store = FrameStore.open(f"{where}{tmp_path / 'copy'}", "train")
+        store.read(0, len(store))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["file:///nowhere", "nosuch://bucket/data"])
+def test_place_that_cannot_be_reached_is_refused_in_one_line(place: str):
+    with pytest.raises(UserError, match="cannot read") as error:
+        FrameStore.open(place, "train")
+    assert place in str(error.value) and "\n" not in str(error.value)
 
 
 # Clips
@@ -395,24 +133,24 @@ def test_bad_card_is_refused(prepared_folder: Path, tmp_path: Path, change, mess
     num_frames=st.integers(1, 12),
     stride=st.integers(1, 4),
 )
-def test_clips_are_all_windows_that_stay_within_a_video(lengths, num_frames, stride):
+def test_clips_are_all_windows_that_stay_within_a_scene(lengths, num_frames, stride):
     store = counted_store(lengths)
     wanted = [
         int(start) + offset
-        for start, length in zip(store.video_starts[:-1], lengths, strict=True)
+        for start, length in zip(store.scene_starts[:-1], lengths, strict=True)
         for offset in range(0, length - num_frames + 1, stride)
     ]
     if not wanted:
-        with pytest.raises(UserError, match=f"longest video has {max(lengths)}"):
+        with pytest.raises(UserError, match=f"longest scene has {max(lengths)}"):
             Clips(store, num_frames, stride)
         return
     clips = Clips(store, num_frames, stride)
     assert [clips.row(i) for i in range(len(clips))] == wanted
-    video_of_row = np.repeat(np.arange(len(lengths)), lengths)
+    scene_of_row = np.repeat(np.arange(len(lengths)), lengths)
     for tokens, actions in (clips[i] for i in range(len(clips))):
         rows = tokens[:, 0].tolist()
         assert rows == list(range(rows[0], rows[0] + num_frames)), "a clip skips frames"
-        assert len(set(video_of_row[rows])) == 1, "a clip crosses from one video into the next"
+        assert len(set(scene_of_row[rows])) == 1, "a clip crosses from one scene into the next"
         assert actions.tolist() == rows[:-1], "action t must lead from row t to t+1"
 
 
@@ -437,7 +175,7 @@ def tokens() -> TokenStore:
 
 def test_stored_tokens_come_back(tokens: TokenStore, tmp_path: Path):
     tokens.save(tmp_path / "tokens", "abc")
-    found = TokenStore.open(tmp_path / "tokens", "abc", tokens.video_starts)
+    found = TokenStore.open(tmp_path / "tokens", "abc", tokens.scene_starts)
     assert found is not None and len(found) == 9
     assert torch.equal(found.tokens, tokens.tokens), "a token changed on its way over the disk"
     assert torch.equal(found.actions, tokens.actions)
@@ -446,13 +184,13 @@ def test_stored_tokens_come_back(tokens: TokenStore, tmp_path: Path):
 
 def test_tokens_of_other_nets_or_frames_are_refused(tokens: TokenStore, tmp_path: Path):
     folder = tmp_path / "tokens"
-    assert TokenStore.open(folder, "abc", tokens.video_starts) is None, "nothing is stored yet"
+    assert TokenStore.open(folder, "abc", tokens.scene_starts) is None, "nothing is stored yet"
     tokens.save(folder, "abc")
-    assert TokenStore.open(folder, "other", tokens.video_starts) is None
-    other = TokenStore(tokens.tokens + 1, tokens.actions, tokens.video_starts)
+    assert TokenStore.open(folder, "other", tokens.scene_starts) is None
+    other = TokenStore(tokens.tokens + 1, tokens.actions, tokens.scene_starts)
     other.save(folder, "other")
-    assert TokenStore.open(folder, "abc", tokens.video_starts) is None, "the old ones are gone"
-    found = TokenStore.open(folder, "other", tokens.video_starts)
+    assert TokenStore.open(folder, "abc", tokens.scene_starts) is None, "the old ones are gone"
+    found = TokenStore.open(folder, "other", tokens.scene_starts)
     assert found is not None and torch.equal(found.tokens, other.tokens)
 
 
@@ -460,4 +198,4 @@ def test_interrupted_saving_is_no_store(tokens: TokenStore, tmp_path: Path):
     tokens.save(tmp_path / "tokens", "abc")
     shutil.copytree(tmp_path / "tokens", tmp_path / "half")
     (tmp_path / "half" / "fingerprint").unlink()
-    assert TokenStore.open(tmp_path / "half", "abc", tokens.video_starts) is None
+    assert TokenStore.open(tmp_path / "half", "abc", tokens.scene_starts) is None

@@ -13,9 +13,12 @@ import torch.nn.functional as F
 from conftest import tiny_world_config
 from PIL import Image
 
+from genie import video
 from genie.data import FrameStore
 from genie.errors import UserError
 from genie.legend import HELD_STEPS
+from genie.parts import FrameOptions
+from genie.preparing import prepare
 from genie.world import World, read_config
 from train import evaluate, sampling
 from train.pictures import contact_sheet, draw_pictures
@@ -206,6 +209,46 @@ def test_true_actions_are_read_at_the_transitions_of_the_latent_ones(
     assert set(video_ids.tolist()) == {0, 1, 2, 3, 4}, "the last video is too short for a clip"
     # Videos of 60, 45, 30, 60 and 50 frames hold 3, 2, 1, 3 and 3 windows of 19 frames.
     assert len(latent) == 15 * 12
+
+
+def walk_with_rests(landscape: Landscape, num_frames: int, seed: int) -> tuple[list, np.ndarray]:
+    """Pictures and buttons; nothing is pressed about every second time."""
+    generator = np.random.default_rng(seed)
+    pressed = generator.integers(1, len(NAMES), num_frames - 1) * generator.integers(
+        0, 2, num_frames - 1
+    )
+    place, frames = (0, 0), [landscape.view(0, 0)]
+    for action in pressed.tolist():
+        place = landscape.move(place, action)
+        frames.append(landscape.view(*place))
+    return [video.to_picture(frame) for frame in frames], pressed
+
+
+@pytest.mark.parametrize("most_still_s", [None, 0.0, 0.1])
+def test_true_actions_line_up_where_frames_were_dropped(
+    landscape, tmp_path: Path, most_still_s: float | None
+):
+    actions = {}
+    for number in range(4):
+        name = f"{'heldout' if number else 'train'}/walk-{number}"
+        (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        frames, actions[name] = walk_with_rests(landscape, 120, seed=number)
+        video.write(tmp_path / "videos" / f"{name}.mp4", frames, fps=10.0, lossless=True)
+    options = FrameOptions(size=(SIDE, SIDE), cuts=False, most_still_s=most_still_s)
+    prepare([tmp_path / "videos"], tmp_path / "data", options, workers=1)
+    store = FrameStore.open(tmp_path / "data", "heldout")
+    truth = TrueActions.open(save_true_actions(tmp_path, actions))
+    numbers = [store.numbers()[a:b] for a, b in pairwise(store.video_starts.tolist())]
+    for name, kept in zip(store.video_names, numbers, strict=True):
+        for row, action in enumerate(truth.of(name, kept).tolist()):
+            leads_on = row + 1 < len(kept) and kept[row + 1] == kept[row] + 1
+            assert action == (actions[name][kept[row]] if leads_on else -1)
+    latent, true, video_ids = label_transitions(PerfectWorld(landscape), store, truth, 5, seed=0)
+    assert len(latent) == len(true) == len(video_ids) > 50
+    assert torch.equal(true, 4 - latent), "a button is held against another transition"
+    assert (true == 0).any() == (most_still_s != 0), "of a rest there is nothing to see"
+    if most_still_s is not None:
+        assert len(store) < 3 * 120 and len(latent) < len(store), "the test is to have gaps"
 
 
 def test_the_same_seed_draws_the_same_and_another_draws_others(walks):

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -14,8 +15,6 @@ import pytest
 from genie import video
 from genie.errors import UserError
 
-pytest.importorskip("procgen")
-
 SCRIPT = Path(__file__).parents[1] / "examples" / "record_game.py"
 OPTIONS = {
     "game": "coinrun",
@@ -26,6 +25,17 @@ OPTIONS = {
     "num-envs": 4,
     "seed": 5,
 }
+
+
+def has(*packages: str) -> bool:
+    return all(importlib.util.find_spec(package) is not None for package in packages)
+
+
+needs_procgen = pytest.mark.skipif(not has("procgen"), reason="Procgen is not installed")
+needs_gymnasium = pytest.mark.skipif(not has("gymnasium"), reason="Gymnasium is not installed")
+needs_atari = pytest.mark.skipif(
+    not has("gymnasium", "ale_py"), reason="the Atari games are not installed"
+)
 
 
 def record(out: Path, **changes: str | int) -> subprocess.CompletedProcess:
@@ -70,10 +80,16 @@ def true_actions(folder: Path) -> dict[str, np.ndarray]:
         return dict(stored)
 
 
+def pictures(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
 def levels(folder: Path, split: str) -> set[int]:
     return {int(path.name.split("-")[1]) for path in (folder / split).glob("*.mp4")}
 
 
+@needs_procgen
 def test_same_seed_gives_the_same_recording(recording, record_game, tmp_path):
     record_game.main(config(record_game, tmp_path / "again"))
     names = video_names(recording)
@@ -86,6 +102,7 @@ def test_same_seed_gives_the_same_recording(recording, record_game, tmp_path):
         assert same, f"other frames in {name}"
 
 
+@needs_procgen
 def test_every_transition_has_its_action(recording):
     card = json.loads((recording / "recording.json").read_text())
     actions = true_actions(recording)
@@ -100,12 +117,14 @@ def test_every_transition_has_its_action(recording):
     assert card["splits"]["train"]["frames"] >= OPTIONS["frames"]
 
 
+@needs_procgen
 def test_heldout_levels_are_never_trained_on(recording):
     train, heldout = levels(recording, "train"), levels(recording, "heldout")
     assert train and train <= set(range(7)), "a training level outside --num-levels"
     assert heldout and heldout <= set(range(1_000_000, 1_000_003))
 
 
+@needs_procgen
 def test_left_and_right_both_earn_evidence(recording):
     names = json.loads((recording / "recording.json").read_text())["true_actions"]
     taken = np.concatenate(list(true_actions(recording).values()))
@@ -116,28 +135,35 @@ def test_left_and_right_both_earn_evidence(recording):
 
 
 class CountingGames:
-    """Stands in for Procgen: every picture is numbered, an episode lasts `length` game steps.
+    """Stands in for a game: every picture is numbered, an episode lasts `length` game steps.
 
     A picture shows the episode (red), the game step in it (green) and the action that led to it
     (blue), so that what is recorded can be told from the picture alone.
     """
 
+    combos = ((),)
+
     def __init__(self, length: int) -> None:
         self.length = length
         self.episode = self.step = self.action = 0
 
-    def act(self, actions: np.ndarray) -> None:
-        self.step += 1
-        self.action = int(actions[0])
-        if self.step == self.length:
-            self.episode, self.step, self.action = self.episode + 1, 0, 0
+    def advance(self, actions: np.ndarray, frame_skip: int) -> np.ndarray:
+        ended = False
+        for _ in range(frame_skip):
+            self.step += 1
+            self.action = int(actions[0])
+            if self.step == self.length:
+                self.episode, self.step, self.action, ended = self.episode + 1, 0, 0, True
+        return np.array([ended])
 
-    def observe(self):
+    @property
+    def pictures(self) -> list[np.ndarray]:
         picture = np.array([self.episode, self.step, self.action], dtype=np.uint8)
-        return None, {"rgb": np.tile(picture, (1, 64, 64, 1))}, np.array([self.step == 0])
+        return [np.tile(picture, (64, 64, 1))]
 
-    def get_info(self) -> list[dict]:
-        return [{"level_seed": self.episode}]
+    @property
+    def levels(self) -> list[int]:
+        return [self.episode]
 
 
 class CountingHand:
@@ -171,6 +197,7 @@ def test_short_episodes_are_dropped(record_game):
     assert short.num_kept == 0 and long.num_kept == 16
 
 
+@needs_procgen
 def test_videos_hold_what_the_game_shows_under_the_true_actions(record_game, tmp_path):
     out = tmp_path / "one"
     # One game at a time, so that the first video is the first thing that the game shows.
@@ -179,21 +206,18 @@ def test_videos_hold_what_the_game_shows_under_the_true_actions(record_game, tmp
     name = video_names(out / "train")[0]
     shown = []
     with contextlib.closing(record_game.make_games(single, "train")) as games:
-        _, observation, _ = games.observe()
-        shown.append(observation["rgb"][0].copy())
+        shown.append(games.pictures[0].copy())
         for action in true_actions(out)[f"train/{name}"]:
-            ended, observation = record_game.advance(games, np.array([action]), single.frame_skip)
-            assert not ended.any()
-            shown.append(observation["rgb"][0].copy())
-    with av.open(str(out / "train" / f"{name}.mp4")) as container:
-        stored = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            assert not games.advance(np.array([action]), single.frame_skip).any()
+            shown.append(games.pictures[0].copy())
+    stored = pictures(out / "train" / f"{name}.mp4")
     assert np.array_equal(stored, shown), "a stored frame is not what the game showed"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"game": "coinrnu"}, "coinrun"),
+        pytest.param({"game": "coinrnu"}, "coinrun", marks=needs_gymnasium),
         ({"num-levels": 0}, "--num-levels is 0"),
         ({"num-levels": 1_000_001}, "1000000"),
         ({"hold": (6, 2)}, "--hold"),
@@ -213,6 +237,7 @@ def test_bad_input_is_refused_before_anything_is_written(record_game, tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@needs_gymnasium
 def test_wrong_game_is_one_line_and_exit_code_2(tmp_path):
     run = record(tmp_path / "new", game="coinrnu")
     assert run.returncode == 2 and run.stdout == ""
@@ -220,6 +245,7 @@ def test_wrong_game_is_one_line_and_exit_code_2(tmp_path):
     assert "coinrun" in run.stderr, "the games there are must be named"
 
 
+@needs_procgen
 def test_a_recording_is_never_overwritten(recording, record_game):
     before = sorted(recording.rglob("*"))
     with pytest.raises(UserError, match=f"{recording} already holds a recording"):
@@ -234,6 +260,7 @@ def test_missing_procgen_names_the_command(record_game, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@needs_procgen
 def test_an_interrupted_recording_leaves_nothing(record_game, tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -241,4 +268,121 @@ def test_an_interrupted_recording_leaves_nothing(record_game, tmp_path, monkeypa
     monkeypatch.setattr(record_game.video, "write", interrupt)
     with pytest.raises(KeyboardInterrupt):
         record_game.main(config(record_game, tmp_path / "new"))
+    assert not list(tmp_path.iterdir())
+
+
+# Games of Gymnasium
+
+ATARI = {
+    "game": "ALE/Breakout-v5",
+    "frames": 60,
+    "heldout-frames": 40,
+    "num-levels": 3,
+    "num-heldout-levels": 2,
+    "num-envs": 2,
+    "frame-skip": 4,
+    "seed": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def atari(tmp_path_factory) -> Path:
+    """One small recording of an Atari game that the tests only read."""
+    out = tmp_path_factory.mktemp("recording") / "breakout"
+    run = record(out, **ATARI)
+    assert run.returncode == 0, run.stderr
+    return out
+
+
+@needs_atari
+def test_an_atari_game_is_recorded_like_any_other(atari):
+    card = json.loads((atari / "recording.json").read_text())
+    assert card["game"] == "ALE/Breakout-v5"
+    assert card["true_actions"] == ["NONE", "FIRE", "RIGHT", "LEFT"]
+    taken = true_actions(atari)
+    assert sorted(taken) == video_names(atari) and len(taken) >= 2
+    for name, actions in taken.items():
+        frames = video.read(atari / f"{name}.mp4")
+        assert frames.shape == (len(actions) + 1, 3, 210, 160), f"{name} and its actions disagree"
+    assert set(np.concatenate(list(taken.values()))) == {0, 1, 2, 3}, "a button is never pressed"
+    for split, counts in card["splits"].items():
+        lengths = [len(a) + 1 for name, a in taken.items() if name.startswith(split)]
+        wanted = ATARI["frames" if split == "train" else "heldout-frames"]
+        assert counts["frames"] == sum(lengths) >= wanted
+
+
+@needs_atari
+def test_atari_levels_are_seeds_that_the_splits_do_not_share(atari):
+    train, heldout = levels(atari, "train"), levels(atari, "heldout")
+    assert train and train <= set(range(3))
+    assert heldout and heldout <= {1_000_000, 1_000_001}
+
+
+@needs_atari
+def test_stored_actions_from_the_seed_of_the_level_give_the_stored_pictures(atari):
+    """By Gymnasium alone, so that nothing of the recorder is taken on trust."""
+    import ale_py
+    import gymnasium
+
+    gymnasium.register_envs(ale_py)
+    options = {"frameskip": 1, "repeat_action_probability": 0.0}
+    with contextlib.closing(gymnasium.make("ALE/Breakout-v5", **options).unwrapped) as env:
+        for name, actions in true_actions(atari).items():
+            shown, _ = env.reset(seed=int(name.split("-")[1]))
+            expected = [shown]
+            for action in actions:
+                steps = [env.step(int(action))[0] for _ in range(ATARI["frame-skip"])]
+                expected.append(np.maximum(steps[-2], steps[-1]))  # sprites flicker
+            assert np.array_equal(pictures(atari / f"{name}.mp4"), expected), name
+
+
+@needs_atari
+def test_the_same_seed_gives_the_same_atari_recording(atari, record_game, tmp_path):
+    record_game.main(config(record_game, tmp_path / "again", **ATARI))
+    assert video_names(tmp_path / "again") == video_names(atari)
+    first, second = true_actions(atari), true_actions(tmp_path / "again")
+    for name in first:
+        assert np.array_equal(first[name], second[name]), f"other actions in {name}"
+        again = pictures(tmp_path / "again" / f"{name}.mp4")
+        assert np.array_equal(pictures(atari / f"{name}.mp4"), again), f"other frames in {name}"
+
+
+@needs_gymnasium
+def test_a_game_that_gives_no_pictures_is_drawn(record_game, tmp_path):
+    pytest.importorskip("pygame")
+    changes = {"game": "CartPole-v1", "frames": 80, "heldout-frames": 40, "frame-skip": 1}
+    changes |= {"num-envs": 2, "num-levels": 20}
+    out = tmp_path / "cartpole"
+    record_game.main(config(record_game, out, **changes))
+    card = json.loads((out / "recording.json").read_text())
+    assert card["true_actions"] == ["ACTION0", "ACTION1"]
+    for name, actions in true_actions(out).items():
+        frames = video.read(out / f"{name}.mp4")
+        assert len(frames) == len(actions) + 1 >= 16
+        assert not frames[0].equal(frames[-1]), "the same picture throughout"
+
+
+@needs_gymnasium
+@pytest.mark.parametrize(
+    ("game", "message"),
+    [
+        ("Nonsense-v0", "no game is called 'Nonsense-v0'.*Gymnasium id"),
+        ("ALE/Nonsense-v5", "no game is called 'ALE/Nonsense-v5'.*Gymnasium id"),
+        ("CartPole-v99", "no game is called 'CartPole-v99'"),
+        ("Pendulum-v1", "Pendulum-v1 has no buttons but Box.*discrete"),
+    ],
+)
+def test_what_cannot_be_played_with_buttons_is_refused(record_game, tmp_path, game, message):
+    if game.startswith("ALE/"):
+        pytest.importorskip("ale_py")
+    with pytest.raises(UserError, match=message) as caught:
+        record_game.main(config(record_game, tmp_path / "new", game=game))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_gymnasium_names_the_command(record_game, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    with pytest.raises(UserError, match="make atari"):
+        record_game.main(config(record_game, tmp_path / "new", game="ALE/Breakout-v5"))
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,463 @@
+"""Whatever is called a source becomes the same videos each time, or one line says why not."""
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import datasets
+import fsspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from genie import sources, video
+from genie.data import SPLITS, Card, FrameStore
+from genie.errors import UserError
+from genie.parts import FrameOptions
+from genie.preparing import prepare
+from genie.sources import Source, count_sources, find_sources, list_sources
+from train import prepare as command
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = (16, 24)
+OPTIONS = FrameOptions(size=SIZE, cuts=False)
+
+
+def noise(num_frames: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (num_frames, *SIZE, 3), np.uint8)
+
+
+def write_video(path: Path, num_frames: int = 18, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    video.write(path, list(noise(num_frames, seed)), fps=9.0, lossless=True)
+    return path
+
+
+def write_pictures(folder: Path, names: list[str], seed: int = 0) -> np.ndarray:
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = noise(len(names), seed)
+    for name, picture in zip(names, pictures, strict=True):
+        Image.fromarray(picture).save(folder / name)
+    return pictures
+
+
+def find(*places: Path) -> list[Source]:
+    return list(find_sources([str(place) for place in places]))
+
+
+def pictures_of(source: Source) -> np.ndarray:
+    return np.stack(list(source.pictures(SIZE, "crop", None)))
+
+
+def put(out: Path, *places: Path, options: FrameOptions = OPTIONS, **others) -> Card:
+    return prepare(list(places), out, options, workers=1, **others)
+
+
+def stored(out: Path) -> dict[str, np.ndarray]:
+    """Every video of both splits, as numpy pictures."""
+    found = {}
+    for split in SPLITS:
+        store = FrameStore.open(out, split)
+        for number, name in enumerate(store.video_names):
+            frames = store.read(*store.video_starts[number : number + 2].tolist())
+            found[name] = frames.movedim(1, -1).numpy()
+    return found
+
+
+# Files
+
+
+def test_a_single_file_is_a_source(tmp_path: Path):
+    path = write_video(tmp_path / "walk.mp4", num_frames=40)
+    (source,) = find(path)
+    assert (source.name, source.label) == ("walk", str(path))
+    assert (pictures_of(source) == noise(40)).all()
+    assert source.fps() == pytest.approx(9)
+    assert put(tmp_path / "out", path).videos == {
+        "train": {"walk": [24]},
+        "heldout": {"walk-end": [16]},
+    }
+
+
+def test_videos_and_pictures_of_a_tree_are_found_in_an_order_that_repeats_itself(tmp_path: Path):
+    for name in ("b.mp4", "a/z.MKV", "a/b.mp4"):
+        write_video(tmp_path / "tree" / name.lower()).rename(tmp_path / "tree" / name)
+    write_pictures(tmp_path / "tree" / "walk", ["1.png", "2.png"])
+    write_pictures(tmp_path / "tree" / "a", ["1.png", "2.png"])
+    (tmp_path / "tree" / "notes.txt").write_text("no video")
+    (tmp_path / "tree" / "folder.mp4").mkdir()
+    found = find(tmp_path / "tree")
+    assert [source.name for source in found] == ["a/b", "a/z", "b", "a", "walk"]
+    assert found == find(tmp_path / "tree")
+    assert count_sources([str(tmp_path / "tree")]) == 5
+
+
+def test_several_places_may_have_videos_of_one_name(tmp_path: Path):
+    for number, name in enumerate(("one/clip.mp4", "two/clip.mp4", "two/clip.mkv", "three/x.mp4")):
+        write_video(tmp_path / name, num_frames=16 + number, seed=number)
+    places = [tmp_path / "one", tmp_path / "two", tmp_path / "three" / "x.mp4", tmp_path / "one"]
+    found = find(*places)
+    assert len({source.name for source in found}) == len({source.key for source in found}) == 5
+    assert all(source.name.startswith(("clip", "x")) for source in found)
+    put(tmp_path / "out", *places)
+    lengths = sorted(len(frames) for frames in stored(tmp_path / "out").values())
+    assert lengths == [16, 16, 17, 18, 19], "a video was lost"
+    for frames in stored(tmp_path / "out").values():
+        assert (frames == noise(len(frames), len(frames) - 16)).all(), "videos are mixed up"
+
+
+def test_a_listing_changes_with_names_and_contents(tmp_path: Path):
+    write_video(tmp_path / "videos" / "a.mp4")
+    write_pictures(tmp_path / "videos" / "walk", ["1.png", "2.png"])
+    listings = [list_sources([str(tmp_path / "videos")])]
+    assert list_sources([str(tmp_path / "videos")]) == listings[0]
+    write_pictures(tmp_path / "videos" / "walk", ["1.png", "2.png", "3.png"])
+    listings.append(list_sources([str(tmp_path / "videos")]))
+    (tmp_path / "videos" / "walk" / "3.png").rename(tmp_path / "videos" / "walk" / "4.png")
+    listings.append(list_sources([str(tmp_path / "videos")]))
+    (tmp_path / "videos" / "a.mp4").rename(tmp_path / "videos" / "b.mp4")
+    listings.append(list_sources([str(tmp_path / "videos")]))
+    assert len(set(listings)) == len(listings)
+
+
+# Pictures in a folder
+
+
+def test_numbered_pictures_become_a_video_in_the_order_of_their_numbers(tmp_path: Path):
+    names = [f"frame {number}.png" for number in range(8, 42)]
+    pictures = write_pictures(tmp_path / "walk", names)
+    (source,) = find(tmp_path / "walk")
+    assert source.name == "walk" and "34 pictures" in source.label
+    assert (pictures_of(source) == pictures).all()
+    put(tmp_path / "out", tmp_path / "walk")
+    found = stored(tmp_path / "out")
+    assert (np.concatenate([found["walk"], found["walk-end"]]) == pictures).all()
+
+
+@given(
+    numbers=st.lists(st.tuples(st.integers(0, 999), st.integers(0, 30)), min_size=1, unique=True),
+    draw=st.data(),
+)
+def test_names_are_ordered_by_every_number_in_them(numbers: list[tuple[int, int]], draw):
+    names = [f"take{take} frame{frame}.png" for take, frame in sorted(numbers)]
+    shuffled = draw.draw(st.permutations(names))
+    assert sorted(shuffled, key=sources._natural) == names
+
+
+@pytest.mark.parametrize("name", ["1²2.png", "²", "٣.png", "Ⅷ7.png", "½.png", "frame.png", "007"])
+def test_names_with_odd_digits_are_ordered_somehow(tmp_path: Path, name: str):
+    names = [f"{number}.png" for number in range(3)] + [f"{name.removesuffix('.png')}.png"]
+    write_pictures(tmp_path / "walk", names)
+    (source,) = find(tmp_path / "walk")
+    assert len(pictures_of(source)) == 4
+
+
+def test_every_folder_of_pictures_is_a_video_of_its_own(tmp_path: Path):
+    names = [f"{number}.png" for number in range(20)]
+    walks = {
+        name: write_pictures(tmp_path / "all" / name, names, seed)
+        for seed, name in enumerate(("train/one", "train/two/deep", "heldout/three"))
+    }
+    card = put(tmp_path / "out", tmp_path / "all")
+    assert card.videos == {
+        "train": {"train/one": [20], "train/two/deep": [20]},
+        "heldout": {"heldout/three": [20]},
+    }
+    assert card.fps == 15
+    for name, frames in stored(tmp_path / "out").items():
+        assert (frames == walks[name]).all()
+
+
+def test_pictures_of_any_shape_and_kind_come_to_one_size(tmp_path: Path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    kinds = [("1.png", (40, 30), "RGB"), ("2.jpg", (8, 90), "L"), ("3.bmp", (24, 16), "RGB")]
+    for name, size, mode in [*kinds, ("4.webp", (64, 64), "RGBA"), ("5.png", (9, 9), "P")]:
+        Image.new(mode, size, 70).save(folder / name)
+    (source,) = find(folder)
+    assert pictures_of(source).shape == (5, *SIZE, 3)
+
+
+def test_a_broken_picture_is_named_and_its_folder_left_out(tmp_path: Path):
+    for seed, walk in enumerate("abc"):
+        names = [f"{n}.png" for n in range(20)]
+        write_pictures(tmp_path / "all" / walk, names, seed)
+    broken = tmp_path / "all" / "b" / "7.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    card = put(tmp_path / "out", tmp_path / "all")
+    ((label, reason),) = card.skipped.items()
+    assert label.startswith(str(broken.parent)) and str(broken) in reason and "\n" not in reason
+    assert {name for videos in card.videos.values() for name in videos} == {"a", "c"}
+
+
+# Hugging Face data sets
+
+
+def as_png(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
+
+
+EPISODES = [20, 17, 25]
+
+
+def image_rows(**columns: list) -> datasets.Dataset:
+    """62 pictures, and other columns of as many values."""
+    cells = [{"bytes": as_png(picture), "path": None} for picture in noise(sum(EPISODES))]
+    kinds = {name: datasets.Value("int32") for name in columns}
+    features = datasets.Features({**kinds, "image": datasets.Image()})
+    return datasets.Dataset.from_dict({**columns, "image": cells}, features=features)
+
+
+def episode_numbers() -> list[int]:
+    return np.repeat([7, 3, 5], EPISODES).tolist()
+
+
+def video_rows(folder: Path) -> datasets.Dataset:
+    cells = [
+        {"bytes": write_video(folder / f"{n}.mp4", count, seed=n).read_bytes(), "path": None}
+        for n, count in enumerate(EPISODES)
+    ]
+    features = datasets.Features(
+        {"label": datasets.Value("string"), "clip": datasets.Video(decode=False)}
+    )
+    return datasets.Dataset.from_dict({"label": list("abc"), "clip": cells}, features=features)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+def saved(rows: datasets.Dataset, folder: Path) -> Path:
+    rows.save_to_disk(folder)
+    return folder
+
+
+def as_parquet(rows: datasets.Dataset, folder: Path) -> Path:
+    folder.mkdir()
+    rows.to_parquet(folder / "train-00000-of-00001.parquet")
+    return folder
+
+
+def as_parquet_in_data(rows: datasets.Dataset, folder: Path) -> Path:
+    as_parquet(rows, folder).rename(folder.with_name("data"))
+    folder.mkdir()
+    folder.with_name("data").rename(folder / "data")
+    return folder
+
+
+@pytest.mark.parametrize("store", [saved, as_parquet, as_parquet_in_data])
+def test_pictures_of_a_data_set_become_a_video_an_episode(tmp_path: Path, store: Callable):
+    numbers = list(range(sum(EPISODES)))
+    rows = image_rows(episode=episode_numbers(), frame_index=numbers)
+    place = store(rows, tmp_path / "rows")
+    found = find(place)
+    assert [len(source.contents) for source in found] == EPISODES
+    assert len({source.key for source in found}) == 3
+    assert (np.concatenate(list(map(pictures_of, found))) == noise(sum(EPISODES))).all()
+    card = put(tmp_path / "out", place)
+    assert sorted(map(len, stored(tmp_path / "out").values())) == sorted(EPISODES)
+    assert card.num_decoded == sum(EPISODES) and not card.skipped
+    assert count_sources([str(place)]) is None, "it shows only when all is read"
+
+
+def test_pictures_without_episodes_are_one_video_until_it_gets_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place = saved(image_rows(score=list(range(62))), tmp_path / "rows")
+    (source,) = find(place)
+    assert (pictures_of(source) == noise(62)).all()
+    monkeypatch.setattr(sources, "LONGEST_EPISODE", 25)
+    assert [len(source.contents) for source in find(place)] == [25, 25, 12]
+
+
+@pytest.mark.parametrize("store", [saved, as_parquet])
+def test_videos_of_a_data_set_are_read_from_their_bytes(tmp_path: Path, store: Callable):
+    place = store(video_rows(tmp_path), tmp_path / "rows")
+    put(tmp_path / "out", place)
+    found = stored(tmp_path / "out")
+    assert sorted(map(len, found.values())) == sorted(EPISODES)
+    for frames in found.values():
+        assert (frames == noise(len(frames), EPISODES.index(len(frames)))).all()
+
+
+def test_videos_of_a_data_set_play_at_the_speed_that_they_declare(tmp_path: Path):
+    place = saved(video_rows(tmp_path), tmp_path / "rows")
+    assert put(tmp_path / "out", place).fps == pytest.approx(9)
+
+
+def test_a_data_sets_test_split_is_held_out(tmp_path: Path):
+    splits = {"train": image_rows(episode=episode_numbers())}
+    splits["test"] = splits["train"].select(range(37))
+    saved(datasets.DatasetDict(splits), tmp_path / "rows")
+    card = put(tmp_path / "out", tmp_path / "rows", heldout_share=1e-9)
+    assert sorted(scenes for (scenes,) in card.videos["train"].values()) == sorted(EPISODES)
+    assert sorted(scenes for (scenes,) in card.videos["heldout"].values()) == [17, 20]
+
+
+def test_a_data_set_beside_a_folder_of_videos(tmp_path: Path):
+    place = saved(image_rows(episode=episode_numbers()), tmp_path / "rows")
+    write_video(tmp_path / "videos" / "a.mp4", num_frames=30, seed=4)
+    put(tmp_path / "out", tmp_path / "videos", place)
+    assert sorted(map(len, stored(tmp_path / "out").values())) == sorted([*EPISODES, 30])
+
+
+def test_a_data_set_that_changes_is_another_source(tmp_path: Path):
+    place = as_parquet(image_rows(episode=episode_numbers()), tmp_path / "rows")
+    before, keys = list_sources([str(place)]), [source.key for source in find(place)]
+    assert list_sources([str(place)]) == before
+    assert [source.key for source in find(place)] == keys
+    image_rows(episode=[1] * 62).to_parquet(place / "train-00000-of-00001.parquet")
+    assert list_sources([str(place)]) != before
+    assert [source.key for source in find(place)] != keys
+
+
+def two_episodes_and(cells: list, folder: Path) -> Path:
+    """Rows of two good episodes, and one with the given cells."""
+    good = [{"bytes": as_png(picture), "path": None} for picture in noise(40)]
+    features = datasets.Features({"episode": datasets.Value("int32"), "image": datasets.Image()})
+    episodes = [0] * 20 + [1] * 20 + [2] * len(cells)
+    rows = {"episode": episodes, "image": [*good, *cells]}
+    return saved(datasets.Dataset.from_dict(rows, features=features), folder)
+
+
+def test_a_broken_picture_of_a_data_set_leaves_out_its_episode(tmp_path: Path):
+    cells = [{"bytes": as_png(picture)[:50], "path": None} for picture in noise(20)]
+    card = put(tmp_path / "out", two_episodes_and(cells, tmp_path / "rows"))
+    ((label, reason),) = card.skipped.items()
+    assert label.endswith("all 000002") and "not a readable image" in reason
+    assert sum(len(videos) for videos in card.videos.values()) == 2
+
+
+def test_a_row_without_a_picture_leaves_out_its_episode(tmp_path: Path):
+    card = put(tmp_path / "out", two_episodes_and([None] * 20, tmp_path / "rows"))
+    ((label, reason),) = card.skipped.items()
+    assert label.endswith("all 000002") and "\n" not in reason
+    assert sum(len(videos) for videos in card.videos.values()) == 2
+
+
+def test_pictures_that_a_data_set_names_as_files_are_read(tmp_path: Path):
+    write_pictures(tmp_path / "walk", [f"{n}.png" for n in range(20)], seed=5)
+    cells = [{"bytes": None, "path": str(tmp_path / "walk" / f"{n}.png")} for n in range(20)]
+    put(tmp_path / "out", two_episodes_and(cells, tmp_path / "rows"))
+    assert any((frames == noise(20, 5)).all() for frames in stored(tmp_path / "out").values())
+
+
+def test_files_that_a_data_set_names_may_lie_elsewhere(tmp_path: Path):
+    """Of videos on the hub a streamed row tells no bytes, but hf://datasets/owner/name/file."""
+    for number, picture in enumerate(noise(20, 5)):
+        with fsspec.open(f"memory://walk/{number}.png", "wb") as file:
+            file.write(as_png(picture))
+    cells = [{"bytes": None, "path": f"memory://walk/{n}.png"} for n in range(20)]
+    put(tmp_path / "out", two_episodes_and(cells, tmp_path / "rows"))
+    assert any((frames == noise(20, 5)).all() for frames in stored(tmp_path / "out").values())
+
+
+def test_a_file_that_a_data_set_names_and_that_is_gone_is_told_so(tmp_path: Path):
+    cells = [{"bytes": None, "path": str(tmp_path / "gone.png")}] * 20
+    place = two_episodes_and(cells, tmp_path / "rows")
+    try:
+        card = put(tmp_path / "out", place)
+    except UserError as error:
+        told = str(error)
+        assert "cannot write" not in told, "nothing is wrong with the place to write to"
+    else:
+        (told,) = card.skipped.values()
+    assert "gone.png" in told and "\n" not in told
+
+
+# What is refused
+
+
+def no_place(folder: Path) -> None:
+    pass
+
+
+def no_pictures(folder: Path) -> None:
+    datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 2]}).save_to_disk(folder)
+
+
+def nothing_inside(folder: Path) -> None:
+    folder.mkdir()
+
+
+def broken_parquet(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "train.parquet").write_text("no parquet")
+
+
+def no_rows(folder: Path) -> None:
+    image_rows(episode=episode_numbers()).select([]).save_to_disk(folder)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (no_place, "no file or folder"),
+        (no_pictures, r"no column of videos or images \(its columns: text, label\)"),
+        (nothing_inside, "holds no videos"),
+        (broken_parquet, "cannot open the dataset"),
+        (no_rows, r"none of the videos can be used|cannot open the dataset"),
+    ],
+)
+def test_a_place_without_videos_is_refused_in_one_line(
+    tmp_path: Path, make: Callable, message: str
+):
+    make(tmp_path / "place")
+    with pytest.raises(UserError, match=message) as error:
+        put(tmp_path / "out", tmp_path / "place")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("make", [no_place, no_pictures])
+def test_the_command_ends_with_two_and_one_line(
+    tmp_path: Path, make: Callable, capsys: pytest.CaptureFixture
+):
+    make(tmp_path / "place")
+    place = str(tmp_path / "place")
+    assert run_here(place, tmp_path / "out") == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1].startswith("error: ") and place in told[-1]
+    assert not any("Traceback" in line for line in told)
+
+
+def run_here(place: str, out: Path) -> int:
+    """Exit code of the command, without a process of its own."""
+    from signal import SIGTERM, getsignal, signal
+
+    from train.stage import one_line_errors
+
+    before = getsignal(SIGTERM)
+    try:
+        with one_line_errors():
+            command.main(command.PrepareConfig(sources=(place,), out=out, workers=1))
+    except SystemExit as end:
+        return int(end.code)
+    finally:
+        signal(SIGTERM, before)
+    return 0
+
+
+def test_a_data_set_of_the_hub_is_refused_in_one_line_while_offline(tmp_path: Path):
+    program = [sys.executable, "-m", "train.prepare", "hf:nobody/nothing", "--out"]
+    done = subprocess.run(
+        [*program, str(tmp_path / "out")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")},
+    )
+    assert done.returncode == 2
+    told = [line for line in done.stderr.splitlines() if line and "video/s" not in line]
+    assert len(told) == 1 and told[0].startswith("error: cannot open the dataset hf:nobody/nothing")
+    assert not (tmp_path / "out").exists()
