@@ -137,7 +137,12 @@ class FrameStore:
         num_rows = card.num_frames(split)
         # Random reads of a cold file on a slow disk starve training; what fits stays in memory.
         in_memory = num_rows * 3 * card.height * card.width < _total_memory() * IN_MEMORY_SHARE
-        rows = datasets.load_from_disk(f"{folder}/{split}", keep_in_memory=in_memory)
+        try:
+            rows = datasets.load_from_disk(f"{folder}/{split}", keep_in_memory=in_memory)
+        except Exception as error:  # the library and Arrow raise whatever they meet
+            raise _damaged(f"{folder}/{split}", error) from error
+        if len(rows) != num_rows:
+            raise _damaged(f"{folder}/{split}", f"{len(rows)} frames, {num_rows} are wanted")
         return cls(_Table(rows.data), card, split)
 
     def __len__(self) -> int:
@@ -255,7 +260,7 @@ class Clips(torch.utils.data.Dataset):
 class _Table:
     """Fast reads of fixed-length columns of a data set."""
 
-    def __init__(self, data: datasets.table.Table) -> None:
+    def __init__(self, data: datasets.table.Table | pa.Table) -> None:
         self._data = data
 
     def read(self, column: str, start: int, stop: int) -> np.ndarray:
@@ -290,7 +295,16 @@ class _RemoteTable:
 
 
 def _fetch_table(path: str) -> _Table:
-    return _Table(pa.ipc.open_stream(pa.BufferReader(_fetch(path))).read_all())
+    content = _fetch(path)
+    try:
+        return _Table(pa.ipc.open_stream(pa.BufferReader(content)).read_all())
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(place: str, why: object) -> UserError:
+    told = " ".join(str(why).split())[:300]
+    return UserError(f"{place} is damaged or incomplete ({told}): copy it again, or prepare anew")
 
 
 def _fetch(path: str) -> bytes:

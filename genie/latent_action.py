@@ -160,7 +160,7 @@ class LatentActionModel(nn.Module):
         following = _with_margin(frames[:, first + 1 :].flatten(0, 1))
         return self._past(frames[:, :-1], first), following
 
-    def _past(self, frames: Float[Tensor, "b t 3 h w"], first: int) -> Float[Tensor, "_ c h w"]:
+    def _past(self, frames: Float[Tensor, "b t 3 h w"], first: int) -> Float[Tensor, "_ c H W"]:
         """Per frame from `first` on: the frames before it, oldest first, and itself.
 
         Batch and time are merged into the first axis.

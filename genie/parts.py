@@ -177,6 +177,7 @@ class _Scene:
 
 
 def read_part(folder: Path, key: str) -> Part | None:
-    """A part that was made before, or None."""
+    """A part that was made before, or None; what was broken is tried again."""
     path = folder / f"{key}.json"
-    return Part(**json.loads(path.read_text())) if path.is_file() else None
+    part = Part(**json.loads(path.read_text())) if path.is_file() else None
+    return None if part and part.problem else part

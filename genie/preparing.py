@@ -14,6 +14,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -80,6 +81,7 @@ def prepare(
             _write_split(split, pieces[split], work, card)
         _write_card(card, work)
         shutil.rmtree(work / "parts")
+        (work / "options.json").unlink()
         os.replace(work, out)
     except OSError as error:
         raise UserError(
@@ -134,7 +136,13 @@ def _decode_all(
 
 
 def _wait_for(part: "Future[Part] | Part") -> Part:
-    return part.result() if isinstance(part, Future) else part
+    try:
+        return part.result() if isinstance(part, Future) else part
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that decoded videos was killed, perhaps for want of memory: repeat the "
+            "command to go on, with fewer --workers"
+        ) from error
 
 
 @contextmanager

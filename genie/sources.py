@@ -9,11 +9,13 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+import fsspec
 import numpy as np
 
 from genie import video
@@ -48,7 +50,8 @@ class Source:
     @property
     def key(self) -> str:
         """A name for files, different for every source and content."""
-        text = f"{self.name}\0{self.label}\0{self.stamp}"
+        times = [path.stat().st_mtime_ns for path in self.paths if path.exists()]
+        text = f"{self.name}\0{self.label}\0{self.stamp}\0{times}"
         return hashlib.sha256(os.fsencode(text)).hexdigest()[:20]
 
     def pictures(self, size: video.Size, fit: video.Fit, fps: float | None) -> Iterator[np.ndarray]:
@@ -62,15 +65,23 @@ class Source:
         elif self.paths:
             yield from video.stream_pictures(self.paths[0], size, fit=fit, fps=fps)
         else:
-            with tempfile.NamedTemporaryFile() as file:
-                Path(file.name).write_bytes(self.contents[0])
-                yield from video.stream_pictures(file.name, size, fit=fit, fps=fps)
+            with self._as_file() as path:
+                yield from video.stream_pictures(path, size, fit=fit, fps=fps)
 
     def fps(self) -> float:
-        """Frames per second that a video file declares; of anything else the default."""
-        if self.is_video and self.paths:
+        """Frames per second that a video declares; of images the default."""
+        if not self.is_video:
+            return video.DEFAULT_FPS
+        if self.paths:
             return video.read_fps(self.paths[0])
-        return video.DEFAULT_FPS
+        with self._as_file() as path:
+            return video.read_fps(path)
+
+    @contextmanager
+    def _as_file(self) -> Iterator[Path]:
+        with tempfile.NamedTemporaryFile(suffix=".video") as file:
+            Path(file.name).write_bytes(self.contents[0])
+            yield Path(file.name)
 
     def _images(self, size: video.Size, fit: video.Fit) -> Iterator[np.ndarray]:
         for path in self.paths:
@@ -167,7 +178,9 @@ def _renamed(source: Source, name: str) -> Source:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sorts frame-2 before frame-10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    ]
 
 
 def _stamps(paths: Sequence[Path]) -> str:
@@ -262,6 +275,15 @@ def _episodes(
         yield f"{number:06d}", tuple(cells)
 
 
-def _content(cell: dict[str, Any]) -> bytes:
-    """What a cell holds, or the file that it names."""
-    return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+def _content(cell: dict[str, Any] | None) -> bytes:
+    """What a cell holds, or the file that it names; an empty cell leaves out its video."""
+    if cell is None:
+        return b""
+    if cell["bytes"] is not None:
+        return cell["bytes"]
+    try:
+        with fsspec.open(cell["path"], "rb") as file:
+            return file.read()
+    except Exception as error:  # whatever the many file systems raise
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"cannot read {cell['path']}, which a data set names ({why})") from error

@@ -21,7 +21,7 @@ from train import dynamics, latent_action, tokenizer
 from train.run_folder import read_description
 from train.stage import data_fingerprint
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 MODULES = {"tokenizer": tokenizer, "latent_action": latent_action, "dynamics": dynamics}
 
 
@@ -61,7 +61,7 @@ def story(
     folder = tmp_path_factory.mktemp("further")
     words = ["train", "--from", tiny_world_folder, "--data", new_game, "--replay", prepared_folder]
     words += ["--preset", "tiny", "--out", folder / "world", "--run", folder / "run"]
-    return folder, command(*words, timeout=500)
+    return folder, command(*words, timeout=800)
 
 
 def test_a_world_is_trained_further_by_one_command(story, new_game: Path, tiny_world: World):

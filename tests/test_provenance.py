@@ -64,7 +64,9 @@ def test_the_folder_of_a_stage_explains_itself(
     typed = ["--preset", "tiny", "--data", str(prepared_folder), "--run", str(tmp_path / "a run")]
     monkeypatch.setattr(sys, "argv", [f"train/{name}.py", *typed])
     tiny = module.PRESETS["tiny"]
-    loop = replace(tiny.loop, num_steps=2, evaluate_every=1, evaluate_batches=1)
+    loop = replace(
+        tiny.loop, num_steps=2, evaluate_every=1, evaluate_batches=1, precision="float32"
+    )
     config = replace(tiny, data=prepared_folder, run=tmp_path / "a run", loop=loop)
     if module is dynamics:
         write_encoders(config.run, encoders)

@@ -570,7 +570,7 @@ def test_accelerate_launches_a_stage(prepared_folder: Path, tmp_path: Path):
     launch = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     result = command(
-        *launch, "train/tokenizer.py", *flags, "--loop.num-steps", "4", "--threads", "1"
+        *launch, "train/tokenizer.py", *flags, "--loop.num-steps", "40", "--threads", "1"
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert is_finished(tmp_path / "run" / "tokenizer")

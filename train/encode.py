@@ -8,6 +8,7 @@ are none; this command replaces those that are there.
 """
 
 import hashlib
+import shlex
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -52,10 +53,10 @@ def main(config: EncodeConfig) -> None:
     Raises:
         UserError: if a stage has not finished, or something cannot be read or written.
     """
-    nets = load_encoders(config.run)
     stores = {split: FrameStore.open(config.data, split) for split in SPLITS}
     if config.replay:
         stores["replay"] = FrameStore.open(config.replay, "train")
+    nets = load_encoders(config.run)
     for name, store in stores.items():
         folder = config.run / "tokens" / name
         encode(*nets, store).save(folder, fingerprint(*nets, store))
@@ -102,8 +103,9 @@ def open_tokens(
             encode(tokenizer, latent_action, store).save(folder, wanted)
     stored = TokenStore.open(folder, wanted, store.scene_starts)
     if stored is None:
-        command = f"python -m train.encode --data {config.data} --run {config.run}"
-        command += f" --replay {config.replay}" if config.replay else ""
+        words = ["python", "-m", "train.encode", "--data", config.data, "--run", config.run]
+        words += ["--replay", config.replay] if config.replay else []
+        command = shlex.join(map(str, words))
         raise UserError(
             f"{folder} holds tokens of other nets or frames than those of {config.run}: compute "
             f"them anew with: {command}"

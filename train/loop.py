@@ -42,7 +42,7 @@ from genie.st_transformer import STBlock, compile_blocks, recompute_blocks
 from train.averaging import WeightAverage
 from train.batches import Pool, StepSampler, fit_pools, mix
 from train.config import LoopConfig
-from train.run_folder import RunFolder
+from train.run_folder import RunFolder, is_finished
 from train.schedule import learning_rate, make_optimizer
 from train.speed import Speedometer
 from train.stopping import Stopper
@@ -105,13 +105,15 @@ class Trainer:
         self.pools = fit_pools(pools, num_processes * config.accumulation)
         self.is_main, self.strikes = self.accelerator.is_main_process, 0
         self.evaluation: dict[str, float] = {}
-        self.name = folder.name
+        self.path, self.name = folder, folder.name
         self.is_sharded = config.shard and self.accelerator.num_processes > 1
         self.folder = RunFolder(folder, description, config.keep_states) if self.is_main else None
         state = self.folder.resume() if self.is_main else None
         if self.accelerator.num_processes > 1:
             (state,) = broadcast_object_list([state])
         self.step = state["step"] if state else 0
+        if is_finished(folder):
+            self.step = config.num_steps  # its result stands, whatever became of the states
         if state:
             net.load_state_dict(state["net"])
         num_clips = sum(pool.per_step for pool in self.pools)
@@ -137,6 +139,8 @@ class Trainer:
         bar = self._bar()
         batches = iter(self.batches)
         with stopper.listening():
+            if self._lacks_evaluation(folder_is_finished=is_finished(self.path)):
+                self._judge(bar, self.step == config.num_steps)
             while self.step < config.num_steps:
                 started = time.perf_counter()
                 parts = [next(batches) for _ in range(config.accumulation)]
@@ -167,10 +171,10 @@ class Trainer:
 
     def finish(self) -> None:
         """Accept the result: from here on the next stage may read the weights."""
-        with self.average.in_place():
+        with self.average.in_place():  # the tensors may be those of the net itself
             weights = get_model_state_dict(self.net, options=WHOLE)
-        if self.is_main:
-            self.folder.finish(weights)
+            if self.is_main:
+                self.folder.finish(weights)
         for tracker in self.trackers:
             tracker.finish()
         self.accelerator.wait_for_everyone()
@@ -198,16 +202,27 @@ class Trainer:
         rate = learning_rate(self.config, self.step)
         for group in self.raw_optimizer.param_groups:
             group["lr"] = rate
+        seen: list[dict[str, Any]] = []
         for number, part in enumerate(parts):
             # A step's draws depend on its number alone, so a resumed run repeats an unbroken one.
             _seed(self.config.seed, self.step, self.accelerator.process_index, number)
             with self._syncing(number == len(parts) - 1), self.accelerator.autocast():
                 loss, metrics = self.model(*_arguments(part, self.accelerator.device))
             self.accelerator.backward(loss / len(parts))
+            seen.append({"loss": loss.detach()} | metrics)
         norm = self.accelerator.clip_grad_norm_(self.net.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return {"loss": loss.detach()} | metrics | {"grad_norm": norm, "learning_rate": rate}
+        means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
+        return means | {"grad_norm": norm, "learning_rate": rate}
+
+    def _lacks_evaluation(self, folder_is_finished: bool) -> bool:
+        """Whether the state was saved, but the process killed before it was measured."""
+        due = self.step % self.config.evaluate_every == 0 or self.step == self.config.num_steps
+        lacks = bool(self.is_main and not self.folder.is_evaluated(self.step))
+        if self.accelerator.num_processes > 1:
+            (lacks,) = broadcast_object_list([lacks])
+        return self.step > 0 and due and lacks and not folder_is_finished
 
     def _outcome(self) -> dict[str, float]:
         """The last evaluation, be it of an earlier process; a collapsed run is refused again."""
@@ -285,7 +300,7 @@ class Trainer:
             if self.judge and self.is_main and not self.is_sharded:
                 samples = self.folder.path / "samples"
                 figures |= self.judge(self.net, samples / f"step-{self.step:07d}")
-                show_pictures(self.trackers, samples, self.step)
+                show_pictures(self.trackers, samples / f"step-{self.step:07d}", self.step)
         self.accelerator.wait_for_everyone()
         self.net.train()
         self.evaluation = figures

@@ -71,9 +71,15 @@ class RunFolder:
         """The newest held-out line."""
         return [line for line in self._lines() if line["split"] == "heldout"][-1]
 
+    def is_evaluated(self, step: int) -> bool:
+        """Whether there is a held-out line of a step."""
+        return any(line["split"] == "heldout" and line["step"] == step for line in self._lines())
+
     def resume(self) -> State | None:
         """The newest whole state, with the metrics up to it; None at a run's beginning."""
         state = self.states.newest()
+        if is_finished(self.path):
+            return state
         self._drop_lines_after(state["step"] if state else -1)
         return state
 

@@ -14,7 +14,7 @@ class Stopper:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within it the first signal is only noted; a second one breaks off at once."""
+        """Within it a signal is only noted; a second Ctrl-C breaks off at once."""
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may set handlers
             return
@@ -37,6 +37,7 @@ class Stopper:
         raise SystemExit(128 + signal.SIGTERM)
 
     def _note(self, number: int, _frame: object) -> None:
-        if self.signal is not None:
+        # A pipeline ends its stages by a TERM, also where a terminal has told them before.
+        if self.signal == number == signal.SIGINT:
             self.leave()
-        self.signal = number
+        self.signal = self.signal or number
