@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,7 @@ from train import compare, dynamics, latent_action, prepare, tokenizer
 from train.run_folder import claim, is_finished
 from train.stage import DEFAULT_PRESET, PIPELINE, one_line_errors
 
+STOPPED = (130, 143)  # exit codes of a stage that was told to stop and has saved
 EXPLAINED = 2  # exit code of a stage that has said in one line what is wrong
 
 PRESETS = [
@@ -67,6 +69,8 @@ def main(config: PipelineConfig) -> None:
     check_folder(config.out)
     run = check_folder(config.run or Path("runs") / config.out.name)
     prepared = _prepared(config, preset, run)
+    if config.from_:
+        _check_sizes(config.from_, [prepared, *([config.replay] if config.replay else [])])
     shared = ["--preset", preset, "--data", prepared, "--run", str(run)]
     if config.from_:
         shared += ["--from", str(config.from_)]
@@ -79,6 +83,22 @@ def main(config: PipelineConfig) -> None:
         replay = str(config.replay) if config.replay else None
         worlds = {"before": config.from_, "after": config.out}
         compare.main(compare.CompareConfig(**worlds, data=prepared, replay=replay, out=run))
+
+
+def _check_sizes(world: Path, folders: Sequence[str | Path]) -> None:
+    """Refuse frames that the world was not made for.
+
+    Raises:
+        UserError: naming both sizes.
+    """
+    wanted = read_config(world).tokenizer
+    for folder in folders:
+        card = data.read_card(folder)
+        if (card.height, card.width) != (wanted.height, wanted.width):
+            raise UserError(
+                f"{world} wants frames of {wanted.height}x{wanted.width}, {folder} has "
+                f"{card.height}x{card.width}: prepare the videos at the world's size (--size)"
+            )
 
 
 def _prepared(config: PipelineConfig, preset: str, run: Path) -> str:
@@ -134,7 +154,7 @@ def _wait(stages: list[str], running: list[subprocess.Popen]) -> None:
             process.terminate()
             process.wait()
     for stage, code in zip(stages, codes, strict=True):
-        if code == EXPLAINED:
+        if code in (EXPLAINED, *STOPPED):
             raise SystemExit(code)
         if code:
             raise UserError(f"stage {stage} broke (see above); repeat the command to go on")

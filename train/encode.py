@@ -98,7 +98,8 @@ def open_tokens(
     folder = config.run / "tokens" / (name or store.split)
     wanted = fingerprint(tokenizer, latent_action, store)
     # The others wait for as long as it takes.
-    with PartialState(timeout=timedelta(days=1)).main_process_first():
+    state = PartialState(cpu=best_device().type == "cpu", timeout=timedelta(days=1))
+    with state.main_process_first():
         if not folder.exists():
             encode(tokenizer, latent_action, store).save(folder, wanted)
     stored = TokenStore.open(folder, wanted, store.scene_starts)

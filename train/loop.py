@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from tqdm import tqdm
@@ -94,7 +94,9 @@ class Trainer:
             UserError: see `RunFolder`; or if the batch cannot be divided by the processes.
         """
         self.config, self.net, self.judge, self.advise = config, net, judge, advise
-        self.accelerator = Accelerator(mixed_precision=_mixed_precision(config.precision))
+        self.accelerator = Accelerator(
+            cpu=best_device().type == "cpu", mixed_precision=_mixed_precision(config.precision)
+        )
         pools = [_pool(train_clips, config.batch_size)]
         clips: Dataset = train_clips
         if replay:
@@ -325,6 +327,9 @@ class Trainer:
                 loss, metrics = self.net(*_arguments(batch, self.accelerator.device))
             for name, value in _numbers({"loss": loss} | metrics).items():
                 gathered.setdefault(name, []).append(value)
+        for module in self.net.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # no backward pass does it here
         return {name: sum(values) / len(values) for name, values in gathered.items()}
 
     def _loader(self, clips: Dataset, sampler: StepSampler) -> DataLoader:

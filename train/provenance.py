@@ -13,6 +13,8 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from genie.machine import best_device
+
 FILE_NAME = "starts.jsonl"
 PACKAGES = ("genie-worlds", "torch", "accelerate", "datasets", "vector-quantize-pytorch", "numpy")
 
@@ -62,6 +64,8 @@ def _launcher() -> list[str]:
     num_processes = os.environ.get("WORLD_SIZE", "1")
     if num_processes == "1":
         return ["python"]
+    if best_device().type == "cpu":  # where accelerate's launcher starts one process
+        return ["python", "-m", "torch.distributed.run", "--nproc_per_node", num_processes, "--"]
     return ["accelerate", "launch", "--num_processes", num_processes]
 
 

@@ -8,6 +8,7 @@ process at a time writes; a file appears whole or not at all. Knows no loops.
 
 import json
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,8 @@ class RunFolder:
     def resume(self) -> State | None:
         """The newest whole state, with the metrics up to it; None at a run's beginning."""
         state = self.states.newest()
-        if is_finished(self.path):
-            return state
-        self._drop_lines_after(state["step"] if state else -1)
+        last = sys.maxsize if is_finished(self.path) else state["step"] if state else -1
+        self._drop_lines_after(last)
         return state
 
     def finish(self, weights: dict[str, Tensor]) -> None:

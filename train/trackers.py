@@ -38,7 +38,9 @@ def show_pictures(trackers: Sequence[GeneralTracker], folder: Path, step: int) -
             for path in sorted(folder.glob("*.png"))
         }
         if pictures:
-            tracker.log_images(pictures, step=step)
+            # Pictures come as n h w c, which TensorBoard has to be told.
+            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images(pictures, step=step, **options)
 
 
 def _open(name: str, folder: Path, description: dict[str, Any]) -> GeneralTracker:
