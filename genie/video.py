@@ -383,8 +383,9 @@ def _to_picture(
 ) -> np.ndarray:
     """One frame upright, in RGB and at its size, the colours converted and resized in one go."""
     layout, turns = frame.format, round(frame.rotation / 90) % 4
-    has_alpha = layout.is_rgb and any(component.is_alpha for component in layout.components)
-    if has_alpha or (size and (frame.width < size[1] or frame.height < size[0])):
+    has_alpha = any(component.is_alpha for component in layout.components)
+    height, width = (frame.height, frame.width)[:: -1 if turns % 2 else 1]
+    if has_alpha or (size and (width < size[1] or height < size[0])):
         # Pillow blends, and enlarges small pixel art without blurring it.
         format = "rgba" if has_alpha else "rgb24"
         picture = _to_rgb(
@@ -392,7 +393,6 @@ def _to_picture(
         )
         picture = Image.fromarray(np.rot90(np.asarray(picture), turns)) if turns else picture
         return np.array(_fit(picture, size, fit) if size else picture)
-    height, width = (frame.height, frame.width)[:: -1 if turns % 2 else 1]
     scaled = _scaled((height, width), size, fit) if size else (height, width)
     rows, columns = scaled[:: -1 if turns % 2 else 1]
     resized = converter.reformat(
