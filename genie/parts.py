@@ -24,22 +24,29 @@ WRITTEN_AT_ONCE = 32
 
 @dataclass(frozen=True, kw_only=True)
 class FrameOptions:
-    """What the frames depend on, besides their source."""
+    """How frames are taken from videos."""
 
-    size: tuple[int, int]
-    """Height and width in pixels."""
+    size: tuple[int, int] = (64, 64)
+    """Height and width in pixels of every frame; each a multiple of the tokenizer's patch."""
     fit: video.Fit = "crop"
-    """How pictures of another shape come to that size."""
+    """How frames of another shape come to --size: crop cuts off what goes beyond, letterbox adds
+    black bars, stretch distorts."""
     fps: float | None = None
-    """Frames per second by the videos' clocks; None keeps every frame."""
+    """Frames per second, taken by the videos' own clocks; without it every frame is taken."""
     cuts: bool = True
-    """Whether scenes end at cuts."""
+    """End a scene where the picture changes at once; clips never cross it."""
     most_still_s: float | None = None
-    """Seconds of standstill that are kept in one piece; None keeps all, 0 drops every double."""
+    """Seconds of standstill that are kept in one piece: 0 drops every double; without it all
+    stay."""
     min_frames: int = 16
     """Shorter scenes are dropped."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse what cannot be done.
+
+        Raises:
+            UserError: naming the flag.
+        """
         if len(self.size) != 2 or min(self.size) < 8:
             raise UserError(f"--size is {self.size}: give height and width, at least 8 pixels each")
         if self.fps is not None and not video.MIN_FPS <= self.fps <= video.MAX_FPS:

@@ -30,9 +30,10 @@ from genie.data import SPLITS, Card, fixed_lists, shard_name
 from genie.errors import UserError
 from genie.machine import end_with_parent
 from genie.parts import FrameOptions, Part, make_part, read_part
-from genie.sources import count_sources, find_sources, list_sources
+from genie.sources import find_sources, list_sources, name_sources
 from genie.splits import Piece, choose_splits, no_video_for, split_of_folder
 
+HELDOUT_SHARE = 0.1
 PENDING_PER_WORKER = 4
 CHUNK_BYTES = 8 * 2**20
 SHARD_BYTES = 256 * 2**20
@@ -43,7 +44,7 @@ def prepare(
     out: Path,
     options: FrameOptions,
     *,
-    heldout_share: float = 0.1,
+    heldout_share: float = HELDOUT_SHARE,
     workers: int | None = None,
     progress: Callable[[Iterable[Part], int | None], Iterable[Part]] = lambda parts, _: parts,
 ) -> Card:
@@ -100,8 +101,9 @@ def describe_source(
         of bytes. JSON keeps it as it is.
 
     Raises:
-        UserError: if a place is missing or holds no videos.
+        UserError: if a place is missing or holds no videos, or an option is out of range.
     """
+    options.check()
     places = [str(place) for place in places]
     absolute = [str(Path(p).resolve()) if Path(p).exists() else p for p in places]
     chosen = json.loads(json.dumps(asdict(options)))
@@ -249,13 +251,14 @@ def _read_rows(piece: Piece, work: Path, length: int) -> Iterator[tuple[np.ndarr
 
 def _check_places(places: Sequence[str]) -> int | None:
     """How many sources there are; refuses early what can never give both splits."""
-    total = count_sources(places)
-    if total is not None:
-        told = {split_of_folder(source.name) for source in find_sources(places)}
-        for split in SPLITS:
-            if told and told <= set(SPLITS) - {split}:
-                raise no_video_for(split)
-    return total
+    names = name_sources(places)
+    if names is None:
+        return None
+    told = {split_of_folder(name) for name in names}
+    for split in SPLITS:
+        if told <= set(SPLITS) - {split}:
+            raise no_video_for(split)
+    return len(names)
 
 
 # The card

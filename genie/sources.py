@@ -8,9 +8,9 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +104,14 @@ def find_sources(places: Sequence[str]) -> Iterator[Source]:
         while name in names:
             name += "~"
         names.add(name)
-        yield source if name == source.name else _renamed(source, name)
+        yield replace(source, name=name)
 
 
-def count_sources(places: Sequence[str]) -> int | None:
-    """How many there are, where that shows without reading them all."""
+def name_sources(places: Sequence[str]) -> list[str] | None:
+    """The names of all, where they show without reading everything."""
     if any(_is_dataset(place) for place in places):
         return None
-    return sum(1 for _ in find_sources(places))
+    return [source.name for source in find_sources(places)]
 
 
 def list_sources(places: Sequence[str]) -> str:
@@ -172,10 +172,6 @@ def _from_file(path: Path, below: Path) -> Source:
     return Source(name=name, label=str(path), stamp=_stamps([path]), paths=(path,))
 
 
-def _renamed(source: Source, name: str) -> Source:
-    return Source(**{**source.__dict__, "name": name})
-
-
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sorts frame-2 before frame-10."""
     return [
@@ -210,12 +206,13 @@ def _is_dataset(place: str) -> bool:
 
 
 def _from_dataset(place: str) -> Iterator[Source]:
-    for split, rows in _open_dataset(place).items():
+    splits = _open_dataset(place)
+    for split, rows in splits.items():
         features = rows.features or {}
         column, is_video = _picture_column(features, place)
         kind = datasets.Video if is_video else datasets.Image
         rows = rows.cast_column(column, kind(decode=False))
-        prefix = "heldout/" if split in HELDOUT_SPLITS else ""
+        prefix = _folder_of(split, splits)
         if is_video:
             numbered = enumerate(rows)
             items = ((f"{number:06d}", (row[column],)) for number, row in numbered)
@@ -231,6 +228,13 @@ def _from_dataset(place: str) -> Iterator[Source]:
                 contents=contents,
                 is_video=is_video,
             )
+
+
+def _folder_of(split: str, splits: Iterable[str]) -> str:
+    """What claims a data set's rows for a split of ours; "" if it has none to hold out."""
+    if not HELDOUT_SPLITS & set(splits):
+        return ""
+    return "heldout/" if split in HELDOUT_SPLITS else "train/"
 
 
 def _open_dataset(place: str) -> dict[str, Any]:

@@ -168,8 +168,6 @@ def test_replay_without_a_world_is_refused(
 ):
     flags = ["--preset", "tiny", "--data", new_game, "--replay", prepared_folder]
     flags += ["--run", tmp_path / "run", *(["--out", tmp_path / "x"] if module[0] == "_" else [])]
-    if module == "dynamics":
-        pytest.skip("it wants the other stages first, and they refuse")
     err = refused(capsys, f"train.{module}", *flags, monkeypatch=monkeypatch)
     assert "--from" in err
     assert not list(tmp_path.iterdir()), "something was made for nothing"

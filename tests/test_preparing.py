@@ -76,8 +76,9 @@ def put(place: Path, out: Path, options: FrameOptions = AS_IT_IS, **others) -> C
 
 
 def configure(place: Path, out: Path, **frames) -> command.PrepareConfig:
-    chosen = command.Frames(**{"size": SIZE, "cuts": False} | frames)
-    return command.PrepareConfig(sources=(str(place),), out=out, frames=chosen, workers=1)
+    share = {"heldout_share": frames.pop("heldout_share")} if "heldout_share" in frames else {}
+    chosen = FrameOptions(**{"size": SIZE, "cuts": False} | frames)
+    return command.PrepareConfig(sources=(str(place),), out=out, frames=chosen, workers=1, **share)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -425,7 +426,7 @@ def test_prepared_folder_tells_what_it_was_made_from(source: Path, tmp_path: Pat
         return describe_source([place], options, share)
 
     made = read_card(out).source
-    assert made == now() == configure(source, out).frames.describe([source])
+    assert made == now()
     assert made["places"] == [str(source.resolve())] and made["size"] == list(SIZE)
     others = {"size": (24, 16), "fit": "stretch", "fps": 5.0, "cuts": True, "min_frames": 9}
     for name, value in {**others, "most_still_s": 1.0}.items():

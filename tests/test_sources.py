@@ -21,7 +21,7 @@ from genie.data import SPLITS, Card, FrameStore
 from genie.errors import UserError
 from genie.parts import FrameOptions
 from genie.preparing import prepare
-from genie.sources import Source, count_sources, find_sources, list_sources
+from genie.sources import Source, find_sources, list_sources, name_sources
 from train import prepare as command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,7 +95,7 @@ def test_videos_and_pictures_of_a_tree_are_found_in_an_order_that_repeats_itself
     found = find(tmp_path / "tree")
     assert [source.name for source in found] == ["a/b", "a/z", "b", "a", "walk"]
     assert found == find(tmp_path / "tree")
-    assert count_sources([str(tmp_path / "tree")]) == 5
+    assert len(name_sources([str(tmp_path / "tree")])) == 5
 
 
 def test_several_places_may_have_videos_of_one_name(tmp_path: Path):
@@ -268,7 +268,7 @@ def test_pictures_of_a_data_set_become_a_video_an_episode(tmp_path: Path, store:
     card = put(tmp_path / "out", place)
     assert sorted(map(len, stored(tmp_path / "out").values())) == sorted(EPISODES)
     assert card.num_decoded == sum(EPISODES) and not card.skipped
-    assert count_sources([str(place)]) is None, "it shows only when all is read"
+    assert name_sources([str(place)]) is None, "it shows only when all is read"
 
 
 def test_pictures_without_episodes_are_one_video_until_it_gets_too_long(

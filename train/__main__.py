@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -20,10 +19,11 @@ import tyro
 from genie import data
 from genie.checkpoint import check_folder
 from genie.errors import UserError
-from genie.world import read_config
+from genie.parts import FrameOptions
+from genie.preparing import HELDOUT_SHARE, describe_source
 from train import compare, dynamics, latent_action, prepare, tokenizer
 from train.run_folder import claim, is_finished
-from train.stage import DEFAULT_PRESET, PIPELINE, one_line_errors
+from train.stage import DEFAULT_PRESET, PIPELINE, check_start, one_line_errors
 
 STOPPED = (130, 143)  # exit codes of a stage that was told to stop and has saved
 EXPLAINED = 2  # exit code of a stage that has said in one line what is wrong
@@ -45,16 +45,18 @@ class PipelineConfig:
     """Folder that the world is written to."""
     preset: str | None = None
     """tiny (a minute, for tests), nano (2 CPU cores, an hour; the default), base (one GPU), paper;
-    finetune (2 CPU cores, a quarter of an hour; the default with --from)."""
+    finetune (2 CPU cores; the default with --from)."""
     run: Path | None = None
     """Folder for all that is not the world; default runs/ and the name of --out."""
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """World to start from, such as checkpoints/coinrun: its nets are trained further, in a quarter
-    of the time (--preset finetune)."""
-    replay: Path | None = None
+    """World to start from, such as checkpoints/coinrun: its nets are trained further, for fewer
+    steps (--preset finetune)."""
+    replay: str | None = None
     """Prepared folder of that world's own game, to be remembered."""
-    frames: tyro.conf.OmitArgPrefixes[prepare.Frames] = field(default_factory=prepare.Frames)
+    frames: tyro.conf.OmitArgPrefixes[FrameOptions] = field(default_factory=FrameOptions)
     """How frames are taken, where videos are still to be prepared."""
+    heldout_share: float = HELDOUT_SHARE
+    """Share of the videos that is held out then, where no folder decides."""
 
 
 def main(config: PipelineConfig) -> None:
@@ -62,54 +64,35 @@ def main(config: PipelineConfig) -> None:
     preset = config.preset or ("finetune" if config.from_ else DEFAULT_PRESET)
     if preset not in PRESETS:
         raise UserError(f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    if config.replay and not config.from_:
-        raise UserError("--replay is for a world that is trained further: give --from as well")
-    if config.from_:
-        read_config(config.from_)
+    check_start(config.from_, config.replay)
     check_folder(config.out)
     run = check_folder(config.run or Path("runs") / config.out.name)
     prepared = _prepared(config, preset, run)
-    if config.from_:
-        _check_sizes(config.from_, [prepared, *([config.replay] if config.replay else [])])
+    check_start(config.from_, config.replay, prepared)
     shared = ["--preset", preset, "--data", prepared, "--run", str(run)]
     if config.from_:
         shared += ["--from", str(config.from_)]
     if config.replay:
-        shared += ["--replay", str(config.replay)]
+        shared += ["--replay", config.replay]
     encoders = [s for s in ("tokenizer", "latent_action") if not is_finished(run / s)]
     _run_stages(encoders, shared)
     _run_stages(["dynamics"], [*shared, "--out", str(config.out)])
     if config.from_:
-        replay = str(config.replay) if config.replay else None
-        worlds = {"before": config.from_, "after": config.out}
-        compare.main(compare.CompareConfig(**worlds, data=prepared, replay=replay, out=run))
-
-
-def _check_sizes(world: Path, folders: Sequence[str | Path]) -> None:
-    """Refuse frames that the world was not made for.
-
-    Raises:
-        UserError: naming both sizes.
-    """
-    wanted = read_config(world).tokenizer
-    for folder in folders:
-        card = data.read_card(folder)
-        if (card.height, card.width) != (wanted.height, wanted.width):
-            raise UserError(
-                f"{world} wants frames of {wanted.height}x{wanted.width}, {folder} has "
-                f"{card.height}x{card.width}: prepare the videos at the world's size (--size)"
-            )
+        before, after, replay = config.from_, config.out, config.replay
+        compare.main(
+            compare.CompareConfig(before=before, after=after, data=prepared, replay=replay, out=run)
+        )
 
 
 def _prepared(config: PipelineConfig, preset: str, run: Path) -> str:
     """The prepared folder; made in the run folder if videos were given."""
     facts = {"preset": preset}
     if config.from_:
-        facts |= {"from": str(config.from_.resolve()), "replay": str(config.replay)}
+        facts |= {"from": str(config.from_.resolve()), "replay": config.replay}
     place = config.data
     if data.is_prepared(place):
         card = data.read_card(place)
-        if config.frames.size not in {prepare.Frames.size, (card.height, card.width)}:
+        if config.frames.size not in {FrameOptions.size, (card.height, card.width)}:
             raise UserError(
                 f"{place} was prepared at {card.height}x{card.width}: leave --size out, or give "
                 "the folder of videos that it was made from"
@@ -117,11 +100,18 @@ def _prepared(config: PipelineConfig, preset: str, run: Path) -> str:
         where = place if data.is_remote(place) else str(Path(place).resolve())
         claim(run, {"data": where} | facts)
         return place
-    claim(run, {"data": config.frames.describe([config.data])} | facts)
+    source = describe_source([config.data], config.frames, config.heldout_share)
+    claim(run, {"data": source} | facts)
     prepared = run / "data"
     if not data.is_prepared(prepared):
-        sources = (config.data,)
-        prepare.main(prepare.PrepareConfig(sources=sources, out=prepared, frames=config.frames))
+        prepare.main(
+            prepare.PrepareConfig(
+                sources=(config.data,),
+                out=prepared,
+                frames=config.frames,
+                heldout_share=config.heldout_share,
+            )
+        )
     return str(prepared)
 
 

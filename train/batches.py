@@ -87,8 +87,7 @@ class StepSampler:
         for index in range(self.first_step, sys.maxsize):
             if index // per_epoch != epoch:
                 epoch = index // per_epoch
-                # The first pool's order is that of a run without a second one.
-                generator = torch.Generator().manual_seed(mix(self.seed, epoch, *[number][:number]))
+                generator = torch.Generator().manual_seed(mix(self.seed, epoch, number))
                 order = _shuffle(pool, generator)
             start = index % per_epoch * pool.per_step
             yield (order[start : start + pool.per_step] + offset).tolist()

@@ -76,4 +76,9 @@ class LoopConfig:
     @property
     def last_stable_step(self) -> int:
         """Steps after which nothing yet depends on how many there will be in all."""
-        return int(self.num_steps * (1 - self.decay_share)) if self.schedule == "wsd" else 0
+        return stable_steps(self.num_steps, self.decay_share) if self.schedule == "wsd" else 0
+
+
+def stable_steps(num_steps: int, decay_share: float) -> int:
+    """After how many steps of a warm-up-stay-decay schedule the rate begins to fall."""
+    return int(num_steps * (1 - decay_share))

@@ -120,7 +120,7 @@ def main(config: DynamicsStage) -> dict[str, float]:
     out = check_folder(config.out or config.run / "world")
     set_up(config)
     stores = open_stores(config)
-    replay = open_replay(config, stores)
+    replay = open_replay(config)
     tokenizer, latent_action = load_encoders(config.run)
     tokens = [open_tokens(config, tokenizer, latent_action, store) for store in stores]
     replayed = open_tokens(config, tokenizer, latent_action, replay, "replay") if replay else None

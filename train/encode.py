@@ -43,7 +43,7 @@ class EncodeConfig:
     """Prepared folder (python -m train.prepare)."""
     run: Path
     """Run folder with the two finished stages."""
-    replay: Path | None = None
+    replay: str | None = None
     """Prepared folder of an old game, if the dynamics replays one."""
 
 

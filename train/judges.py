@@ -11,13 +11,12 @@ import torch
 from torch import nn
 
 from genie import metrics, video
-from genie.data import FrameStore
+from genie.data import Clips, FrameStore
 from genie.dynamics import Dynamics
 from genie.errors import UserError
-from genie.legend import hold_actions
 from genie.tokenizer import Tokenizer
 from genie.world import World, WorldConfig
-from train.pictures import contact_sheet, png, write
+from train.pictures import contact_sheet, draw_actions, png, write
 from train.rollouts import HISTORY, draw_clips, infer, roll
 
 NUM_CLIPS = 16
@@ -36,7 +35,7 @@ class TokenizerJudge:
     @torch.no_grad()
     def __call__(self, net: Tokenizer, folder: Path) -> dict[str, float]:
         """Draw `reconstructions.png`; it has no figures of its own."""
-        clips = _clips(self.store, self.num_frames)[:NUM_SHOWN]
+        clips = _clips(self.store, self.num_frames)
         frames = video.to_float(clips.to(_device(net)))
         kept = video.to_uint8(net.decode(net.encode(frames))).cpu()
         rows = torch.stack([clips, kept], dim=1).flatten(0, 1)
@@ -56,7 +55,7 @@ class LatentActionJudge:
     @torch.no_grad()
     def __call__(self, net: nn.Module, folder: Path) -> dict[str, float]:
         """Draw `actions.png`; it has no figures of its own."""
-        clips = _clips(self.store, self.num_frames)[:NUM_SHOWN]
+        clips = _clips(self.store, self.num_frames)
         frames = video.to_float(clips.to(_device(net)))
         past, inferred = frames[:, :-1], net.infer(frames)
         expected = []
@@ -85,7 +84,7 @@ class DynamicsJudge:
         # A copy of the weights alone: blocks in training may be compiled.
         self.world.dynamics.load_state_dict(net.state_dict())
         clips, _ = draw_clips(self.store, NUM_CLIPS, HORIZON, seed=0)
-        self._draw(clips[:NUM_SHOWN, HISTORY], folder)
+        draw_actions(self.world, clips[:NUM_SHOWN, HISTORY], folder, horizon=HORIZON, seed=0)
         return self._figures(clips)
 
     def _figures(self, clips: torch.Tensor) -> dict[str, float]:
@@ -93,28 +92,20 @@ class DynamicsJudge:
         inferred = infer(self.world, clips)[:, HISTORY : HISTORY + STEP]
         generator = torch.Generator().manual_seed(0)
         drawn = torch.randint(self.world.num_actions, inferred.shape, generator=generator)
-        led, strayed = (
-            roll(self.world, prompts, actions, 0, "judging")[:, -1] for actions in (inferred, drawn)
+        led, strayed, copied, wanted = map(
+            video.to_float,
+            (
+                roll(self.world, prompts, inferred, 0, "judging")[:, -1],
+                roll(self.world, prompts, drawn, 0, "judging")[:, -1],
+                prompts,
+                truth,
+            ),
         )
-        psnr = {
-            name: metrics.psnr(video.to_float(frames), video.to_float(truth)).mean().item()
-            for name, frames in (("led", led), ("strayed", strayed), ("copied", prompts))
-        }
         return {
-            f"rollout_psnr_{STEP}": psnr["led"],
-            f"rollout_copy_psnr_{STEP}": psnr["copied"],
-            f"delta_psnr_{STEP}": psnr["led"] - psnr["strayed"],
+            f"rollout_psnr_{STEP}": metrics.psnr(led, wanted).mean().item(),
+            f"rollout_copy_psnr_{STEP}": metrics.psnr(copied, wanted).mean().item(),
+            f"delta_psnr_{STEP}": metrics.delta_psnr(wanted, led, strayed).mean().item(),
         }
-
-    def _draw(self, prompts: torch.Tensor, folder: Path) -> None:
-        films = hold_actions(self.world, prompts, HORIZON, 0)
-        starts = [f"start {number}" for number in range(1, len(films) + 1)]
-        actions = [f"action {action}" for action in range(self.world.num_actions)]
-        names = [f"{start}\n{action}" for start in starts for action in actions]
-        times = ["prompt", *(str(step) for step in range(1, HORIZON + 1))]
-        write(folder / "actions.png", png(contact_sheet(films.flatten(0, 1), names, times)))
-        moments = [contact_sheet(moment, starts, actions) for moment in films.unbind(2)]
-        video.write(folder / "actions.gif", moments, fps=self.world.fps)
 
 
 def dynamics_judge(
@@ -131,7 +122,10 @@ def dynamics_judge(
 
 
 def _clips(store: FrameStore, num_frames: int) -> torch.Tensor:
-    return draw_clips(store, NUM_CLIPS, max(1, num_frames - HISTORY - 1), seed=0)[0]
+    """A few clips, spread over the split."""
+    clips = Clips(store, num_frames)
+    chosen = torch.linspace(0, len(clips) - 1, min(NUM_SHOWN, len(clips))).long().tolist()
+    return torch.stack([clips[index] for index in chosen])
 
 
 def _device(net: nn.Module) -> torch.device:

@@ -87,7 +87,7 @@ def main(config: LatentActionStage) -> dict[str, float]:
     """
     set_up(config)
     stores = open_stores(config)
-    replay = open_replay(config, stores)
+    replay = open_replay(config)
     height, width = stores[0].size
     model = fit(starting_model(config, "latent_action"), height=height, width=width)
     if config.clip_frames < model.shortest_clip:

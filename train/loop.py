@@ -111,8 +111,7 @@ class Trainer:
         self.is_sharded = config.shard and self.accelerator.num_processes > 1
         self.folder = RunFolder(folder, description, config.keep_states) if self.is_main else None
         state = self.folder.resume() if self.is_main else None
-        if self.accelerator.num_processes > 1:
-            (state,) = broadcast_object_list([state])
+        (state,) = broadcast_object_list([state])  # of one process, it gives back the list
         self.step = state["step"] if state else 0
         if is_finished(folder):
             self.step = config.num_steps  # its result stands, whatever became of the states
@@ -141,7 +140,7 @@ class Trainer:
         bar = self._bar()
         batches = iter(self.batches)
         with stopper.listening():
-            if self._lacks_evaluation(folder_is_finished=is_finished(self.path)):
+            if self._lacks_evaluation():
                 self._judge(bar, self.step == config.num_steps)
             while self.step < config.num_steps:
                 started = time.perf_counter()
@@ -218,13 +217,13 @@ class Trainer:
         means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
         return means | {"grad_norm": norm, "learning_rate": rate}
 
-    def _lacks_evaluation(self, folder_is_finished: bool) -> bool:
+    def _lacks_evaluation(self) -> bool:
         """Whether the state was saved, but the process killed before it was measured."""
         due = self.step % self.config.evaluate_every == 0 or self.step == self.config.num_steps
+        if not self.step or not due or is_finished(self.path):
+            return False
         lacks = bool(self.is_main and not self.folder.is_evaluated(self.step))
-        if self.accelerator.num_processes > 1:
-            (lacks,) = broadcast_object_list([lacks])
-        return self.step > 0 and due and lacks and not folder_is_finished
+        return broadcast_object_list([lacks])[0]
 
     def _outcome(self) -> dict[str, float]:
         """The last evaluation, be it of an earlier process; a collapsed run is refused again."""
@@ -240,10 +239,12 @@ class Trainer:
         return contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model)
 
     def _stops(self, stopper: Stopper) -> bool:
-        """Whether any process was told to stop; all of them have to ask at the same step."""
+        """Whether any process was told to stop; several ask each other when they log."""
         stops = stopper.signal is not None
         if self.accelerator.num_processes == 1:
             return stops
+        if self.step % self.config.log_every:
+            return False  # asking waits for all devices
         told = torch.tensor(int(stops), device=self.accelerator.device)
         return bool(self.accelerator.reduce(told, "sum").item())
 
@@ -300,9 +301,9 @@ class Trainer:
         with self.average.in_place():
             figures = self._evaluate()
             if self.judge and self.is_main and not self.is_sharded:
-                samples = self.folder.path / "samples"
-                figures |= self.judge(self.net, samples / f"step-{self.step:07d}")
-                show_pictures(self.trackers, samples / f"step-{self.step:07d}", self.step)
+                samples = self.path / "samples" / f"step-{self.step:07d}"
+                figures |= self.judge(self.net, samples)
+                show_pictures(self.trackers, samples, self.step)
         self.accelerator.wait_for_everyone()
         self.net.train()
         self.evaluation = figures

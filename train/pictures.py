@@ -40,15 +40,8 @@ def draw_pictures(
         UserError: if the videos are too short or a file cannot be written.
     """
     clips, _ = draw_clips(store, NUM_DRAWN_CLIPS, horizon, seed)
-    times = ["prompt", *(str(step) for step in range(1, horizon + 1))]
-    films = hold_actions(world, clips[:NUM_DRAWN_PROMPTS, HISTORY], horizon, seed)
-    starts = [f"start {number}" for number in range(1, len(films) + 1)]
-    actions = [f"action {action}" for action in range(world.num_actions)]
-    rows = [f"{start}\n{action}" for start in starts for action in actions]
-    write(folder / "actions.png", png(contact_sheet(films.flatten(0, 1), rows, times)))
-    moments = [contact_sheet(moment, starts, actions) for moment in films.unbind(2)]
-    video.write(folder / "actions.gif", moments, fps=world.fps)
-
+    draw_actions(world, clips[:NUM_DRAWN_PROMPTS, HISTORY], folder, horizon=horizon, seed=seed)
+    times = _times(horizon)
     real = clips[:, HISTORY:]
     generated = roll(world, real[:, 0], infer(world, clips)[:, HISTORY:], seed, "pictures")
     pairs = torch.stack([real, torch.cat([real[:, :1], generated], dim=1)], dim=1)
@@ -56,6 +49,23 @@ def draw_pictures(
         f"clip {clip}\n{what}" for clip in range(1, len(clips) + 1) for what in ("real", "world")
     ]
     write(folder / "rollouts.png", png(contact_sheet(pairs.flatten(0, 1), rows, times)))
+
+
+def draw_actions(
+    world: World, prompts: UInt8[Tensor, "p 3 h w"], folder: Path, *, horizon: int, seed: int
+) -> None:
+    """Write `actions.png` and `actions.gif`: every action held from every prompt."""
+    films = hold_actions(world, prompts, horizon, seed)
+    starts = [f"start {number}" for number in range(1, len(films) + 1)]
+    actions = [f"action {action}" for action in range(world.num_actions)]
+    rows = [f"{start}\n{action}" for start in starts for action in actions]
+    write(folder / "actions.png", png(contact_sheet(films.flatten(0, 1), rows, _times(horizon))))
+    moments = [contact_sheet(moment, starts, actions) for moment in films.unbind(2)]
+    video.write(folder / "actions.gif", moments, fps=world.fps)
+
+
+def _times(horizon: int) -> list[str]:
+    return ["prompt", *(str(step) for step in range(1, horizon + 1))]
 
 
 def contact_sheet(

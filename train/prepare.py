@@ -1,59 +1,16 @@
 """Videos to shards: `python -m train.prepare SOURCE... --out DIR`."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
 from tqdm import tqdm
 
-from genie import video
 from genie.data import Card
 from genie.parts import FrameOptions, Part
-from genie.preparing import describe_source, prepare
+from genie.preparing import HELDOUT_SHARE, prepare
 from train.stage import one_line_errors
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frames:
-    """How frames are taken from videos."""
-
-    size: tuple[int, int] = (64, 64)
-    """Height and width in pixels of every frame; each a multiple of the tokenizer's patch."""
-    fit: video.Fit = "crop"
-    """How frames of another shape come to --size: crop cuts off what goes beyond, letterbox adds
-    black bars, stretch distorts."""
-    fps: float | None = None
-    """Frames per second, taken by the videos' own clocks; without it every frame is taken."""
-    cuts: bool = True
-    """End a scene where the picture changes at once; clips never cross it."""
-    most_still_s: float | None = None
-    """Seconds of standstill that are kept in one piece: 0 drops every double; without it all
-    stay."""
-    min_frames: int = 16
-    """Shorter scenes are dropped."""
-    heldout_share: float = 0.1
-    """Share of the videos, between 0 and 1, that is held out where no folder decides; at least one
-    video always is."""
-
-    def options(self) -> FrameOptions:
-        """What the frames depend on.
-
-        Raises:
-            UserError: if a number is out of range.
-        """
-        return FrameOptions(
-            size=self.size,
-            fit=self.fit,
-            fps=self.fps,
-            cuts=self.cuts,
-            most_still_s=self.most_still_s,
-            min_frames=self.min_frames,
-        )
-
-    def describe(self, places: Iterable[str | Path]) -> dict:
-        """See `describe_source`."""
-        return describe_source(list(places), self.options(), self.heldout_share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +24,11 @@ class PrepareConfig:
     alone the last part is."""
     out: Path
     """Folder to make."""
-    frames: tyro.conf.OmitArgPrefixes[Frames] = Frames()
+    frames: tyro.conf.OmitArgPrefixes[FrameOptions] = field(default_factory=FrameOptions)
     """How frames are taken."""
+    heldout_share: float = HELDOUT_SHARE
+    """Share of the videos, between 0 and 1, that is held out where no folder decides; at least one
+    video always is."""
     workers: int | None = None
     """Processes that decode; default: one a core."""
 
@@ -78,8 +38,8 @@ def main(config: PrepareConfig) -> Card:
     card = prepare(
         config.sources,
         config.out,
-        config.frames.options(),
-        heldout_share=config.frames.heldout_share,
+        config.frames,
+        heldout_share=config.heldout_share,
         workers=config.workers,
         progress=_bar,
     )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from genie.checkpoint import load_weights, save_tensors, write_whole
 from genie.errors import UserError
+from train.config import stable_steps
 from train.provenance import command_line, note_start
 from train.states import State, States
 
@@ -99,7 +100,7 @@ class RunFolder:
         longer = found | {"loop": old | {"num_steps": new.get("num_steps")}}
         if not grows or longer != wanted:
             return
-        self.states.forget_after(int(old["num_steps"] * (1 - old["decay_share"])))
+        self.states.forget_after(stable_steps(old["num_steps"], old["decay_share"]))
         if is_finished(self.path):
             shorter = self.path / f"weights-{old['num_steps']}-steps.safetensors"
             os.replace(self.path / WEIGHTS, shorter)

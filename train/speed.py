@@ -33,7 +33,12 @@ class Speedometer:
         batch_size: int,
         to_arguments: Callable[[Any], tuple[torch.Tensor, ...]],
     ) -> None:
-        """Args: to_arguments: what the net's `forward` is given, from a batch."""
+        """Count what a step does, and measure what the devices could do.
+
+        Args:
+            batch_size: clips a step, over all processes.
+            to_arguments: what the net's `forward` is given, from a batch.
+        """
         self.num_clips = min(batch_size, len(clips))
         self.frames = self.num_clips * clips.num_frames
         self.tokens_per_frame = getattr(net.config, "num_tokens", 0)
@@ -41,7 +46,7 @@ class Speedometer:
         self.operations = self.num_clips * count_operations(net, arguments)
         is_bf16 = accelerator.mixed_precision == "bf16"
         dtype = torch.bfloat16 if is_bf16 else torch.float32
-        self.peak = matrix_rate(accelerator.device, dtype)
+        self.peak = matrix_rate(accelerator.device, dtype) * accelerator.num_processes
 
     def figures(self, step_s: float) -> dict[str, float]:
         """`frames_per_s`, `tokens_per_s` where there are tokens, and `mfu`, 0..1."""

@@ -14,7 +14,7 @@ import tyro
 from torch import nn
 
 from genie.checkpoint import fingerprint_file, load_weights
-from genie.data import Clips, FrameStore, TokenStore
+from genie.data import Clips, FrameStore, TokenStore, read_card
 from genie.errors import UserError
 from genie.machine import best_device, check_compiler, end_with_parent
 from genie.world import read_config
@@ -25,7 +25,7 @@ from train.run_folder import describe
 Config = TypeVar("Config")
 Model = TypeVar("Model")
 DEFAULT_PRESET = "nano"
-# May change when a run goes on: they only round otherwise, or look on.
+# May change when a run goes on: a step keeps its clips; only rounding and draws are others.
 HOW_IT_RUNS = ("compile", "recompute", "shard", "accumulation", "trackers", "keep_states")
 PIPELINE = "GENIE_PIPELINE"  # set in the environment of stages that `python -m train` has started
 
@@ -42,7 +42,7 @@ class StageConfig:
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """World to start from, such as checkpoints/coinrun: its nets are trained further on the new
     videos, and have its shapes."""
-    replay: Path | None = None
+    replay: str | None = None
     """Prepared folder of the world's old game, to be remembered (with --from)."""
     replay_share: float = 0.25
     """Share of every step's clips that come from --replay."""
@@ -64,8 +64,38 @@ def parse(presets: Mapping[str, Config], description: str, args: list[str] | Non
     return tyro.cli(type(presets[name]), default=presets[name], args=args, description=description)
 
 
+def check_start(world: Path | None, replay: str | None, *folders: str) -> None:
+    """Refuse what a world cannot be trained further on.
+
+    Args:
+        world: that is started from, if any.
+        replay: the old game's prepared folder, if any.
+        folders: prepared ones whose frames must have the world's size.
+
+    Raises:
+        UserError: naming both sizes; or if there is a replay but no world.
+    """
+    if world is None:
+        if replay:
+            raise UserError("--replay is for a world that is trained further: give --from as well")
+        return
+    wanted = read_config(world).tokenizer
+    for folder in (*folders, *([replay] if replay else [])):
+        card = read_card(folder)
+        if (card.height, card.width) != (wanted.height, wanted.width):
+            raise UserError(
+                f"{world} wants frames of {wanted.height}x{wanted.width}, {folder} has "
+                f"{card.height}x{card.width}: prepare the videos at the world's size (--size)"
+            )
+
+
 def open_stores(config: StageConfig) -> tuple[FrameStore, FrameStore]:
-    """Training and held-out frames."""
+    """Training and held-out frames.
+
+    Raises:
+        UserError: see `check_start`.
+    """
+    check_start(config.from_, config.replay, config.data)
     return FrameStore.open(config.data, "train"), FrameStore.open(config.data, "heldout")
 
 
@@ -106,35 +136,21 @@ def starting_net(config: StageConfig, name: str, net: nn.Module) -> nn.Module:
 
 
 def starting_model(config: StageConfig, name: str) -> Any:
-    """The shape of a net: that of the world that --from names, else the preset's.
-
-    Raises:
-        UserError: if there is no such world, or --replay is given without one.
-    """
-    if config.from_:
-        return getattr(read_config(config.from_), name)
-    if config.replay:
-        raise UserError("--replay is for a world that is trained further: give --from as well")
-    return config.model
+    """The shape of a net: that of the world that --from names, else the preset's."""
+    return getattr(read_config(config.from_), name) if config.from_ else config.model
 
 
-def open_replay(config: StageConfig, stores: Sequence[FrameStore]) -> FrameStore | None:
+def open_replay(config: StageConfig) -> FrameStore | None:
     """Frames of the old game, where they are wanted.
 
     Raises:
-        UserError: if they have another size or the share is out of range.
+        UserError: if the share is out of range.
     """
     if not config.replay:
         return None
     if not 0 < config.replay_share < 1:
         raise UserError(f"--replay-share is {config.replay_share}: give a share such as 0.25")
-    store = FrameStore.open(config.replay, "train")
-    if store.size != stores[0].size:
-        raise UserError(
-            f"{config.replay} has frames of {store.size}, {config.data} of {stores[0].size}: "
-            "prepare both at one size"
-        )
-    return store
+    return FrameStore.open(config.replay, "train")
 
 
 def data_fingerprint(store: FrameStore, replay: FrameStore | None) -> str:

@@ -109,7 +109,7 @@ def main(config: TokenizerStage) -> dict[str, float]:
     """
     set_up(config)
     stores = open_stores(config)
-    replay = open_replay(config, stores)
+    replay = open_replay(config)
     height, width = stores[0].size
     model = fit(starting_model(config, "tokenizer"), height=height, width=width)
     trainer = make_trainer(

@@ -66,7 +66,6 @@ def sections(options: Options) -> dict[str, Section]:
             training.step_times("paper", "dynamics", rounds=2, num_clips=1),
         ],
         "preparing": lambda: preparing.throughput(rounds=5),
-        "memory": preparing.memory,
         "loading": lambda: loading.loader(500),
         "long": lambda: playing.old_and_young(shipped, options.frames, rounds=200),
     }

@@ -1,7 +1,5 @@
-"""Preparing videos beside merely decoding them, in one process each, and the memory it takes."""
+"""Preparing videos beside merely decoding them, in one process each."""
 
-import multiprocessing
-import resource
 import tempfile
 from pathlib import Path
 
@@ -10,7 +8,6 @@ import numpy as np
 
 from genie import video
 from genie.parts import FrameOptions, make_part
-from genie.preparing import prepare
 from genie.sources import find_sources
 from tests.benchmarks.timing import ratio, take_turns
 
@@ -27,24 +24,6 @@ NUM_VIDEOS = 4
 def throughput(rounds: int) -> list[dict]:
     """Frames a second of a recording, of small and of usual video; H.264 at 30 frames a second."""
     return [_measure(name, *kind, rounds) for name, kind in KINDS.items()]
-
-
-def memory() -> dict:
-    """Peak memory of a process that prepares some videos, and of one with ten times as many."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "videos"
-        _record(source, *KINDS["64x64 lossless"], num_videos=40)
-        for copy in range(1, 10):
-            for path in sorted(source.glob("video-*.mp4"))[:40]:
-                (source.parent / "many").mkdir(exist_ok=True)
-                (source.parent / "many" / f"{copy}-{path.name}").hardlink_to(path)
-        places = {"1x": [source], "10x": [source, source.parent / "many"]}
-        peaks = {
-            name: _peak(place, source.parent / f"out-{name}") for name, place in places.items()
-        }
-    return {f"{name} MiB": peak for name, peak in peaks.items()} | {
-        "ratio": peaks["10x"] / peaks["1x"]
-    }
 
 
 def _measure(name: str, height: int, width: int, lossless: bool, rounds: int) -> dict:
@@ -86,15 +65,3 @@ def _record(folder: Path, height: int, width: int, lossless: bool, num_videos: i
         steps = np.cumsum(rng.integers(-2, 4, (NUM_FRAMES, 2)), axis=0) % (height, width)
         frames = [ground[y : y + height, x : x + width] for y, x in steps]
         video.write(folder / f"video-{number:03d}.mp4", frames, fps=30, lossless=lossless)
-
-
-def _peak(places: list[Path], out: Path) -> float:
-    """MiB that a fresh process needs."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_prepare_and_tell, (places, out))
-
-
-def _prepare_and_tell(places: list[Path], out: Path) -> float:
-    prepare(places, out, FrameOptions(size=SIZE), workers=1)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
