@@ -138,7 +138,7 @@ def alone(prepared: Path, run: Path) -> None:
 def test_two_processes_learn_as_one_does(tokenizers: Path, prepared_folder: Path, tmp_path: Path):
     alone(prepared_folder, tmp_path)
     one, two = tmp_path / "tokenizer", tokenizers / "whole" / "tokenizer"
-    # Each process weighs changes within its own half of the clips: the steps are not quite the same.
+    # Each process weighs changes within its own half of the clips: steps are not quite the same.
     assert torch.allclose(losses(two), losses(one), rtol=0.02), losses(two) - losses(one)
 
 
