@@ -16,14 +16,14 @@ as in motion compensation.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from PIL import Image
 
 NEIGHBOURS = 2  # changes looked at on either side
 GRID = 16  # pictures are compared at about this many rows and columns
-SHIFTS = [(dy, dx) for dy in range(-5, 6) for dx in range(-3, 4)]
+REACH = 5, 3  # rows and columns by which the view may have shifted, either way
 LEAST_EXCESS = 1.25  # of a plain change over its neighbours, or shifts are not even tried
 
 
@@ -79,14 +79,28 @@ class _Step:
     def shifted_change(self) -> float:
         """The change where the two overlap, for the shift at which it is least."""
         height, width, _ = self.grid.shape
-        return min(
-            _change(
-                self.grid[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)],
-                self.before[max(0, -dy) : height + min(0, -dy), max(0, -dx) : width + min(0, -dx)],
-            )
-            for dy, dx in SHIFTS
-            if abs(dy) < height and abs(dx) < width
-        )
+        rows, columns = REACH
+        bordered = np.zeros((height + 2 * rows, width + 2 * columns, 3), np.float32)
+        bordered[rows : rows + height, columns : columns + width] = self.before
+        strides = bordered.strides[:2] + bordered.strides
+        shape = 2 * rows + 1, 2 * columns + 1, height, width, 3
+        shifted = np.lib.stride_tricks.as_strided(bordered, shape, strides, writeable=False)
+        difference = np.abs(shifted - self.grid)
+        weights = _overlaps(height, width)
+        return float(np.einsum("ij,ij->i", difference.reshape(weights.shape), weights).min())
+
+
+@cache
+def _overlaps(height: int, width: int) -> np.ndarray:
+    """For every shift the weight of every value in the mean over where the two overlap.
+
+    Pictures, and so their grids, have at least 8 rows and columns: every shift leaves some.
+    """
+    rows, columns = REACH
+    inside = np.pad(np.ones((height, width), np.float32), ((rows, rows), (columns, columns)))
+    windows = np.lib.stride_tricks.sliding_window_view(inside, (height, width))
+    overlaps = windows.reshape(-1, height * width).repeat(3, axis=1)
+    return overlaps / overlaps.sum(axis=1, keepdims=True)
 
 
 def _find_cuts(

@@ -317,9 +317,11 @@ class _Clock:
 
     def follow(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         """The same frames; `time` is the newest one's, `end` when it ends."""
-        timed = False
+        timed, unit = False, None
         for frame in frames:
-            length = float(frame.duration * frame.time_base) if frame.duration else self.usual
+            if unit is None:
+                unit = float(frame.time_base or 0)  # of all frames; to ask for it takes time
+            length = frame.duration * unit or self.usual
             if frame.time is not None:
                 if timed:
                     self.longest = max(self.longest, frame.time - self.time)
