@@ -51,7 +51,7 @@ play: $(RUN_STAMP) ## play the shipped world (ARGS="--prompt image.png" and the 
 test: lint ## lint and the whole test suite
 	@if $(HAS_PROCGEN); then $(MAKE) --silent $(PROCGEN_STAMP); else \
 		echo "Procgen has no build for this machine: tests that record games will skip"; fi
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(DEV_STAMP) ## check format and style
 	@$(BIN)/ruff format --check .
