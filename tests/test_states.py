@@ -454,6 +454,44 @@ def test_a_net_that_stays_collapsed_is_given_up(trainer, tmp_path: Path):
     assert run.step == 2 * (1 + MOST_STRIKES) and not is_finished(tmp_path / "run")
 
 
+def test_a_kill_is_no_way_round_giving_up(trainer, tmp_path: Path):
+    settings = {"num_steps": 20, "evaluate_every": 2, "save_every": 2}
+    run = trainer(options={"advise": advice(False, True, True)}, **settings)
+    run._judge = killed_after(run._judge, 3)
+    with pytest.raises(EOFError):
+        run.run()
+    # What is asked about the three evaluations of before, newest first, then the next one.
+    again = trainer(options={"advise": advice(True, True, False, True)}, **settings)
+    with pytest.raises(UserError, match="the net collapsed"):
+        again.run()
+    assert again.step == 8
+
+
+def killed_after(work: Callable, times: int) -> Callable:
+    left = iter(range(times))
+
+    def done(*arguments):
+        result = work(*arguments)
+        if next(left) == times - 1:
+            raise EOFError("killed")
+        return result
+
+    return done
+
+
+def test_how_often_to_save_may_change_on_the_way(trainer, tmp_path: Path):
+    to_its_end(trainer("unbroken"))
+    run = trainer("changed", save_every=2)
+    run._judge = lambda *_: None
+    run._train_step = killed_after(run._train_step, 5)
+    with pytest.raises(EOFError):
+        run.run()
+    to_its_end(trainer("changed", save_every=3, log_every=2, keep_states=5))
+    assert same_weights(tmp_path / "unbroken", tmp_path / "changed")
+    described = json.loads((tmp_path / "changed" / "config.json").read_text())
+    assert described["loop"]["save_every"] == 3, "the folder tells how it began, not how it is"
+
+
 def test_a_net_that_ends_collapsed_is_refused_each_time(trainer, tmp_path: Path):
     for _ in range(2):
         with pytest.raises(UserError, match="the net collapsed"):

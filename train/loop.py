@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +106,15 @@ class Trainer:
             clips = ConcatDataset([train_clips, replay.clips])
         num_processes = self.accelerator.num_processes
         self.pools = fit_pools(pools, num_processes * config.accumulation)
-        self.is_main, self.strikes = self.accelerator.is_main_process, 0
+        self.is_main = self.accelerator.is_main_process
         self.evaluation: dict[str, float] = {}
         self.path, self.name = folder, folder.name
         self.is_sharded = config.shard and self.accelerator.num_processes > 1
         self.folder = RunFolder(folder, description, config.keep_states) if self.is_main else None
         state = self.folder.resume() if self.is_main else None
-        (state,) = broadcast_object_list([state])  # of one process, it gives back the list
+        strikes = self._count_strikes() if self.is_main else 0
+        # Of one process, this gives back the list.
+        state, self.strikes = broadcast_object_list([state, strikes])
         self.step = state["step"] if state else 0
         if is_finished(folder):
             self.step = config.num_steps  # its result stands, whatever became of the states
@@ -199,6 +202,11 @@ class Trainer:
             self.average.load(state["average"])
         self.optimizer = self.accelerator.prepare(self.raw_optimizer)
 
+    def _count_strikes(self) -> int:
+        """At how many evaluations in a row, the newest being the last, the net had collapsed."""
+        past = reversed(self.folder.evaluations() if self.advise else [])
+        return sum(1 for _ in takewhile(self.advise, past))
+
     def _train_step(self, parts: list[Any]) -> dict[str, Any]:
         rate = learning_rate(self.config, self.step)
         for group in self.raw_optimizer.param_groups:
@@ -222,13 +230,14 @@ class Trainer:
         due = self.step % self.config.evaluate_every == 0 or self.step == self.config.num_steps
         if not self.step or not due or is_finished(self.path):
             return False
-        lacks = bool(self.is_main and not self.folder.is_evaluated(self.step))
+        past = self.folder.evaluations() if self.is_main else []
+        lacks = self.step not in [figures["step"] for figures in past]
         return broadcast_object_list([lacks])[0]
 
     def _outcome(self) -> dict[str, float]:
         """The last evaluation, be it of an earlier process; a collapsed run is refused again."""
         if not self.evaluation and self.is_main:
-            self.evaluation = self.folder.last_evaluation()
+            self.evaluation = self.folder.evaluations()[-1]
             advice = self.advise(self.evaluation) if self.advise else ""
             if advice:
                 raise UserError(advice)
@@ -312,7 +321,7 @@ class Trainer:
             bar.write(f"{bar.desc} step {self.step} held-out: {_brief(figures)}")
         advice = self.advise(figures) if self.advise else ""
         self.strikes = self.strikes + 1 if advice else 0
-        if advice and (last or self.strikes == MOST_STRIKES):
+        if advice and (last or self.strikes >= MOST_STRIKES):
             raise UserError(advice)
         if advice and self.is_main:
             bar.write(f"warning: {advice} ({self.strikes} of {MOST_STRIKES} times in a row)")

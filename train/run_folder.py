@@ -25,6 +25,7 @@ from train.states import State, States
 # A stage whose parent was killed notices within a second (`train.stage.end_with_parent`).
 LOCK_SECONDS = 3.0
 WEIGHTS = "weights.safetensors"
+FREE_SETTINGS = {"log_every", "save_every", "keep_states", "trackers", "num_workers"}
 
 
 class RunFolder:
@@ -69,13 +70,9 @@ class RunFolder:
             why = error.strerror or error
             raise UserError(f"cannot write {self.path}: {why}; repeat the command then") from error
 
-    def last_evaluation(self) -> dict[str, float]:
-        """The newest held-out line."""
-        return [line for line in self._lines() if line["split"] == "heldout"][-1]
-
-    def is_evaluated(self, step: int) -> bool:
-        """Whether there is a held-out line of a step."""
-        return any(line["split"] == "heldout" and line["step"] == step for line in self._lines())
+    def evaluations(self) -> list[dict[str, float]]:
+        """The held-out lines so far."""
+        return [line for line in self._lines() if line["split"] == "heldout"]
 
     def resume(self) -> State | None:
         """The newest whole state, with the metrics up to it; None at a run's beginning."""
@@ -98,7 +95,7 @@ class RunFolder:
         old, new = (loop.get("loop", {}) for loop in (found, wanted))
         grows = old.get("num_steps", 0) < new.get("num_steps", 0) and new.get("schedule") == "wsd"
         longer = found | {"loop": old | {"num_steps": new.get("num_steps")}}
-        if not grows or longer != wanted:
+        if not grows or _that_count(longer) != _that_count(wanted):
             return
         self.states.forget_after(stable_steps(old["num_steps"], old["decay_share"]))
         if is_finished(self.path):
@@ -123,24 +120,34 @@ class RunFolder:
 def claim(folder: Path, description: dict[str, Any]) -> None:
     """Write what a run is into its folder, or check that it is the run that is there.
 
+    What leaves the result as it is, such as how often to save, may have changed.
+
     Raises:
-        UserError: naming the first setting that differs.
+        UserError: naming the first setting that differs and counts.
     """
     path = folder / "config.json"
     wanted = json.loads(_as_json(description))
     if path.is_file():
-        different = _first_difference(json.loads(path.read_text()), wanted)
+        found = json.loads(path.read_text())
+        different = _first_difference(_that_count(found), _that_count(wanted))
         if different:
             raise UserError(
                 f"{folder} holds a run with other settings ({different}): repeat its command to "
                 "go on, or choose another --run folder"
             )
-        return
+        if found == wanted:
+            return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, _as_json(wanted))
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def _that_count(description: dict[str, Any]) -> dict[str, Any]:
+    """A description without what a run may change on its way."""
+    loop = description.get("loop", {})
+    return description | {"loop": {k: v for k, v in loop.items() if k not in FREE_SETTINGS}}
 
 
 def _as_json(description: dict[str, Any]) -> str:
