@@ -73,8 +73,8 @@ def prepare(
         raise UserError(f"{out} exists already: remove it or choose another --out")
     source = describe_source(places, options, heldout_share)
     total = _check_places(places)
+    work = _open_work(out, options)
     try:
-        work = _open_work(out, options)
         parts = list(progress(_decode_all(places, work, options, workers, total), total))
         pieces = choose_splits(parts, heldout_share, options.min_frames)
         card = _describe(parts, pieces, options, source)
@@ -88,6 +88,10 @@ def prepare(
         raise UserError(
             f"cannot write {out}: {error.strerror or error}; repeat the command to go on"
         ) from error
+    except UserError:
+        if not any((work / "parts").iterdir()):  # nothing to go on with
+            shutil.rmtree(work)
+        raise
     return card
 
 

@@ -247,6 +247,8 @@ def _open_dataset(place: str) -> dict[str, Any]:
             found = found if isinstance(found, dict) else {"all": found}
             return {split: rows.to_iterable_dataset() for split, rows in found.items()}
         return dict(datasets.load_dataset(place, streaming=True))
+    except IndexError as error:  # the library's answer to a data set saved without rows
+        raise UserError(f"the dataset {place} has no rows: give one with videos") from error
     except Exception as error:  # the library raises whatever its network and file layers do
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"cannot open the dataset {place} ({why}): check its name") from error
