@@ -186,6 +186,41 @@ def normalized_mutual_information(a: Int[Tensor, " n"], b: Int[Tensor, " n"]) ->
     return (2 * shared / (entropy_a + entropy_b)).clamp(min=0).item()
 
 
+def adjusted_mutual_information(a: Int[Tensor, " n"], b: Int[Tensor, " n"]) -> float:
+    """As `normalized_mutual_information`, less what labellings of these sizes share by chance.
+
+    0 is what chance gives, 1 that each tells the other; it may be below 0. 0 if either is constant.
+    Source: Vinh, Epps and Bailey 2010, with the arithmetic mean of the entropies.
+    """
+    table = cross_table(a, b)
+    sizes_a, sizes_b = table.sum(dim=1).double(), table.sum(dim=0).double()
+    entropy_a, entropy_b = _entropy(table.sum(dim=1)), _entropy(table.sum(dim=0))
+    if min(entropy_a, entropy_b) <= 0:
+        return 0.0
+    shared = entropy_a + entropy_b - _entropy(table)
+    by_chance = _chance_information(sizes_a[sizes_a > 0], sizes_b[sizes_b > 0])
+    return ((shared - by_chance) / ((entropy_a + entropy_b) / 2 - by_chance)).item()
+
+
+def _chance_information(a: Float[Tensor, " i"], b: Float[Tensor, " j"]) -> float:
+    """Expected mutual information of labellings with these sizes: hypergeometric, pair by pair."""
+    total = a.sum()
+    information = 0.0
+    for in_a, in_b in torch.cartesian_prod(a, b):
+        both = torch.arange(1, int(min(in_a, in_b)) + 1, dtype=torch.double)
+        both = both[both >= in_a + in_b - total]
+        ways = sum(_log_factorial(n) for n in (in_a, in_b, total - in_a, total - in_b))
+        ways = ways - _log_factorial(total) - _log_factorial(both) - _log_factorial(in_a - both)
+        ways = ways - _log_factorial(in_b - both) - _log_factorial(total - in_a - in_b + both)
+        tells = both / total * (total * both / (in_a * in_b)).log()
+        information += (tells * ways.exp()).sum().item()
+    return information
+
+
+def _log_factorial(n: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    return torch.lgamma(n + 1)
+
+
 def cross_table(
     a: Int[Tensor, " n"], b: Int[Tensor, " n"], num_a: int = 0, num_b: int = 0
 ) -> Int[Tensor, "i j"]:
@@ -210,6 +245,31 @@ def balanced_accuracy(predicted: Int[Tensor, " n"], true: Int[Tensor, " n"]) -> 
     """Mean over the classes that occur in `true` of the share recognised, 0..1."""
     hits, sizes = torch.bincount(true, weights=(predicted == true).double()), torch.bincount(true)
     return (hits[sizes > 0] / sizes[sizes > 0]).mean().item()
+
+
+def sharpness(frames: Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b"]:
+    """How much neighbouring pixels of each frame differ: the mean absolute difference, 0..1."""
+    across = (frames[..., 1:] - frames[..., :-1]).abs()
+    down = (frames[..., 1:, :] - frames[..., :-1, :]).abs()
+    return (
+        reduce(across, "... c h w -> ...", "mean") + reduce(down, "... c h w -> ...", "mean")
+    ) / 2
+
+
+def frechet_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
+    """Squared distance of the Gaussians that fit two sets of features best; 0 if they are alike.
+
+    It depends on the features, and falls with their number: compare only like with like.
+    Source: Heusel et al. 2017 (arXiv:1706.08500), equation 6, where the features are Inception's.
+    """
+    a, b = a.double(), b.double()
+    squared = (a.mean(0) - b.mean(0)).square().sum()
+    spread_a, spread_b = a.T.cov(), b.T.cov()
+    # The trace of the root of the product: its eigenvalues are those of a symmetric matrix.
+    values, vectors = torch.linalg.eigh(spread_a)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    shared = torch.linalg.eigvalsh(root @ spread_b @ root).clamp(min=0).sqrt().sum()
+    return (squared + spread_a.trace() + spread_b.trace() - 2 * shared).clamp(min=0).item()
 
 
 def _entropy(counts: Int[Tensor, "*b"]) -> Float[Tensor, ""]:

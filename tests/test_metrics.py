@@ -8,7 +8,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import balanced_accuracy_score, normalized_mutual_info_score
+from sklearn.metrics import (
+    adjusted_mutual_info_score,
+    balanced_accuracy_score,
+    normalized_mutual_info_score,
+)
 
 from genie import metrics
 
@@ -240,3 +244,49 @@ def test_balanced_accuracy_agrees_with_scikit_learn(seed: int):
 def test_balanced_accuracy_gives_rare_classes_the_same_weight():
     true = torch.tensor([0] * 98 + [3] * 2)
     assert metrics.balanced_accuracy(torch.zeros(100).long(), true) == 0.5
+
+
+@quick
+@given(seed=st.integers(0, 2**32 - 1), num_a=st.integers(2, 8), num_b=st.integers(2, 8))
+def test_adjusted_mutual_information_agrees_with_scikit_learn(seed, num_a, num_b):
+    a, b = labels(num_a, 60, seed), labels(num_b, 60, seed + 1)
+    b = torch.where(labels(2, 60, seed + 2) == 0, a % num_b, b)
+    wanted = adjusted_mutual_info_score(b.numpy(), a.numpy())
+    assert metrics.adjusted_mutual_information(a, b) == pytest.approx(wanted, abs=1e-9)
+
+
+def test_adjusted_mutual_information_is_nothing_by_chance_and_one_of_equals():
+    a, b = labels(8, 5000), labels(15, 5000, seed=1)
+    assert abs(metrics.adjusted_mutual_information(a, b)) < 1e-3
+    assert metrics.adjusted_mutual_information(a, 7 - a) == pytest.approx(1)
+    assert metrics.adjusted_mutual_information(a, torch.zeros_like(a)) == 0
+
+
+def test_blur_takes_sharpness_and_a_flat_picture_has_none():
+    sharp = texture(40, 40)
+    blurred = F.avg_pool2d(sharp, 5, stride=1, padding=2, count_include_pad=False)
+    assert metrics.sharpness(blurred) < 0.8 * metrics.sharpness(sharp)
+    assert metrics.sharpness(torch.full((2, 3, 8, 8), 0.4)).tolist() == [0, 0]
+    stripes = torch.tensor([0.0, 1.0]).repeat(8).expand(3, 6, 16)
+    assert metrics.sharpness(stripes).item() == pytest.approx(0.5), "all across, none down"
+
+
+def test_frechet_distance_of_gaussians_is_its_closed_form():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(200_000, 3, generator=generator)
+    b = 2 * torch.randn(200_000, 3, generator=generator) + torch.tensor([1.0, 0.0, -2.0])
+    # |mean difference|^2 + sum of (1 - 2)^2 over the axes
+    assert metrics.frechet_distance(a, b) == pytest.approx(5 + 3, rel=0.02)
+    assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+
+
+@quick
+@given(seed=st.integers(0, 2**32 - 1))
+def test_frechet_distance_is_that_of_numpy_s_matrix_root(seed: int):
+    a, b = noise(50, 4, seed=seed).double(), noise(60, 4, seed=seed + 1).double() ** 2
+    means, spreads = [x.numpy().mean(0) for x in (a, b)], [np.cov(x.numpy().T) for x in (a, b)]
+    values = np.linalg.eigvals(spreads[0] @ spreads[1]).real.clip(0)
+    wanted = ((means[0] - means[1]) ** 2).sum() + np.trace(spreads[0] + spreads[1])
+    wanted -= 2 * np.sqrt(values).sum()
+    assert metrics.frechet_distance(a, b) == pytest.approx(wanted, abs=1e-8)
+    assert metrics.frechet_distance(b, a) == pytest.approx(wanted, abs=1e-8)
