@@ -90,8 +90,9 @@ def read_card(folder: str | Path) -> Card:
     if not is_prepared(folder):
         raise UserError(f"{folder} is not a prepared folder: run python -m train.prepare first")
     path = f"{folder}/card.json"
+    content = _fetch(path)
     try:
-        values = json.loads(_fetch(path))
+        values = json.loads(content)
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): prepare the data again") from error
     version = values.get("version") if isinstance(values, dict) else None
@@ -181,8 +182,22 @@ class TokenStore:
         return self.tokens[start:stop].long(), self.actions[start : stop - 1].long()
 
     def save(self, folder: Path, fingerprint: str) -> None:
-        """Write as an Arrow data set; the folder appears whole or not at all."""
+        """Write as an Arrow data set; the folder appears whole or not at all.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
         partial = fresh_folder(folder)
+        try:
+            self._write(partial)
+            (partial / "fingerprint").write_text(fingerprint)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+
+    def _write(self, folder: Path) -> None:
         features = datasets.Features(
             {
                 "tokens": datasets.List(datasets.Value("int32"), length=self.tokens.shape[1]),
@@ -193,22 +208,22 @@ class TokenStore:
             "tokens": fixed_lists(self.tokens.int().numpy()),
             "action": pa.array(self.actions.int().numpy()),
         }
-        with ArrowWriter(path=str(partial / "rows.arrow"), features=features) as writer:
+        with ArrowWriter(path=str(folder / "rows.arrow"), features=features) as writer:
             writer.write_table(pa.table(columns))
             writer.finalize()
-        (partial / "fingerprint").write_text(fingerprint)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
 
     @classmethod
     def open(cls, folder: Path, fingerprint: str, scene_starts: np.ndarray) -> "TokenStore | None":
-        """The stored tokens, or None if there are none with this fingerprint."""
+        """The stored tokens, or None if there are none with this fingerprint, or torn ones."""
         stamp = folder / "fingerprint"
         if not stamp.is_file() or stamp.read_text() != fingerprint:
             return None
-        rows = datasets.Dataset.from_file(str(folder / "rows.arrow"))
-        tokens = torch.from_numpy(_Table(rows.data).read("tokens", 0, len(rows)).copy())
-        actions = torch.from_numpy(_Table(rows.data).read_scalars("action").copy())
+        try:
+            rows = datasets.Dataset.from_file(str(folder / "rows.arrow"))
+            tokens = torch.from_numpy(_Table(rows.data).read("tokens", 0, len(rows)).copy())
+            actions = torch.from_numpy(_Table(rows.data).read_scalars("action").copy())
+        except (OSError, pa.ArrowInvalid):
+            return None
         return cls(tokens.reshape(len(rows), -1), actions, scene_starts)
 
 

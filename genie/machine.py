@@ -3,11 +3,13 @@
 In: a device. Out: the choices for it, and a line that says them. Knows no nets.
 """
 
+import contextlib
 import os
 import shutil
 import sys
 import threading
 import time
+from multiprocessing.connection import Connection
 
 import torch
 
@@ -59,6 +61,20 @@ def end_with_parent() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
+        os._exit(143)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def end_with(holder: Connection) -> None:
+    """End this process when nobody holds the other end of a pipe any more.
+
+    For processes of a pool, whose parent is a server of processes that outlives who asked for them.
+    """
+
+    def watch() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            holder.recv()
         os._exit(143)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -20,6 +20,7 @@ from genie.scenes import SceneRules, keep
 from genie.sources import Source
 
 WRITTEN_AT_ONCE = 32
+MOST_SIDE = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,8 @@ class FrameOptions:
     """How frames of another shape come to --size: crop cuts off what goes beyond, letterbox adds
     black bars, stretch distorts."""
     fps: float | None = None
-    """Frames per second, taken by the videos' own clocks; without it every frame is taken."""
+    """Frames per second, taken by the videos' own clocks; without it every frame is taken.
+    Pictures have no clock: each is a frame, whatever is given here."""
     cuts: bool = True
     """End a scene where the picture changes at once; clips never cross it."""
     most_still_s: float | None = None
@@ -49,6 +51,8 @@ class FrameOptions:
         """
         if len(self.size) != 2 or min(self.size) < 8:
             raise UserError(f"--size is {self.size}: give height and width, at least 8 pixels each")
+        if max(self.size) > MOST_SIDE:
+            raise UserError(f"--size is {self.size}: give at most {MOST_SIDE} pixels each")
         if self.fps is not None and not video.MIN_FPS <= self.fps <= video.MAX_FPS:
             raise UserError(f"--fps is {self.fps}: give {video.MIN_FPS} to {video.MAX_FPS:g}")
         if self.most_still_s is not None and not self.most_still_s >= 0:
@@ -143,7 +147,7 @@ def _counted(source: Source, options: FrameOptions, part: Part) -> Iterator[np.n
 
 
 class _Scene:
-    """Writes scenes one after the other; one that turns out too short is taken back."""
+    """Writes scenes one after the other, each once it is known to be long enough."""
 
     def __init__(self, partial: Path, min_frames: int, digest: "hashlib._Hash") -> None:
         self._paths = Path(f"{partial}.frames"), Path(f"{partial}.numbers")

@@ -24,11 +24,12 @@ import datasets
 import numpy as np
 import pyarrow as pa
 from datasets.arrow_writer import ArrowWriter
+from filelock import FileLock, Timeout
 
 from genie.checkpoint import write_whole
 from genie.data import SPLITS, Card, fixed_lists, shard_name
 from genie.errors import UserError
-from genie.machine import end_with_parent
+from genie.machine import end_with
 from genie.parts import FrameOptions, Part, make_part, read_part
 from genie.sources import find_sources, list_sources, name_sources
 from genie.splits import Piece, choose_splits, no_video_for, split_of_folder
@@ -67,32 +68,55 @@ def prepare(
             cannot be written.
     """
     places = [str(place) for place in places]
+    if not places:
+        raise UserError("no source is named: give a folder with videos, or single files")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers is {workers}: give 1 or more")
     if not 0 < heldout_share < 1:
         raise UserError(f"--heldout-share is {heldout_share}: give a share such as 0.1, below 1")
     if out.exists():
         raise UserError(f"{out} exists already: remove it or choose another --out")
     source = describe_source(places, options, heldout_share)
     total = _check_places(places)
-    work = _open_work(out, options)
-    try:
-        parts = list(progress(_decode_all(places, work, options, workers, total), total))
-        pieces = choose_splits(parts, heldout_share, options.min_frames)
-        card = _describe(parts, pieces, options, source)
-        for split in SPLITS:
-            _write_split(split, pieces[split], work, card)
-        _write_card(card, work)
-        shutil.rmtree(work / "parts")
-        (work / "options.json").unlink()
-        os.replace(work, out)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {out}: {error.strerror or error}; repeat the command to go on"
-        ) from error
-    except UserError:
-        if not any((work / "parts").iterdir()):  # nothing to go on with
-            shutil.rmtree(work)
-        raise
+    with _held(out):
+        work = _open_work(out, options)
+        try:
+            parts = list(progress(_decode_all(places, work, options, workers, total), total))
+            pieces = choose_splits(parts, heldout_share, options.min_frames)
+            card = _describe(parts, pieces, options, source)
+            for split in SPLITS:
+                _write_split(split, pieces[split], work, card)
+            _write_card(card, work)
+            shutil.rmtree(work / "parts")
+            (work / "options.json").unlink()
+            os.replace(work, out)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {out}: {error.strerror or error}; repeat the command to go on"
+            ) from error
+        except UserError:
+            if not any((work / "parts").iterdir()):  # nothing to go on with
+                shutil.rmtree(work)
+            raise
     return card
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """No other process makes the same folder meanwhile."""
+    lock = FileLock(out.with_name(f".{out.name}.lock"), timeout=0)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{out} is being prepared by another process: wait for it") from None
+    except OSError as error:
+        raise UserError(f"cannot make {out}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def describe_source(
@@ -160,11 +184,15 @@ def _executor(workers: int) -> Iterator[Executor | None]:
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     context.set_forkserver_preload(["genie.preparing"])
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
+    theirs, ours = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=end_with, initargs=(theirs,)
+    )
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+        theirs.close(), ours.close()
 
 
 # What is on disk

@@ -131,6 +131,8 @@ def list_sources(places: Sequence[str]) -> str:
 
 
 def _find(place: str) -> Iterator[Source]:
+    if not place:
+        raise UserError("a source is empty: name a video or a folder")
     path = Path(place)
     if _is_dataset(place):
         return _from_dataset(place)

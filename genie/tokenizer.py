@@ -58,11 +58,6 @@ class TokenizerConfig:
                 f"patch_size is {self.patch_size}, num_heads is {self.num_heads}, "
                 f"window is {self.window}: each must be 1 or more"
             )
-        if self.height % self.patch_size or self.width % self.patch_size:
-            raise UserError(
-                f"frames of {self.height}x{self.width} cannot be cut into patches of "
-                f"{self.patch_size}: choose sides that are multiples of it"
-            )
         if self.stem == "conv" and (self.patch_size < 4 or self.patch_size & (self.patch_size - 1)):
             raise UserError(
                 f"patch_size is {self.patch_size}: the conv stem wants 4, 8, 16, ...; "
@@ -70,6 +65,18 @@ class TokenizerConfig:
             )
         if self.dim % (2 * self.num_heads):
             raise UserError(f"dim {self.dim} is not a multiple of 2 x num_heads {self.num_heads}")
+
+    def check_size(self) -> None:
+        """Refuse frames that no whole number of patches covers; their size may come last.
+
+        Raises:
+            UserError: naming the sides.
+        """
+        if self.height % self.patch_size or self.width % self.patch_size:
+            raise UserError(
+                f"frames of {self.height}x{self.width} cannot be cut into patches of "
+                f"{self.patch_size}: choose sides that are multiples of it"
+            )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -93,6 +100,7 @@ class Tokenizer(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         """Args: config: see `TokenizerConfig`."""
         super().__init__()
+        config.check_size()
         self.config = config
         stem, head = (_ConvStem, _ConvHead) if config.stem == "conv" else (_Patches, _Unpatches)
         self.stem = stem(config.patch_size, config.dim)

@@ -292,7 +292,7 @@ def _decode(path: Path, size: Size | None, fit: Fit, fps: float | None) -> Itera
         converter = VideoReformatter()  # frames that convert themselves start threads each
         declared, rate = _declared_end(container, track), _rate(track)
         clock = _Clock(float(1 / rate) if rate else 1 / DEFAULT_FPS)
-        frames = clock.follow(container.decode(track))
+        frames = clock.follow(_undamaged(container.decode(track), path))
         converted: tuple[av.VideoFrame, np.ndarray] | None = None
         for frame in frames if fps is None else clock.ticks(frames, fps):
             if converted is None or converted[0] is not frame:  # a slow video shows one for long
@@ -305,6 +305,14 @@ def _decode(path: Path, size: Size | None, fit: Fit, fps: float | None) -> Itera
                 f"{path} breaks off: its frames end at {clock.end:.1f} s, it declares "
                 f"{declared:.1f} s"
             )
+
+
+def _undamaged(frames: Iterator[av.VideoFrame], path: Path) -> Iterator[av.VideoFrame]:
+    """The same frames; decoders go on after damage, and show what they make of it."""
+    for frame in frames:
+        if frame.is_corrupt:
+            raise UserError(f"{path} is damaged: its frame at {frame.time or 0:.1f} s is broken")
+        yield frame
 
 
 class _Clock:
@@ -494,7 +502,10 @@ def _as_rate(fps: float) -> Fraction:
 
 
 def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    told = getattr(error, "strerror", None) or str(
+        error
+    )  # without the path, which is named already
+    return " ".join(told.split()) or type(error).__name__
 
 
 def _check_image_size(

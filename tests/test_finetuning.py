@@ -217,6 +217,16 @@ def test_frames_of_another_size_are_refused_in_one_line(
     assert "leave the flag out" not in errors[0], "no such flag was given"
 
 
+def test_another_size_is_refused_before_videos_are_prepared(
+    tiny_world_folder: Path, videos: Path, tmp_path: Path, monkeypatch, capsys
+):
+    flags = ["--from", tiny_world_folder, "--data", videos, "--size", 64, 64]
+    flags += ["--out", tmp_path / "world", "--run", tmp_path / "run"]
+    err = refused(capsys, "train.__main__", *flags, monkeypatch=monkeypatch)
+    assert f"--size {HEIGHT} {WIDTH}" in err
+    assert not list(tmp_path.iterdir()), "the folder is taken for settings that are refused"
+
+
 def test_a_world_that_is_none_is_refused(new_game: Path, tmp_path: Path, monkeypatch, capsys):
     flags = ["--from", tmp_path / "nowhere", "--data", new_game, "--out", tmp_path / "world"]
     err = refused(capsys, "train.__main__", *flags, monkeypatch=monkeypatch)

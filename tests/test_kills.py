@@ -43,6 +43,9 @@ def test_a_run_killed_twenty_times_is_the_unbroken_run(killed: dict, stage: str)
     story = killed[stage]
     assert story["hits"] >= LEAST_HITS, f"most kills came too late to prove anything: {story}"
     assert story["with_states"] >= LEAST_HITS // 2, f"hardly a kill had anything to lose: {story}"
+    assert sum(start > 0 for start in story["starts"]) >= LEAST_HITS // 2, (
+        f"hardly a try went on from a state: {story}"
+    )
     assert story["ways"] == [-signal.SIGKILL], f"a try ended by itself, and not well: {story}"
     unbroken, broken = (killed["folder"] / run / stage for run in ("unbroken", "killed"))
     wanted, found = (load_file(run / "weights.safetensors") for run in (unbroken, broken))
@@ -87,7 +90,22 @@ def train(stage: str, data: Path, run: Path) -> None:
         average=0.9,
         precision="float32",
     )
+    note_starts(run.parent / f"{run.name}-{stage}-starts")
     module.main(replace(tiny, data=data, run=run, loop=loop))
+
+
+def note_starts(path: Path) -> None:
+    """Write down the step at which each process begins to train."""
+    from train.loop import Trainer
+
+    run = Trainer.run
+
+    def noted(self: Trainer) -> dict[str, float]:
+        with path.open("a") as file:
+            file.write(f"{self.step}\n")
+        return run(self)
+
+    Trainer.run = noted
 
 
 def fork(work: Callable[[], None], log: Path) -> int:
@@ -151,6 +169,8 @@ def killed_often(stage: str, data: Path, run: Path, log: Path, start: float, wor
         learnt = story["steps"][-1] - [0, *story["steps"]][-2]
         most *= 0.8 if learnt > NUM_STEPS[stage] / 10 else 1 if learnt else 1.2
     wait(fork(lambda: train(stage, data, run), log), log)
+    starts = (run.parent / f"{run.name}-{stage}-starts").read_text().split()
+    story["starts"] = list(map(int, starts))
     return story | {"ways": sorted(story["ways"]), "start_s": start, "work_s": work}
 
 

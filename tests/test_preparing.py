@@ -899,7 +899,7 @@ class Killed:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "MARK": str(self.parts)},
         )
 
 
@@ -915,6 +915,41 @@ def test_killed_twice_it_ends_as_if_nothing_had_happened(prepared: Prepared, tmp
     found, wanted = contents(tmp_path / "out"), contents(prepared.out)
     assert found.keys() == wanted.keys()
     assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_killed_command_leaves_no_process_behind(zoo: Zoo, tmp_path: Path):
+    killed = Killed(zoo, tmp_path / "out")
+    killed.kill_at(1, whole_session=False)
+    deadline = time.monotonic() + 20
+    while running_below(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert running_below(tmp_path) == []
+
+
+def running_below(folder: Path) -> list[str]:
+    """Processes that know this folder from their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            told = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+            if os.fsencode(folder) in told and process.name != str(os.getpid()):
+                found.append(process.name)
+    return found
+
+
+def test_two_commands_never_make_the_same_folder(zoo: Zoo, tmp_path: Path):
+    first = Killed(zoo, tmp_path / "out")
+    process = first._start()
+    try:
+        while not first.finished():
+            assert process.poll() is None
+            time.sleep(0.003)
+        with pytest.raises(UserError, match="is being prepared by another process"):
+            prepare([zoo.folder], tmp_path / "out", FrameOptions(), workers=1)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 # Memory

@@ -1,5 +1,6 @@
 """Several processes train as one does: whole nets in each, or one net divided over them."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -90,6 +91,23 @@ def train_guess(prepared: Path, folder: Path, **values) -> None:
     to_its_end(small_trainer(stores, folder, "tokenizer", made=made, **small | values))
 
 
+def note_share(prepared: Path, folder: Path) -> None:
+    """Which share of a sharded tokenizer, and of its moments, this process holds."""
+    torch.manual_seed(0)
+    stores = open_stores(prepared)
+    small = {"num_steps": 1, "batch_size": 2, "shard": True}
+    run = small_trainer(stores, folder, "tokenizer", **small)
+    run.run()
+    weights = list(run.net.parameters())
+    moments = [run.raw_optimizer.state[weight]["exp_avg"] for weight in weights]
+    held = {
+        name: sum(t.to_local().numel() for t in tensors) / sum(t.numel() for t in tensors)
+        for name, tensors in (("weights", weights), ("moments", moments))
+    }
+    rank = os.environ["RANK"]
+    (folder.parent / f"share-{rank}.json").write_text(json.dumps(held))
+
+
 @pytest.fixture(scope="module")
 def guesses(prepared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of runs by two processes: `two`, `two-in-parts`."""
@@ -148,6 +166,13 @@ def test_a_sharded_net_takes_the_steps_of_a_whole_one(tokenizers: Path):
     assert furthest(whole, sharded) < 1e-2
 
 
+def test_each_of_two_processes_holds_a_half(guesses: Path):
+    shares = [json.loads((guesses / f"share-{rank}.json").read_text()) for rank in (0, 1)]
+    for held in shares:
+        assert held["weights"] == pytest.approx(0.5, abs=0.05)
+        assert held["moments"] == pytest.approx(0.5, abs=0.05)
+
+
 def test_what_two_processes_saved_one_goes_on_with(
     tokenizers: Path, prepared_folder: Path, tmp_path: Path
 ):
@@ -196,3 +221,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     train_guess(data, out / "two")
     train_guess(data, out / "two-in-parts", accumulation=2)
+    note_share(data, out / "shared")

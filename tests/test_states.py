@@ -204,6 +204,17 @@ def test_the_state_before_a_torn_one_is_taken(trainer, tmp_path: Path, capsys, t
     assert lines_of(folder) == lines_of(tmp_path / "unbroken")
 
 
+def test_a_state_cut_off_anywhere_is_torn(trainer, tmp_path: Path):
+    to_its_end(trainer())
+    states = States(tmp_path / "run", 2, say=lambda _: None)
+    newest, other = (states._path(step) for step in reversed(states.steps()[-2:]))
+    other.write_bytes(newest.read_bytes())
+    content = newest.read_bytes()
+    for length in range(0, len(content), len(content) // 200):
+        newest.write_bytes(content[:length])
+        assert states.newest()["step"] == 8
+
+
 def test_a_run_all_of_whose_states_are_torn_starts_over(trainer, tmp_path: Path):
     to_its_end(trainer("unbroken"))
     to_its_end(trainer("torn"))

@@ -236,4 +236,4 @@ class _Grey(torch.nn.Module):
 )
 def test_impossible_shape_is_refused(values: dict, message: str):
     with pytest.raises(UserError, match=message):
-        TokenizerConfig(**values)
+        Tokenizer(TokenizerConfig(**values))

@@ -6,8 +6,10 @@ import math
 import os
 import platform
 import re
+import resource
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_world_config
+from conftest import scrolling_ground, tiny_world_config
 from safetensors.torch import load_file
 from torch import nn
 
@@ -26,8 +28,11 @@ from genie.data import Clips, FrameStore, TokenStore
 from genie.dynamics import Dynamics
 from genie.errors import UserError
 from genie.latent_action import LatentActionModel
+from genie.parts import FrameOptions
+from genie.preparing import prepare
 from genie.tokenizer import Tokenizer
 from genie.world import NETS
+from train import __main__ as pipeline
 from train import encode as encoding
 from train import latent_action, tokenizer
 from train.config import LoopConfig
@@ -469,11 +474,40 @@ def test_tokens_of_other_nets_are_refused_with_the_command_that_mends_it(
         encoding.open_tokens(config, *encoders, *named[-1])
     assert "\n" not in str(refusal.value)
     words = shlex.split(str(refusal.value).split("anew with: ")[1])
-    assert words[:3] == ["python", "-m", "train.encode"]
+    assert words[1:3] == ["-m", "train.encode"]
     assert run_module(*words[2:], monkeypatch=monkeypatch) == 0
     for store, name in named:
         opened = encoding.open_tokens(config, *encoders, store, name)
         assert torch.equal(opened.tokens, encoding.encode(*encoders, store).tokens)
+
+
+def test_torn_tokens_are_refused_with_the_command_that_mends_them(
+    encoders, prepared_folder: Path, tmp_path: Path
+):
+    store = FrameStore.open(prepared_folder, "heldout")
+    config = StageConfig(data=prepared_folder, run=tmp_path, clip_frames=4, loop=loop_config())
+    encoding.open_tokens(config, *encoders, store)
+    rows = tmp_path / "tokens" / "heldout" / "rows.arrow"
+    content = rows.read_bytes()
+    for length in (0, 10, len(content) // 2, len(content) - 100):
+        rows.write_bytes(content[:length])
+        with pytest.raises(UserError, match=r"is damaged.*train\.encode"):
+            encoding.open_tokens(config, *encoders, store)
+
+
+def test_no_room_for_tokens_is_one_line(encoders, prepared_folder: Path, tmp_path: Path):
+    config = StageConfig(data=prepared_folder, run=tmp_path, clip_frames=4, loop=loop_config())
+    store = FrameStore.open(prepared_folder, "heldout")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*heldout"):
+            encoding.open_tokens(config, *encoders, store)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert not list((tmp_path / "tokens").iterdir()), "half of it is left"
 
 
 # Commands
@@ -575,3 +609,67 @@ def test_accelerate_launches_a_stage(prepared_folder: Path, tmp_path: Path):
     assert result.returncode == 0, result.stderr[-3000:]
     assert is_finished(tmp_path / "run" / "tokenizer")
     assert "PSNR" in result.stdout + result.stderr or "psnr" in result.stdout + result.stderr
+
+
+# The one command
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--out", ""], "--out is empty"),
+        (["--size", "90", "160"], "--model.patch-size 10"),
+        (["--size", "9000", "64"], "at most 1024"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_the_work(
+    flags: list[str], told: str, recorded_folder: Path, tmp_path: Path, monkeypatch, capsys
+):
+    words = ["--data", recorded_folder, "--out", tmp_path / "world", "--run", tmp_path / "run"]
+    assert run_module("train.__main__", *words, *flags, monkeypatch=monkeypatch) == 2
+    err = capsys.readouterr().err
+    assert told in err and err.startswith("error: ") and err.count("\n") == 1
+    assert not list(tmp_path.rglob("*.json")), "something was made for nothing"
+
+
+def test_a_stage_left_alone_keeps_its_threads(tmp_path: Path, monkeypatch):
+    """Else its sums would not be those of the undisturbed run."""
+    started = []
+
+    class Stage:
+        def __init__(self, words: list[str], env: dict[str, str]) -> None:
+            started.append((words[2], words[-1], env["OMP_NUM_THREADS"]))
+
+        def poll(self) -> int:
+            return 0
+
+        terminate = wait = poll
+
+    monkeypatch.setattr(pipeline.subprocess, "Popen", Stage)
+    monkeypatch.setattr(pipeline.os, "cpu_count", lambda: 6)
+    pipeline._run_stages(["tokenizer", "latent_action"], [], side_by_side=2)
+    pipeline._run_stages(["latent_action"], [], side_by_side=2)
+    pipeline._run_stages(["dynamics"], [], side_by_side=1)
+    assert started == [
+        ("train.tokenizer", "3", "3"),
+        ("train.latent_action", "3", "3"),
+        ("train.latent_action", "3", "3"),
+        ("train.dynamics", "6", "6"),
+    ]
+
+
+def test_frames_that_are_no_square_train_as_the_readme_says(tmp_path: Path):
+    for split in ("train", "heldout"):
+        (tmp_path / "videos" / split).mkdir(parents=True)
+        frames = scrolling_ground(20, seed=len(split))[0].repeat(3, axis=1).repeat(4, axis=2)
+        video.write(tmp_path / "videos" / split / "a.mp4", list(frames), fps=12.0)
+    prepare([tmp_path / "videos"], tmp_path / "data", FrameOptions(size=(90, 160)), workers=1)
+    flags = ["--model.patch-size", "10", "--model.stem", "linear", "--loop.num-steps", "2"]
+    words = ["--preset", "tiny", "--data", str(tmp_path / "data"), "--run", str(tmp_path / "run")]
+    flags += ["--loop.precision", "float32", "--threads", "1"]
+    config = parse(tokenizer.PRESETS, "", [*words, *flags])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer, "COLLAPSED_PERPLEXITY", 0)
+        tokenizer.main(config)
+    described = json.loads((tmp_path / "run" / "tokenizer" / "config.json").read_text())["model"]
+    assert (described["height"], described["width"]) == (90, 160)

@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import moving_square
+from conftest import moving_square, scrolling_ground
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -228,6 +228,23 @@ def test_reading_at_another_size_crops_the_middle(tmp_path: Path):
 @pytest.mark.parametrize("last", [1, 8, 20, 30])
 def test_the_last_frames_are_those_of_the_whole(clip_file: Path, last: int):
     assert torch.equal(video.read(clip_file, SIZE, last=last), video.read(clip_file, SIZE)[-last:])
+
+
+@pytest.mark.parametrize(
+    ("ending", "place"), [("mkv", 0.6), ("mkv", 0.7), ("mkv", 0.8), ("mp4", 0.3), ("mp4", 0.8)]
+)
+def test_damage_in_the_middle_is_told(tmp_path: Path, ending: str, place: float):
+    """Decoders go on after it with smears; whole pictures that are lost show as a pause at most."""
+    path = tmp_path / f"film.{ending}"
+    frames, _ = scrolling_ground(150, seed=3)
+    video.write(path, [frame.repeat(4, axis=0).repeat(4, axis=1) for frame in frames], fps=15.0)
+    content = bytearray(path.read_bytes())
+    start = int(place * len(content))
+    content[start : start + 400] = np.random.default_rng(0).bytes(400)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged|breaks off") as told:
+        video.read(path, SIZE)
+    assert str(told.value).count(str(path)) == 1
 
 
 def test_frames_stream_before_the_end_is_reached(tmp_path: Path):

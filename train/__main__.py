@@ -6,6 +6,7 @@ same command goes on where it was.
 """
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -17,13 +18,14 @@ import torch
 import tyro
 
 from genie import data
-from genie.checkpoint import check_folder
+from genie.checkpoint import check_folder, write_whole
 from genie.errors import UserError
 from genie.parts import FrameOptions
 from genie.preparing import HELDOUT_SHARE, describe_source
 from train import compare, dynamics, latent_action, prepare, tokenizer
+from train.provenance import command_line, note_start, python_name
 from train.run_folder import claim, is_finished
-from train.stage import DEFAULT_PRESET, PIPELINE, check_start, one_line_errors
+from train.stage import DEFAULT_PRESET, PIPELINE, check_size, check_start, one_line_errors
 
 STOPPED = (130, 143)  # exit codes of a stage that was told to stop and has saved
 EXPLAINED = 2  # exit code of a stage that has said in one line what is wrong
@@ -65,22 +67,40 @@ def main(config: PipelineConfig) -> None:
     if preset not in PRESETS:
         raise UserError(f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
     check_start(config.from_, config.replay)
+    if config.out.resolve() == Path.cwd():
+        raise UserError("--out is empty, or the folder that you are in: name one for the world")
     check_folder(config.out)
     run = check_folder(config.run or Path("runs") / config.out.name)
     prepared = _prepared(config, preset, run)
     check_start(config.from_, config.replay, prepared)
+    _explain(run, config.out, prepared)
     shared = ["--preset", preset, "--data", prepared, "--run", str(run)]
     if config.from_:
         shared += ["--from", str(config.from_)]
     if config.replay:
         shared += ["--replay", config.replay]
     encoders = [s for s in ("tokenizer", "latent_action") if not is_finished(run / s)]
-    _run_stages(encoders, shared)
-    _run_stages(["dynamics"], [*shared, "--out", str(config.out)])
+    _run_stages(encoders, shared, side_by_side=2)
+    _run_stages(["dynamics"], [*shared, "--out", str(config.out)], side_by_side=1)
     if config.from_:
         before, after, replay = config.from_, config.out, config.replay
         compare.main(
             compare.CompareConfig(before=before, after=after, data=prepared, replay=replay, out=run)
+        )
+
+
+def _check_patches(size: tuple[int, int], preset: str) -> None:
+    """Refuse early what only the tokenizer would.
+
+    Raises:
+        UserError: if the preset's patches do not cover frames of this size.
+    """
+    patch = tokenizer.PRESETS[preset].model.patch_size
+    if size[0] % patch or size[1] % patch:
+        raise UserError(
+            f"--preset {preset} cuts frames into patches of {patch}, and {size[0]}x{size[1]} is no "
+            f"multiple of that: give another --size, or train stage by stage, with "
+            "--model.patch-size 10 --model.stem linear in train/tokenizer.py for 90x160"
         )
 
 
@@ -97,9 +117,15 @@ def _prepared(config: PipelineConfig, preset: str, run: Path) -> str:
                 f"{place} was prepared at {card.height}x{card.width}: leave --size out, or give "
                 "the folder of videos that it was made from"
             )
+        if not config.from_:  # else its frames were held against the world's
+            _check_patches((card.height, card.width), preset)
         where = place if data.is_remote(place) else str(Path(place).resolve())
         claim(run, {"data": where} | facts)
         return place
+    if config.from_:
+        check_size(config.from_, config.frames.size, "--size")
+    else:
+        _check_patches(config.frames.size, preset)
     source = describe_source([config.data], config.frames, config.heldout_share)
     claim(run, {"data": source} | facts)
     prepared = run / "data"
@@ -115,13 +141,48 @@ def _prepared(config: PipelineConfig, preset: str, run: Path) -> str:
     return str(prepared)
 
 
-def _run_stages(stages: list[str], flags: list[str]) -> None:
+def _explain(run: Path, world: Path, prepared: str) -> None:
+    """What somebody who finds the run folder needs to know, and a line for this start."""
+    evaluate = [python_name(), "-m", "train.evaluate", str(world), prepared]
+    play = [python_name(), "-m", "play", "--world", str(world)]
+    text = f"""# The making of a world: {world.name}
+
+To go on, or to repeat it:
+
+```sh
+{command_line()}
+```
+
+When it is finished:
+
+```sh
+{shlex.join(evaluate)}
+{shlex.join(play)}
+```
+
+| folder | holds |
+|---|---|
+| data | the frames, where they were prepared by this command |
+| tokenizer, latent_action, dynamics | a stage of training each, explained in its README |
+| tokens | what the first two make of the frames, for the third |
+
+config.json says what was asked for, starts.jsonl with which command, commit and versions.
+"""
+    try:
+        note_start(run)
+        write_whole(run / "README.md", text)
+    except OSError as error:
+        raise UserError(f"cannot write {run}: {error.strerror or error}") from error
+
+
+def _run_stages(stages: list[str], flags: list[str], side_by_side: int) -> None:
     """Stages that do not need each other: together on a CPU, one after the other on a GPU."""
-    at_once = 1 if torch.cuda.is_available() else max(1, min(len(stages), os.cpu_count() or 1))
+    cores = os.cpu_count() or 1
+    at_once = 1 if torch.cuda.is_available() else max(1, min(side_by_side, cores))
+    threads = max(1, cores // at_once)  # also of a stage that is left alone: sums depend on them
     shows_bars = sys.stderr.isatty()  # in a log file, places on the screen are only noise
     while stages:
         batch, stages = stages[:at_once], stages[at_once:]
-        threads = max(1, (os.cpu_count() or 1) // len(batch))
         running = [
             subprocess.Popen(
                 [sys.executable, "-m", f"train.{stage}", *flags, "--threads", str(threads)],

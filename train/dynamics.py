@@ -6,6 +6,7 @@ encoder. At the end the three nets are put together into a world.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 
 import torch
 from jaxtyping import UInt8
@@ -22,6 +23,7 @@ from genie.world import World, WorldConfig, read_config
 from train.config import LoopConfig
 from train.encode import ActionModel, fingerprint, load_encoders, open_tokens
 from train.judges import dynamics_judge
+from train.provenance import python_name
 from train.run_folder import load_finished
 from train.stage import (
     StageConfig,
@@ -147,6 +149,10 @@ def main(config: DynamicsStage) -> dict[str, float]:
         model=model,
         data=data_fingerprint(stores[0], replay),
         tokens=fingerprint(tokenizer, latent_action, stores[0]),
+        then=(
+            f"{python_name()} -m train.evaluate {quote(str(out))} {quote(str(config.data))}",
+            _play_command(out),
+        ),
     )
     metrics = trainer.run()
     trainer.finish()
@@ -179,7 +185,11 @@ def save_world(
     world.save_pretrained(out, torch.float16)  # the run folder keeps them whole
     legend.write_legend(World.from_pretrained(out), prompts, out)
     _save_prompts(prompts[:: -(-len(prompts) // SAVED_PROMPTS)], out / "prompts")
-    print(f"world written to {out}; play it: python -m play --world {out}")
+    print(f"world written to {out}; play it: {_play_command(out)}")
+
+
+def _play_command(world: Path) -> str:
+    return f"{python_name()} -m play --world {quote(str(world))}"
 
 
 def _save_prompts(prompts: UInt8[Tensor, "p 3 h w"], folder: Path) -> None:

@@ -27,6 +27,7 @@ from genie.machine import autocast, best_device
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 from genie.tokenizer import Tokenizer, TokenizerConfig
 from genie.world import make_latent_action
+from train.provenance import python_name
 from train.run_folder import load_finished, read_description
 from train.stage import StageConfig, one_line_errors
 
@@ -51,7 +52,8 @@ def main(config: EncodeConfig) -> None:
     """Replace the token shards of both splits, and of the replayed data.
 
     Raises:
-        UserError: if a stage has not finished, or something cannot be read or written.
+        UserError: if a stage has not finished, or something cannot be read or written; what was
+            there stays then.
     """
     stores = {split: FrameStore.open(config.data, split) for split in SPLITS}
     if config.replay:
@@ -104,12 +106,12 @@ def open_tokens(
             encode(tokenizer, latent_action, store).save(folder, wanted)
     stored = TokenStore.open(folder, wanted, store.scene_starts)
     if stored is None:
-        words = ["python", "-m", "train.encode", "--data", config.data, "--run", config.run]
+        words = [python_name(), "-m", "train.encode", "--data", config.data, "--run", config.run]
         words += ["--replay", config.replay] if config.replay else []
         command = shlex.join(map(str, words))
         raise UserError(
-            f"{folder} holds tokens of other nets or frames than those of {config.run}: compute "
-            f"them anew with: {command}"
+            f"{folder} is damaged, or holds tokens of other nets or frames than those of "
+            f"{config.run}: compute them anew with: {command}"
         )
     return stored
 

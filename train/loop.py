@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -81,6 +81,7 @@ class Trainer:
         replay: Replay | None = None,
         judge: Judge | None = None,
         advise: Callable[[dict[str, float]], str] | None = None,
+        then: Sequence[str] = (),
     ) -> None:
         """Open the folder, read the newest state, divide the work.
 
@@ -90,6 +91,7 @@ class Trainer:
             replay: clips of an older game, to be remembered.
             judge: looks at the net at every evaluation.
             advise: from held-out metrics, what is wrong and what to do, or "".
+            then: commands for what can be done with the result.
 
         Raises:
             UserError: see `RunFolder`; or if the batch cannot be divided by the processes.
@@ -110,7 +112,8 @@ class Trainer:
         self.evaluation: dict[str, float] = {}
         self.path, self.name = folder, folder.name
         self.is_sharded = config.shard and self.accelerator.num_processes > 1
-        self.folder = RunFolder(folder, description, config.keep_states) if self.is_main else None
+        keep = config.keep_states
+        self.folder = RunFolder(folder, description, keep, then=then) if self.is_main else None
         state = self.folder.resume() if self.is_main else None
         strikes = self._count_strikes() if self.is_main else 0
         # Of one process, this gives back the list.
@@ -140,9 +143,8 @@ class Trainer:
             SystemExit: after a TERM, when everything is saved.
         """
         config, stopper = self.config, Stopper()
-        bar = self._bar()
         batches = iter(self.batches)
-        with stopper.listening():
+        with self._bar() as bar, stopper.listening():
             if self._lacks_evaluation():
                 self._judge(bar, self.step == config.num_steps)
             while self.step < config.num_steps:
@@ -168,9 +170,7 @@ class Trainer:
                 if self.step % config.evaluate_every == 0 or last:
                     self._judge(bar, last)
                 if stops and not last:
-                    bar.close()
                     stopper.leave()
-        bar.close()
         return self._outcome()
 
     def finish(self) -> None:
@@ -290,8 +290,8 @@ class Trainer:
         if broken:
             raise UserError(
                 f"the {broken[0].replace('_', ' ')} became {numbers[broken[0]]} at step "
-                f"{self.step}: lower --loop.learning-rate and start over in a new run folder; the "
-                "last good state is kept"
+                f"{self.step}: lower --loop.learning-rate and start over in a new run folder; "
+                "states of before are kept"
             )
         return numbers
 

@@ -42,6 +42,13 @@ def command_line() -> str:
     return shlex.join([*_launcher(), *_module_or_file(), *sys.argv[1:]])
 
 
+def python_name() -> str:
+    """What to type for the Python that runs this, from the folder that it was started in."""
+    path = Path(sys.executable)
+    below = path.is_relative_to(Path.cwd())
+    return str(path.relative_to(Path.cwd())) if below else "python"
+
+
 def commit(repository: Path) -> str | None:
     """Git's name of what is checked out, with "+" if files were changed; None outside of git."""
     try:
@@ -63,9 +70,16 @@ def commit(repository: Path) -> str | None:
 def _launcher() -> list[str]:
     num_processes = os.environ.get("WORLD_SIZE", "1")
     if num_processes == "1":
-        return ["python"]
+        return [python_name()]
     if best_device().type == "cpu":  # where accelerate's launcher starts one process
-        return ["python", "-m", "torch.distributed.run", "--nproc_per_node", num_processes, "--"]
+        return [
+            python_name(),
+            "-m",
+            "torch.distributed.run",
+            "--nproc_per_node",
+            num_processes,
+            "--",
+        ]
     return ["accelerate", "launch", "--num_processes", num_processes]
 
 

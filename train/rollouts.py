@@ -75,7 +75,7 @@ def infer(world: World, clips: UInt8[Tensor, "b t 3 h w"]) -> Int[Tensor, "b t-1
 
 
 def _as_floats(world: World, clips: Tensor, doing: str) -> Iterator[Tensor]:
-    for batch in tqdm(clips.split(BATCH), desc=doing, leave=False):
+    for batch in tqdm(clips.split(BATCH), desc=doing, leave=False, disable=None):
         yield video.to_float(batch.to(world.device))
 
 
@@ -91,6 +91,8 @@ def roll(
     return torch.cat(
         [
             world.rollout(prompt[:, None], led_by, seed=seed + number).cpu()
-            for number, (prompt, led_by) in enumerate(tqdm(pairs, desc=doing, leave=False))
+            for number, (prompt, led_by) in enumerate(
+                tqdm(pairs, desc=doing, leave=False, disable=None)
+            )
         ]
     )

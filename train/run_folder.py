@@ -9,6 +9,7 @@ process at a time writes; a file appears whole or not at all. Knows no loops.
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from train.config import stable_steps
 from train.provenance import command_line, note_start
 from train.states import State, States
 
-# A stage whose parent was killed notices within a second (`train.stage.end_with_parent`).
+# A stage whose parent was killed notices within a second (`genie.machine.end_with_parent`).
 LOCK_SECONDS = 3.0
 WEIGHTS = "weights.safetensors"
 FREE_SETTINGS = {"log_every", "save_every", "keep_states", "trackers", "num_workers"}
@@ -31,8 +32,21 @@ FREE_SETTINGS = {"log_every", "save_every", "keep_states", "trackers", "num_work
 class RunFolder:
     """A run's folder, held by this process alone for as long as the object lives."""
 
-    def __init__(self, path: Path, description: dict[str, Any], keep_states: int = 2) -> None:
+    def __init__(
+        self,
+        path: Path,
+        description: dict[str, Any],
+        keep_states: int = 2,
+        *,
+        then: Sequence[str] = (),
+    ) -> None:
         """Make the folder, or go on with the same run, or with the same run made longer.
+
+        Args:
+            path: where to.
+            description: everything that makes the run what it is.
+            keep_states: how many of the last states stay.
+            then: commands for what can be done with the result.
 
         Raises:
             UserError: if another process has it, it holds a run of other settings, or it cannot
@@ -47,7 +61,7 @@ class RunFolder:
             claim(path, description)
             if not is_finished(path):
                 note_start(path)
-                write_whole(path / "README.md", _explain(path))
+                write_whole(path / "README.md", _explain(path, then))
         except Timeout:
             raise UserError(
                 f"{path} is being trained by another process: wait for it or stop it"
@@ -133,7 +147,7 @@ def claim(folder: Path, description: dict[str, Any]) -> None:
         if different:
             raise UserError(
                 f"{folder} holds a run with other settings ({different}): repeat its command to "
-                "go on, or choose another --run folder"
+                "go on, delete it to start it over, or choose another --run folder"
             )
         if found == wanted:
             return
@@ -154,8 +168,10 @@ def _as_json(description: dict[str, Any]) -> str:
     return json.dumps(description, indent=1, default=str) + "\n"
 
 
-def _explain(folder: Path) -> str:
+def _explain(folder: Path, then: Sequence[str]) -> str:
     """What somebody who finds the folder needs to know."""
+    commands = "\n".join(then)
+    afterwards = f"\nWhen it is finished:\n\n```sh\n{commands}\n```\n" if then else ""
     return f"""# A training run: {folder.name}
 
 To go on, or to repeat it:
@@ -172,14 +188,7 @@ To go on, or to repeat it:
 | samples/ | pictures made on the way |
 | state-NUMBER.pt | everything needed to go on from that step |
 | weights.safetensors | the result, once the run is finished |
-
-When all three stages are finished and the world is in WORLD, with the prepared data in DATA:
-
-```sh
-python -m train.evaluate WORLD DATA --out report
-python -m play --world WORLD
-```
-"""
+{afterwards}"""
 
 
 def describe(**parts: Any) -> dict[str, Any]:

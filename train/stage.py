@@ -79,14 +79,23 @@ def check_start(world: Path | None, replay: str | None, *folders: str) -> None:
         if replay:
             raise UserError("--replay is for a world that is trained further: give --from as well")
         return
-    wanted = read_config(world).tokenizer
     for folder in (*folders, *([replay] if replay else [])):
         card = read_card(folder)
-        if (card.height, card.width) != (wanted.height, wanted.width):
-            raise UserError(
-                f"{world} wants frames of {wanted.height}x{wanted.width}, {folder} has "
-                f"{card.height}x{card.width}: prepare the videos at the world's size (--size)"
-            )
+        check_size(world, (card.height, card.width), folder)
+
+
+def check_size(world: Path, size: tuple[int, int], of: str) -> None:
+    """Refuse frames that a world cannot be trained further on.
+
+    Raises:
+        UserError: naming both sizes.
+    """
+    wanted = read_config(world).tokenizer
+    if tuple(size) != (wanted.height, wanted.width):
+        raise UserError(
+            f"{world} wants frames of {wanted.height}x{wanted.width}, {of} has "
+            f"{size[0]}x{size[1]}: prepare the videos with --size {wanted.height} {wanted.width}"
+        )
 
 
 def open_stores(config: StageConfig) -> tuple[FrameStore, FrameStore]:
@@ -167,6 +176,7 @@ def make_trainer(
     *,
     judge: Judge | None = None,
     advise: Callable[[dict[str, float]], str] | None = None,
+    then: Sequence[str] = (),
     **description: Any,
 ) -> Trainer:
     """The trainer of a stage on clips of both splits.
@@ -174,7 +184,7 @@ def make_trainer(
     Args:
         name: of the stage's folder in the run folder.
         replay: the old game's training split.
-        judge: see `Trainer`, as is advise.
+        judge: see `Trainer`, as are advise and then.
         description: what makes this run what it is, besides clips and loop.
 
     Raises:
@@ -199,6 +209,7 @@ def make_trainer(
         replay=replayed,
         judge=judge,
         advise=advise,
+        then=then,
     )
 
 

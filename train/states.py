@@ -16,7 +16,15 @@ import torch
 from genie.errors import UserError
 
 # What torch.load raises for a file that is torn.
-TORN = (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile)
+TORN = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
 
 State = dict[str, Any]
 

@@ -197,7 +197,7 @@ def label_transitions(
     batches = DataLoader(Subset(clips, chosen), batch_size=BATCH)
     latent = [
         world.latent_action.infer(video.to_float(frames.to(world.device))).cpu()[:, HISTORY:]
-        for frames in tqdm(batches, desc="true actions", leave=False)
+        for frames in tqdm(batches, desc="true actions", leave=False, disable=None)
     ]
     is_known = true >= 0
     return (
