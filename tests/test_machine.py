@@ -57,3 +57,18 @@ def test_the_benchmarks_run(tmp_path):
     assert sorted(os.listdir(tmp_path / "out")) == ["bench.json", "bench.txt"]
     result = subprocess.run([*command, "lodaing"], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 2 and result.stderr.startswith("error: no section 'lodaing'")
+
+
+@pytest.mark.parametrize("package", ["play", "train"])
+@pytest.mark.parametrize("wish", [None, "ACTIVE"])
+def test_threads_sleep_while_they_wait(package: str, wish: str | None):
+    """OpenMP reads it when torch is loaded, so it must be there before."""
+    script = (
+        f"import os, sys, {package}; print('torch' in sys.modules, os.getenv('OMP_WAIT_POLICY'))"
+    )
+    own = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    env = own | ({"OMP_WAIT_POLICY": wish} if wish else {})
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["False", wish or "PASSIVE"]
