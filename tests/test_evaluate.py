@@ -1,8 +1,12 @@
 """The evaluation on worlds whose figures are known beforehand, and its command end to end."""
 
+import base64
+import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,14 +25,17 @@ from genie.parts import FrameOptions
 from genie.preparing import prepare
 from genie.world import World, read_config
 from train import evaluate, sampling
+from train.long_rollouts import long_figures, run_on
 from train.pictures import contact_sheet, draw_pictures
-from train.rollouts import draw_clips
+from train.report import HEIGHT, WIDTH, page
+from train.rollouts import HISTORY, draw_clips, infer, roll
 from train.true_actions import TrueActions, label_transitions, true_action_figures
 
 SIDE = 32
 SPEED = 3
 MOVES = {"NONE": (0, 0), "LEFT": (-1, 0), "RIGHT": (1, 0), "UP": (0, 1), "RIGHT+UP": (1, 1)}
 NAMES = list(MOVES)
+LENGTHS = [60, 45, 30, 60, 50, 12]
 
 
 class Landscape:
@@ -57,7 +64,7 @@ class WalkStore(FrameStore):
 
     def __init__(self, landscape: Landscape, lengths: list[int]) -> None:
         generator = torch.Generator().manual_seed(1)
-        self.size, self.fps = (SIDE, SIDE), 10.0
+        self.size, self.fps, self.fingerprint = (SIDE, SIDE), 10.0, "walks"
         self.video_names = [f"heldout/walk-{number}" for number in range(len(lengths))]
         self.video_starts = self.scene_starts = np.cumsum([0, *lengths])
         self.actions, frames = {}, []
@@ -114,11 +121,23 @@ class PerfectWorld:
             frames.append(self.landscape.view(*place))
         return torch.stack(frames)
 
+    def start_many(self, prompts: torch.Tensor, *, seeds: list[int]) -> "PerfectWorlds":
+        return PerfectWorlds(self, prompts)
+
     def start(self, prompt: torch.Tensor, *, seed: int) -> "PerfectWorld":
         return self
 
     def step(self, action: int) -> None:
         pass
+
+
+class PerfectWorlds:
+    def __init__(self, world: PerfectWorld, prompts: torch.Tensor) -> None:
+        self.world, self.now = world, prompts[:, -1]
+
+    def step(self, actions: torch.Tensor) -> torch.Tensor:
+        self.now = self.world.rollout(self.now[:, None], actions[:, None], seed=0)[:, 0]
+        return self.now
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +147,7 @@ def landscape() -> Landscape:
 
 @pytest.fixture(scope="module")
 def walks(landscape: Landscape) -> WalkStore:
-    return WalkStore(landscape, [60, 45, 30, 60, 50, 12])
+    return WalkStore(landscape, LENGTHS)
 
 
 @pytest.fixture
@@ -154,6 +173,9 @@ def test_a_perfect_world_gets_perfect_figures(landscape, walks, true_actions):
     assert gain["mean"] == pytest.approx(60 - figures["rollout"]["8"]["copy_last_frame"]["psnr"])
     assert figures["delta_psnr"]["4"]["mean"] > 20
     assert 0 < figures["delta_psnr"]["4"]["standard_error"] < 10
+    low, high = figures["delta_psnr"]["4"]["interval"]
+    assert low < figures["delta_psnr"]["4"]["mean"] < high
+    assert list(figures["delta_psnr"]) == [str(step) for step in range(1, 11)]
     assert figures["latent_action"]["usage"] == 1
     assert 4.5 < figures["latent_action"]["perplexity"] <= 5
     assert sum(figures["latent_action"]["histogram"]) == 12 * 18
@@ -163,6 +185,7 @@ def test_a_perfect_world_gets_perfect_figures(landscape, walks, true_actions):
         assert agreement["balanced_accuracy_weighted_vote"] == 1
         assert agreement["chance"] == pytest.approx(1 / num_classes)
     assert figures["true_actions"]["all"]["nmi"] == pytest.approx(1)
+    assert figures["true_actions"]["all"]["ami"] == pytest.approx(1)
     assert figures["true_actions"]["vertical"]["nmi"] < 0.9, "five actions say more than up or not"
 
 
@@ -182,7 +205,9 @@ def test_a_world_that_ignores_its_actions_is_not_controllable(landscape, walks):
     world = PerfectWorld(landscape, heeds_actions=False)
     figures = evaluate.evaluate(world, walks, num_clips=8, horizon=5)
     assert figures["true_actions"] is None
-    assert figures["delta_psnr"] == {t: {"mean": 0, "standard_error": 0} for t in ("1", "2", "4")}
+    nothing = {"mean": 0, "standard_error": 0, "interval": [0, 0]}
+    assert figures["delta_psnr"] == {str(step): nothing for step in range(1, 6)}
+    assert figures["long"] == {}
     assert figures["scroll"]["eta_squared"] == {"across": 0, "up_down": 0}
     for step in figures["rollout"].values():
         assert step["generated"] == step["copy_last_frame"]
@@ -343,7 +368,11 @@ def test_merges_join_the_buttons_that_move_the_view_alike():
 
 
 def test_pictures_show_every_action_from_every_prompt(landscape, walks, tmp_path: Path):
-    draw_pictures(PerfectWorld(landscape), walks, tmp_path, horizon=4, seed=0)
+    world = PerfectWorld(landscape)
+    clips, _ = draw_clips(walks, 8, 4, seed=0)
+    real, actions = clips[:, HISTORY:], infer(world, clips)[:, HISTORY:]
+    generated = roll(world, real[:, 0], actions, 0, "")
+    draw_pictures(world, real, generated, tmp_path, seed=0)
     tile = 2 * (SIDE + 2)
     with Image.open(tmp_path / "actions.png") as sheet:
         assert sheet.size == (60 + 5 * tile, 16 + 3 * 5 * tile)
@@ -357,8 +386,27 @@ def test_pictures_show_every_action_from_every_prompt(landscape, walks, tmp_path
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "actions.gif",
         "actions.png",
+        "best.png",
         "rollouts.png",
+        "worst.png",
     ]
+
+
+def test_the_best_clips_are_those_that_gain_most(landscape, walks, tmp_path: Path):
+    world = PerfectWorld(landscape)
+    clips, _ = draw_clips(walks, 10, 4, seed=0)
+    real = clips[:, HISTORY:]
+    generated = roll(world, real[:, 0], infer(world, clips)[:, HISTORY:], 0, "")
+    generated[3] = 255 - generated[3]  # the only one that is wrong
+    draw_pictures(world, real, generated, tmp_path, seed=0)
+    tile = 2 * (SIDE + 2)
+    pairs = {}
+    for name in ("best", "worst"):
+        with Image.open(tmp_path / f"{name}.png") as sheet:
+            pairs[name] = np.asarray(sheet)[16:, 60:].reshape(8, 2, tile, -1, 3)
+    assert np.array_equal(pairs["best"][:, 0], pairs["best"][:, 1])
+    assert not np.array_equal(pairs["worst"][0, 0], pairs["worst"][0, 1])
+    assert np.array_equal(pairs["worst"][1:, 0], pairs["worst"][1:, 1])
 
 
 def test_a_contact_sheet_keeps_each_pixel_crisp():
@@ -380,12 +428,13 @@ def report(tiny_world_folder, prepared_folder, recorded_folder, tmp_path_factory
 
 
 def configure(world: Path, data: Path, out: Path, **others) -> evaluate.EvaluateConfig:
-    options = {"num_clips": 3, "horizon": 5, **others}
+    options = {"num_clips": 3, "horizon": 5, "long_steps": 60, **others}
     return evaluate.EvaluateConfig(world=world, data=data, out=out, **options)
 
 
 def test_the_command_writes_figures_and_pictures(report: Path, tiny_world_folder: Path):
-    wanted = ["actions.gif", "actions.png", "metrics.json", "rollouts.png"]
+    pictures = ["actions.gif", "actions.png", "best.png", "long.png", "rollouts.png", "worst.png"]
+    wanted = sorted(["metrics.json", "report.html", *pictures])
     assert sorted(path.name for path in report.iterdir()) == wanted
     figures = json.loads((report / "metrics.json").read_text())
     world = World.from_pretrained(tiny_world_folder)
@@ -405,7 +454,7 @@ def test_a_second_run_gives_the_same_figures(
     assert first.pop("true_actions") and second.pop("true_actions") is None
     assert first.pop("latency").keys() == second.pop("latency").keys()
     assert first == second
-    for name in ("actions.png", "actions.gif", "rollouts.png"):
+    for name in (path.name for path in report.iterdir() if path.suffix in {".png", ".gif"}):
         assert (report / name).read_bytes() == (tmp_path / name).read_bytes()
     printed = capsys.readouterr().out
     for word in ("tokenizer:", "PSNR generated", "delta PSNR", "perplexity", "eta squared", "p95"):
@@ -427,6 +476,121 @@ def test_the_command_line_says_in_one_line_what_is_wrong(tmp_path: Path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "report").exists(), "nothing is left behind"
+
+
+# Running on
+
+
+def test_a_perfect_world_runs_on_as_its_game_does(landscape, walks):
+    world = PerfectWorld(landscape)
+    run = run_on(world, walks, 50, seed=0)
+    figures = long_figures(world, walks, run, seed=0)
+    assert list(figures) == ["real", "10", "50"]
+    assert [len(truth) for truth in run.truths] == [length - HISTORY for length in LENGTHS]
+    for step, num_true in (("10", 5), ("50", 2)):
+        assert figures[step]["num_true"] == num_true, (
+            "videos of 60 frames have 57 after the history"
+        )
+        assert figures[step]["generated"]["psnr"] == figures[step]["tokenizer"]["psnr"] == 60
+        assert figures[step]["copy_last_frame"]["psnr"] < 60
+        for name in ("sharpness", "contrast", "motion"):
+            assert figures[step][name] == pytest.approx(1, abs=0.4), name
+
+
+def test_worlds_that_blur_or_stop_are_told(landscape, walks):
+    real = long_figures_of(lambda films: films, landscape, walks)
+    blurred = long_figures_of(blur, landscape, walks)
+    stopped = long_figures_of(lambda films: films[:, :1].expand_as(films), landscape, walks)
+    darker = long_figures_of(lambda films: films // 2, landscape, walks)
+    assert blurred["sharpness"] < 0.8 * real["sharpness"]
+    assert stopped["motion"] == 0 < real["motion"]
+    assert darker["colour"] > 30 > real["colour"]
+    assert darker["contrast"] == pytest.approx(real["contrast"] / 2, rel=0.05)
+
+
+def long_figures_of(change, landscape: Landscape, walks: WalkStore) -> dict:
+    world = PerfectWorld(landscape)
+    run = run_on(world, walks, 10, seed=0)
+    run.windows[10][:] = change(run.windows[10])
+    return long_figures(world, walks, run, seed=0)["10"]
+
+
+def blur(films: torch.Tensor) -> torch.Tensor:
+    smooth = F.avg_pool2d(films.flatten(0, 1).float(), 5, stride=1, padding=2)
+    return smooth.byte().unflatten(0, films.shape[:2])
+
+
+def test_a_film_never_starts_twice_the_same_way(landscape, walks):
+    run = run_on(PerfectWorld(landscape), walks, 10, seed=0)
+    again = run_on(PerfectWorld(landscape), walks, 10, seed=0)
+    other = run_on(PerfectWorld(landscape), walks, 10, seed=1)
+    assert torch.equal(run.windows[10], again.windows[10])
+    assert torch.equal(run.windows[10][:5], other.windows[10][:5]), "these follow the true videos"
+    assert not torch.equal(run.windows[10][5], other.windows[10][5]), "this video has ended"
+
+
+# The report
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes, and the text between."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_report_holds_everything_itself(report: Path):
+    read = Reader((report / "report.html").read_text())
+    sources = [found["src"] for tag, found in read.tags if tag == "img"]
+    assert len(sources) == 6
+    for source in sources:
+        kind, content = source.removeprefix("data:image/").split(";base64,")
+        with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
+            assert picture.format.lower() == kind
+    assert not {"link", "script", "iframe"} & {tag for tag, _ in read.tags}
+    figures = json.loads((report / "metrics.json").read_text())
+    assert f"{figures['tokenizer']['psnr']:.2f} dB" in read.text
+    curves = [found["points"].split() for tag, found in read.tags if tag == "polyline"]
+    assert [len(points) for points in curves] == [5, 5, 5, 5, 2, 2, 2]
+    for x, y in (point.split(",") for points in curves for point in points):
+        assert 0 <= float(x) <= WIDTH and 0 <= float(y) <= HEIGHT
+
+
+def test_names_are_no_markup(report: Path):
+    figures = json.loads((report / "metrics.json").read_text()) | {"world": "<script>x</script>"}
+    assert "<script>" not in page(figures, report)
+
+
+def test_two_worlds_are_held_beside_each_other(
+    report: Path, tiny_world_folder: Path, prepared_folder: Path, tmp_path: Path, capsys
+):
+    against = report / "metrics.json"
+    evaluate.main(configure(tiny_world_folder, prepared_folder, tmp_path, against=against))
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if line.startswith("rollout t=4, dB"))
+    first, second, gain = row.removeprefix("rollout t=4, dB").split()
+    assert first == second and gain == "+0.00"
+    assert row in Reader((tmp_path / "report.html").read_text()).text
+    with pytest.raises(UserError, match=r"other clips \(num_clips: 3 there, 2 here\)"):
+        config = configure(tiny_world_folder, prepared_folder, tmp_path, against=against)
+        evaluate.main(replace(config, num_clips=2, long_steps=0))
+
+
+@pytest.mark.parametrize("content", [None, "no json", "[]", '{"world": "x"}'])
+def test_what_is_no_report_is_refused_before_the_work(tmp_path: Path, content: str | None):
+    path = tmp_path / "metrics.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=r"metrics\.json"):
+        evaluate.main(configure(tmp_path, tmp_path, tmp_path / "report", against=path))
 
 
 # Ways of sampling

@@ -4,7 +4,7 @@
 
 Every figure comes from videos that training never saw. Rollouts run free from one prompt frame:
 the true video lends them its latent actions, which the latent action model infers, and nothing
-else. Writes `metrics.json`, `actions.png`, `actions.gif` and `rollouts.png`; the same seed gives
+else. Writes `metrics.json`, pictures, and `report.html`, which holds all of it; the same seed gives
 the same figures again, but for the latency.
 Does not judge: the reader compares the figures with the baselines beside them.
 """
@@ -29,13 +29,16 @@ from train.figures import (
     scroll_figures,
     usage_figures,
 )
-from train.pictures import draw_pictures, write
+from train.long_rollouts import LONG_STEPS, long_figures, run_on
+from train.pictures import draw_long, draw_pictures, write
+from train.report import page
 from train.rollouts import HISTORY, draw_clips, infer, reconstruct, roll
 from train.stage import one_line_errors
-from train.table import table
+from train.table import compare, table
 from train.true_actions import TrueActions, true_action_figures
 
 NUM_HELD_PROMPTS = 32
+SAME_CLIPS = {"data", "num_clips", "horizon", "seed"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +55,15 @@ class EvaluateConfig:
     """Held-out clips to roll out (fewer if there are fewer)."""
     horizon: int = 15
     """Frames to generate from each prompt frame."""
+    long_steps: int = 1000
+    """Frames that some films run on for, to see how long the world holds up; below 10 leaves it
+    out."""
+    against: Path | None = None
+    """metrics.json of another world on the same clips, to be held beside."""
     seed: int = 0
     """Draws clips, random actions and the sampler's noise."""
     out: Path = Path("report")
-    """Folder for metrics.json and the pictures; made if need be."""
+    """Folder for report.html, metrics.json and the pictures; made if need be."""
 
 
 def main(config: EvaluateConfig) -> None:
@@ -65,6 +73,7 @@ def main(config: EvaluateConfig) -> None:
         UserError: if a file or a flag does not fit, or `config.out` cannot be written.
     """
     check_folder(config.out)
+    other = read_figures(config.against) if config.against else None
     world = World.from_pretrained(config.world)
     store = FrameStore.open(config.data, "heldout")
     figures = evaluate(
@@ -73,12 +82,18 @@ def main(config: EvaluateConfig) -> None:
         config.true_actions,
         num_clips=config.num_clips,
         horizon=config.horizon,
+        long_steps=config.long_steps,
         seed=config.seed,
+        pictures=config.out,
     )
+    if other:
+        check_same_clips(figures, other, config.against)
     write(config.out / "metrics.json", json.dumps(figures, indent=2).encode() + b"\n")
-    draw_pictures(world, store, config.out, horizon=config.horizon, seed=config.seed)
+    write(config.out / "report.html", page(figures, config.out, other).encode())
     print(table(figures))
-    print(f"written to {config.out}: metrics.json, actions.png, actions.gif, rollouts.png")
+    if other:
+        print(*compare(figures, other), sep="\n")
+    print(f"written to {config.out}: report.html, metrics.json and pictures")
 
 
 @torch.no_grad()
@@ -89,7 +104,9 @@ def evaluate(
     *,
     num_clips: int = 256,
     horizon: int = 15,
+    long_steps: int = 0,
     seed: int = 0,
+    pictures: Path | None = None,
 ) -> dict:
     """Measure `world` on the videos of `store` and return every figure, ready for JSON.
 
@@ -103,7 +120,9 @@ def evaluate(
         true_actions: npz file with the buttons that were pressed; None leaves NMI and probe out.
         num_clips: clips to roll out; fewer are taken if there are fewer.
         horizon: frames to generate from each prompt frame.
+        long_steps: frames that some films run on for; none run on for fewer than 10.
         seed: draws clips, random actions and the sampler's noise.
+        pictures: folder for pictures; None draws none.
 
     Raises:
         UserError: if sizes do not fit, the videos are too short, or `true_actions` is not theirs.
@@ -117,8 +136,14 @@ def evaluate(
     actions = infer(world, clips)
     prompts, future = clips[:, HISTORY], clips[:, HISTORY + 1 :]
     generated = roll(world, prompts, actions[:, HISTORY:], seed, "rollout")
+    running_on = run_on(world, store, long_steps, seed) if long_steps >= LONG_STEPS[0] else None
+    if pictures:
+        draw_pictures(world, clips[:, HISTORY:], generated, pictures, seed=seed)
+    if pictures and running_on:
+        draw_long(running_on.windows, pictures)
     return {
         "world": world.name,
+        "data": store.fingerprint,
         "num_clips": len(clips),
         "num_videos": len(np.unique(video_ids)),
         "horizon": horizon,
@@ -129,6 +154,7 @@ def evaluate(
         "latent_action": usage_figures(actions, world.num_actions),
         "true_actions": agreement,
         "scroll": scroll_figures(world, prompts[:NUM_HELD_PROMPTS], seed),
+        "long": long_figures(world, store, running_on, seed) if running_on else {},
         "latency": latency_figures(world, prompts[0], seed),
     }
 
@@ -145,6 +171,35 @@ def check_sizes(world: World, store: FrameStore) -> None:
             f"the world wants frames of {wanted} but the data has {got}: "
             "prepare the videos again at the world's size"
         )
+
+
+def read_figures(path: Path) -> dict:
+    """The figures of an evaluation.
+
+    Raises:
+        UserError: if the file is none.
+    """
+    try:
+        figures = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({error}): give metrics.json of a report") from error
+    if not isinstance(figures, dict) or not figures.keys() >= SAME_CLIPS:
+        raise UserError(f"{path} is not metrics.json of this version's train.evaluate")
+    return figures
+
+
+def check_same_clips(figures: dict, other: dict, path: Path) -> None:
+    """Refuse to hold figures of different clips beside each other.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    for name in sorted(SAME_CLIPS):
+        if figures[name] != other[name]:
+            raise UserError(
+                f"{path} was measured on other clips ({name}: {other[name]} there, "
+                f"{figures[name]} here): evaluate both worlds with the same data and options"
+            )
 
 
 if __name__ == "__main__":

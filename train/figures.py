@@ -18,9 +18,10 @@ from genie import legend, metrics, video
 from genie.world import World
 from train.rollouts import reconstruct, roll
 
-DELTA_STEPS = (1, 2, 4, 8)
+DELTA_STEPS = range(1, 11)
 NUM_DRAWS = 3  # of random actions
 LATENCY_STEPS = 60
+CONFIDENCE = 1.96  # standard errors on either side of a mean, for 95 %
 
 
 def likeness(
@@ -72,7 +73,7 @@ def delta_psnr_figures(
 ) -> dict[str, dict[str, float]]:
     """Return delta-t PSNR in dB by t: inferred actions against uniformly random ones.
 
-    Each clip's figure is its mean over `NUM_DRAWS` draws; the standard error is over clips.
+    Each clip's figure is its mean over `NUM_DRAWS` draws; error and interval are over clips.
     """
     num_clips, num_steps = len(prompts), min(max(DELTA_STEPS), future.shape[1])
     generator = torch.Generator().manual_seed(seed)
@@ -92,8 +93,11 @@ def delta_psnr_figures(
 
 
 def _mean_with_error(values: Float[Tensor, " b"]) -> dict[str, float]:
+    """The mean and its standard error; 95 % of such intervals of it hold the true one."""
+    mean = values.mean().item()
     error = values.std().item() / len(values) ** 0.5 if len(values) > 1 else None
-    return {"mean": values.mean().item(), "standard_error": error}
+    reach = CONFIDENCE * (error or 0)
+    return {"mean": mean, "standard_error": error, "interval": [mean - reach, mean + reach]}
 
 
 def usage_figures(actions: Int[Tensor, "b t"], num_actions: int) -> dict:

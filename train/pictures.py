@@ -1,8 +1,7 @@
 """Contact sheets and an animation of what a world does, for the eye.
 
-In: a world and held-out videos. Out: `actions.png`, `actions.gif` and `rollouts.png`, each written
-whole or not at all.
-Does not measure, and does not pick: it shows what the seed draws.
+In: a world, clips and what it made of them. Out: PNG and GIF files, each written whole or not at
+all. Measures only to find the best and the worst.
 """
 
 import io
@@ -18,37 +17,51 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from genie import video
-from genie.data import FrameStore
 from genie.errors import UserError
 from genie.legend import hold_actions
+from genie.metrics import psnr
 from genie.world import World
-from train.rollouts import HISTORY, draw_clips, infer, roll
 
 NUM_DRAWN_PROMPTS = 3
 NUM_DRAWN_CLIPS = 8
 
 
-@torch.no_grad()
 def draw_pictures(
-    world: World, store: FrameStore, folder: Path, *, horizon: int = 15, seed: int = 0
+    world: World,
+    real: UInt8[Tensor, "b t 3 h w"],
+    generated: UInt8[Tensor, "b t-1 3 h w"],
+    folder: Path,
+    *,
+    seed: int,
 ) -> None:
-    """Write `actions.png`, `actions.gif` and `rollouts.png` to `folder`.
+    """Write what actions do, and rollouts beside the clips from whose first frame they come.
 
-    The prompts are the first that the seed draws, not picked.
+    `rollouts.png` has the first clips, not picked; `best.png` and `worst.png` those that gain most
+    and least over copying the prompt.
 
     Raises:
-        UserError: if the videos are too short or a file cannot be written.
+        UserError: if a file cannot be written.
     """
-    clips, _ = draw_clips(store, NUM_DRAWN_CLIPS, horizon, seed)
-    draw_actions(world, clips[:NUM_DRAWN_PROMPTS, HISTORY], folder, horizon=horizon, seed=seed)
-    times = _times(horizon)
-    real = clips[:, HISTORY:]
-    generated = roll(world, real[:, 0], infer(world, clips)[:, HISTORY:], seed, "pictures")
-    pairs = torch.stack([real, torch.cat([real[:, :1], generated], dim=1)], dim=1)
-    rows = [
-        f"clip {clip}\n{what}" for clip in range(1, len(clips) + 1) for what in ("real", "world")
-    ]
-    write(folder / "rollouts.png", png(contact_sheet(pairs.flatten(0, 1), rows, times)))
+    prompts, horizon = real[:, 0], generated.shape[1]
+    draw_actions(world, prompts[:NUM_DRAWN_PROMPTS], folder, horizon=horizon, seed=seed)
+    future, films = video.to_float(real[:, 1:]), video.to_float(generated)
+    gains = psnr(films, future) - psnr(video.to_float(prompts)[:, None].expand_as(future), future)
+    order = gains.mean(dim=1).argsort(descending=True, stable=True)
+    first = torch.arange(len(real))
+    for name, clips in (("rollouts", first), ("best", order), ("worst", order.flip(0))):
+        chosen = clips[:NUM_DRAWN_CLIPS]
+        films_from_prompts = torch.cat([prompts[:, None], generated], dim=1)
+        pairs = torch.stack([real[chosen], films_from_prompts[chosen]], dim=1)
+        rows = [f"clip {clip + 1}\n{what}" for clip in chosen for what in ("real", "world")]
+        sheet = contact_sheet(pairs.flatten(0, 1), rows, _times(horizon))
+        write(folder / f"{name}.png", png(sheet))
+
+
+def draw_long(windows: dict[int, UInt8[Tensor, "b w 3 h w"]], folder: Path) -> None:
+    """Write `long.png`: the last frame up to each step, of the first films."""
+    shown = torch.stack([films[:NUM_DRAWN_CLIPS, -1] for films in windows.values()], dim=1)
+    rows = [f"film {number}" for number in range(1, len(shown) + 1)]
+    write(folder / "long.png", png(contact_sheet(shown, rows, [f"t={step}" for step in windows])))
 
 
 def draw_actions(

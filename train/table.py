@@ -4,9 +4,29 @@ In: the dict that `train.evaluate` writes to metrics.json. Out: lines to print.
 Knows no world: what it prints is in the dict.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 PRINTED_STEPS = (1, 4, 8, 15)
+MAIN_FIGURES = {
+    "tokenizer, dB": ("tokenizer", "psnr"),
+    **{
+        f"rollout t={step}, dB": ("rollout", str(step), "generated", "psnr")
+        for step in PRINTED_STEPS
+    },
+    **{
+        f"over copy t={step}, dB": ("rollout", str(step), "gain_over_copy", "mean")
+        for step in (4, 15)
+    },
+    "delta PSNR t=4, dB": ("delta_psnr", "4", "mean"),
+    "perplexity": ("latent_action", "perplexity"),
+    "AMI of moves": ("true_actions", "moves", "ami"),
+    "probe of moves": ("true_actions", "moves", "balanced_accuracy"),
+    "eta squared across": ("scroll", "eta_squared", "across"),
+    "eta squared up/down": ("scroll", "eta_squared", "up_down"),
+    "sharpness t=10": ("long", "10", "sharpness"),
+    "sharpness t=1000": ("long", "1000", "sharpness"),
+    "latency p50, ms": ("latency", "p50_ms"),
+}
 
 
 def table(figures: dict) -> str:
@@ -20,6 +40,7 @@ def table(figures: dict) -> str:
         f"of {latent['num_actions']}",
         *_true_action_lines(figures["true_actions"] or {}),
         *_scroll_lines(figures["scroll"]),
+        *_long_lines(figures["long"]),
         f"latency of a frame: p50 {latency['p50_ms']:.1f} ms, p95 {latency['p95_ms']:.1f} ms "
         f"({latency['device']}, {latency['num_threads']} threads)",
     ]
@@ -40,6 +61,8 @@ def _rollout_lines(figures: dict) -> Iterator[str]:
     yield _row("SSIM generated", [f"{step['generated']['ssim']:.3f}" for step in at])
     deltas = [figures["delta_psnr"].get(step) for step in steps]
     yield _row("delta PSNR", [f"{delta['mean']:.2f}" if delta else "" for delta in deltas])
+    reach = [delta and (delta["interval"][1] - delta["interval"][0]) / 2 for delta in deltas]
+    yield _row("  give or take (95 %)", ["" if x is None else f"{x:.2f}" for x in reach])
 
 
 def _pooled_gain(step: dict) -> float:
@@ -48,8 +71,8 @@ def _pooled_gain(step: dict) -> float:
 
 def _true_action_lines(figures: dict) -> Iterator[str]:
     if figures:
-        yield _row("true actions", ["NMI", "probe", "weighted", "chance"])
-    names = ("nmi", "balanced_accuracy", "balanced_accuracy_weighted_vote", "chance")
+        yield _row("true actions", ["NMI", "AMI", "probe", "weighted", "chance"])
+    names = ("nmi", "ami", "balanced_accuracy", "balanced_accuracy_weighted_vote", "chance")
     for kind, agreement in figures.items():
         yield _row(f"  {kind}", [f"{agreement[name]:.3f}" for name in names])
 
@@ -65,6 +88,38 @@ def _scroll_lines(figures: dict) -> Iterator[str]:
         medians = [f"{movement[name]:.1f}" for name in ("median_dx", "median_dy")]
         shares = [f"{movement[name]:.0%}" for name in ("right", "left", "up", "still")]
         yield _row(f"  {action} {movement['name']}", medians + shares)
+
+
+def _long_lines(figures: dict) -> Iterator[str]:
+    steps = [step for step in figures if step != "real"]
+    if not steps:
+        return
+    yield _row("running on by itself", ["real", *(f"t={step}" for step in steps)])
+    for name in ("sharpness", "contrast", "motion"):
+        yield _row(f"  {name}", [f"{at[name]:.2f}" for at in figures.values()])
+    yield _row("  colour off by", [f"{at['colour']:.1f}" for at in figures.values()])
+    for name in ("generated", "copy_last_frame", "tokenizer"):
+        psnr = [f"{figures[s][name]['psnr']:.2f}" if name in figures[s] else "" for s in steps]
+        yield _row(f"  PSNR {name.replace('_', ' ')}", ["", *psnr])
+    yield _row("  true videos so long", ["", *(str(figures[step]["num_true"]) for step in steps)])
+
+
+def compare(figures: dict, other: dict) -> Iterator[str]:
+    """Yield the main figures of two worlds beside each other, as lines of text.
+
+    Only where both have one; whoever compares sees to it that the clips are the same.
+    """
+    yield _row("", [figures["world"][-9:], other["world"][-9:], "gain"])
+    for name, path in MAIN_FIGURES.items():
+        pair = [_at(one, path) for one in (figures, other)]
+        if None not in pair:
+            yield _row(name, [*(f"{x:.2f}" for x in pair), f"{pair[0] - pair[1]:+.2f}"])
+
+
+def _at(figures: dict | None, path: Sequence[str]) -> float | None:
+    for key in path:
+        figures = (figures or {}).get(key)
+    return figures
 
 
 def _row(name: str, cells: list[str]) -> str:

@@ -1,7 +1,7 @@
 """How far latent actions agree with the buttons that were really pressed.
 
 In: the true_actions.npz and recording.json of `examples/record_game.py`, a world and held-out
-videos. Out: NMI and the balanced accuracy of a probe.
+videos. Out: mutual information and the balanced accuracy of a probe.
 The one file of `train/` that opens true actions; generates no frames.
 """
 
@@ -103,7 +103,7 @@ class TrueActions:
 def true_action_figures(
     world: World, store: FrameStore, truth: TrueActions, horizon: int, seed: int
 ) -> dict[str, dict]:
-    """Return NMI and balanced probe accuracy of the latent against the true actions.
+    """Return NMI, AMI and balanced probe accuracy of the latent against the true actions.
 
     The probe is a table from latent to true action, a majority vote over one half of the videos;
     it is scored on the other half. `weighted_vote`: the same, each true action having the same
@@ -124,6 +124,7 @@ def true_action_figures(
         figures[kind] = {
             "num_transitions": len(latent),
             "nmi": metrics.normalized_mutual_information(latent, classes),
+            "ami": metrics.adjusted_mutual_information(latent, classes),
             "balanced_accuracy": _probe(metrics.vote(counts), *scored),
             "balanced_accuracy_weighted_vote": _probe(metrics.vote(counts, weighted=True), *scored),
             "chance": 1 / len(scored[1].unique()),

@@ -1,0 +1,133 @@
+"""A world that runs on and on, a thousand frames by itself, beside real frames.
+
+In: a world and held-out videos. Out: figures by how many frames it has run: how far the pictures
+still look like the game's, and, while the true video lasts, how far they are like it.
+Actions are those that the latent action model reads from the true video; where that has ended, keys
+held at random.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from genie import metrics, video
+from genie.data import FrameStore
+from genie.world import World
+from train.figures import likeness
+from train.rollouts import HISTORY, infer, reconstruct
+
+LONG_STEPS = (10, 50, 100, 300, 1000)
+NUM_FILMS = 32
+WINDOW = 10  # frames up to a step that its figures are taken over
+MOST_HELD = 8
+CONTEXT = 8  # true frames before one, for the tokenizer to keep it as it does in a clip
+
+
+@dataclass(frozen=True)
+class LongRun:
+    """Films that run on from real frames."""
+
+    truths: list[UInt8[Tensor, "t 3 h w"]]
+    """The true video of each from its prompt on, as long as it lasts."""
+    windows: dict[int, UInt8[Tensor, "b w 3 h w"]]
+    """By step the last frames up to it."""
+
+
+def long_figures(world: World, store: FrameStore, run: LongRun, seed: int) -> dict[str, dict]:
+    """Figures by step, and under "real" those of real frames beside other real ones.
+
+    `sharpness`, `contrast` and `motion` are shares of the real frames', 1 being as sharp; `colour`
+    is how far the mean colour is off, 0..255. `generated`, `copy_last_frame` and `tokenizer` are
+    there while true videos last, for `num_true` of them.
+    """
+    count = sum(map(len, next(iter(run.windows.values()))))
+    real, other = (_draw_real(store, max(2, count // 2), seed + i) for i in (0, 1))
+    figures: dict[str, dict] = {"real": _looks(other, real)}
+    for step, window in run.windows.items():
+        figures[str(step)] = _looks(window, real) | _likeness_to_truth(world, run, step)
+    return figures
+
+
+def run_on(world: World, store: FrameStore, num_steps: int, seed: int) -> LongRun:
+    """Roll out from the beginning of the longest held-out scenes."""
+    lengths = np.diff(store.scene_starts)
+    longest = np.sort(np.argsort(-lengths, kind="stable")[:NUM_FILMS])
+    clips = [store.read(*store.scene_starts[scene : scene + 2].tolist()) for scene in longest]
+    skipped = [min(HISTORY, len(clip) - 1) for clip in clips]
+    truths = [clip[skip:] for clip, skip in zip(clips, skipped, strict=True)]
+    actions = _hold_keys(world.num_actions, len(clips), num_steps, seed)
+    for row, clip, skip in zip(actions, clips, skipped, strict=True):
+        inferred = infer(world, clip[None])[0, skip:][:num_steps]
+        row[: len(inferred)] = inferred
+    prompts = torch.stack([truth[:1] for truth in truths])
+    running = world.start_many(prompts, seeds=[seed + 2**32 * n for n in range(len(prompts))])
+    steps = [step for step in LONG_STEPS if step <= num_steps]
+    films: dict[int, list[Tensor]] = {step: [] for step in steps}
+    for now in tqdm(range(1, max(steps) + 1), desc="long rollouts", leave=False, disable=None):
+        frame = running.step(actions[:, now - 1]).cpu()
+        for step in steps:
+            if step - WINDOW < now <= step:
+                films[step].append(frame)
+    return LongRun(truths, {step: torch.stack(film, dim=1) for step, film in films.items()})
+
+
+def _hold_keys(num_actions: int, count: int, num_steps: int, seed: int) -> Int[Tensor, "b s"]:
+    """Random actions, each held for some frames."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        keys, held = (
+            rng.integers(num_actions, size=num_steps),
+            rng.integers(1, MOST_HELD + 1, num_steps),
+        )
+        rows.append(keys.repeat(held)[:num_steps])
+    return torch.from_numpy(np.stack(rows))
+
+
+def _draw_real(store: FrameStore, count: int, seed: int) -> UInt8[Tensor, "b w 3 h w"]:
+    """Pairs of neighbouring real frames, of scenes all over the store."""
+    starts = np.concatenate(
+        [
+            np.arange(a, b - 1)
+            for a, b in zip(store.scene_starts, store.scene_starts[1:], strict=False)
+        ]
+    )
+    chosen = np.random.default_rng(seed).choice(starts, min(count, len(starts)), replace=False)
+    return torch.stack([store.read(int(row), int(row) + 2) for row in np.sort(chosen)])
+
+
+def _looks(films: UInt8[Tensor, "b w 3 h w"], real: UInt8[Tensor, "r v 3 h w"]) -> dict[str, float]:
+    found, wanted = (_statistics(video.to_float(clips)) for clips in (films, real))
+    shares = {
+        name: found[name] / max(wanted[name], 1e-6) for name in ("sharpness", "contrast", "motion")
+    }
+    colour = 255 * (found["colour"] - wanted["colour"]).abs().mean().item()
+    return {**shares, "colour": colour}
+
+
+def _statistics(clips: Float[Tensor, "b w 3 h w"]) -> dict:
+    return {
+        "sharpness": metrics.sharpness(clips).mean().item(),
+        "contrast": clips.std(dim=(-2, -1)).mean().item(),
+        "motion": (clips[:, 1:] - clips[:, :-1]).abs().mean().item(),
+        "colour": clips.mean(dim=(0, 1, 3, 4)),
+    }
+
+
+def _likeness_to_truth(world: World, run: LongRun, step: int) -> dict:
+    """PSNR and SSIM of the films whose true video has got to this step."""
+    lasting = [n for n, truth in enumerate(run.truths) if len(truth) > step]
+    if not lasting:
+        return {"num_true": 0}
+    truth = torch.stack([run.truths[n][step] for n in lasting])
+    before = torch.stack([run.truths[n][step + 1 - CONTEXT : step + 1] for n in lasting])
+    return {
+        "num_true": len(lasting),
+        "generated": likeness(run.windows[step][lasting, -1], truth),
+        "copy_last_frame": likeness(torch.stack([run.truths[n][0] for n in lasting]), truth),
+        "tokenizer": likeness(reconstruct(world, before)[:, -1], truth),
+    }
