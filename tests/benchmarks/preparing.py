@@ -1,4 +1,7 @@
-"""Preparing videos beside merely decoding them, in one process each."""
+"""Preparing videos beside merely decoding them, in one process each.
+
+What a decoder gives is YUV; to RGB is what any use of the frames needs besides.
+"""
 
 import tempfile
 from pathlib import Path
@@ -36,6 +39,7 @@ def _measure(name: str, height: int, width: int, lossless: bool, rounds: int) ->
         seconds = take_turns(
             {
                 "decode": lambda: [_decode(path) for path in paths],
+                "decode to RGB": lambda: [_decode_to_rgb(path) for path in paths],
                 "prepare": lambda: [make_part(one, options, parts) for one in sources],
             },
             rounds,
@@ -46,12 +50,20 @@ def _measure(name: str, height: int, width: int, lossless: bool, rounds: int) ->
         "videos": name,
         **{f"{what} frames/s": frames / float(np.median(s)) for what, s in seconds.items()},
         "ratio": ratio(seconds["decode"], seconds["prepare"]),
+        "ratio to RGB": ratio(seconds["decode to RGB"], seconds["prepare"]),
     }
 
 
 def _decode(path: Path) -> int:
     with av.open(str(path)) as container:
         return sum(1 for _ in container.decode(video=0))
+
+
+def _decode_to_rgb(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(
+            1 for frame in container.decode(video=0) if len(frame.to_ndarray(format="rgb24"))
+        )
 
 
 def _record(folder: Path, height: int, width: int, lossless: bool, num_videos: int) -> None:
