@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from genie import video
 from genie.parts import FrameOptions, make_part
@@ -60,10 +61,13 @@ def _decode(path: Path) -> int:
 
 
 def _decode_to_rgb(path: Path) -> int:
+    converter = VideoReformatter()
     with av.open(str(path)) as container:
-        return sum(
-            1 for frame in container.decode(video=0) if len(frame.to_ndarray(format="rgb24"))
+        pictures = (
+            converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+            for frame in container.decode(video=0)
         )
+        return sum(1 for _ in pictures)
 
 
 def _record(folder: Path, height: int, width: int, lossless: bool, num_videos: int) -> None:
