@@ -189,6 +189,8 @@ def check(config: RecordingConfig) -> None:
         if value < low or (high is not None and value > high):
             wanted = f"at least {low}" if high is None else f"{low} to {high}"
             raise UserError(f"--{name.replace('_', '-')} is {value}; give {wanted}")
+    if not is_procgen(config.game) and (config.plain or config.distribution != "easy"):
+        raise UserError(f"--distribution and --plain are Procgen's: {config.game} has neither")
     if config.num_envs is not None and config.num_envs < 1:
         raise UserError(f"--num-envs is {config.num_envs}; give at least 1")
     if (config.out / "recording.json").exists():

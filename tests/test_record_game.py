@@ -218,6 +218,8 @@ def test_videos_hold_what_the_game_shows_under_the_true_actions(record_game, tmp
     ("changes", "message"),
     [
         pytest.param({"game": "coinrnu"}, "coinrun", marks=needs_gymnasium),
+        ({"game": "CartPole-v1", "plain": True}, "Procgen's: CartPole-v1 has neither"),
+        ({"game": "CartPole-v1", "distribution": "hard"}, "Procgen's: CartPole-v1 has neither"),
         ({"num-levels": 0}, "--num-levels is 0"),
         ({"num-levels": 1_000_001}, "1000000"),
         ({"hold": (6, 2)}, "--hold"),

@@ -31,8 +31,9 @@ from train.figures import (
 )
 from train.long_rollouts import LONG_STEPS, long_figures, run_on
 from train.pictures import draw_long, draw_pictures, write
+from train.protocol import read_protocol, rows_of
 from train.report import page
-from train.rollouts import HISTORY, draw_clips, infer, reconstruct, roll
+from train.rollouts import HISTORY, draw_rows, infer, read_clips, reconstruct, roll
 from train.stage import one_line_errors
 from train.table import compare, table
 from train.true_actions import TrueActions, true_action_figures
@@ -58,6 +59,9 @@ class EvaluateConfig:
     long_steps: int = 1000
     """Frames that some films run on for, to see how long the world holds up; below 10 leaves it
     out."""
+    protocol: Path | None = None
+    """File of train.protocol that names the clips; num_clips, horizon and seed are the file's
+    then."""
     against: Path | None = None
     """metrics.json of another world on the same clips, to be held beside."""
     seed: int = 0
@@ -76,14 +80,19 @@ def main(config: EvaluateConfig) -> None:
     other = read_figures(config.against) if config.against else None
     world = World.from_pretrained(config.world)
     store = FrameStore.open(config.data, "heldout")
+    rows, horizon, seed = None, config.horizon, config.seed
+    if config.protocol:
+        protocol, clips = read_protocol(config.protocol, store)
+        rows, horizon, seed = rows_of(clips, store), clips.horizon, protocol.seed
     figures = evaluate(
         world,
         store,
         config.true_actions,
         num_clips=config.num_clips,
-        horizon=config.horizon,
+        rows=rows,
+        horizon=horizon,
         long_steps=config.long_steps,
-        seed=config.seed,
+        seed=seed,
         pictures=config.out,
     )
     if other:
@@ -103,6 +112,7 @@ def evaluate(
     true_actions: Path | None = None,
     *,
     num_clips: int = 256,
+    rows: np.ndarray | None = None,
     horizon: int = 15,
     long_steps: int = 0,
     seed: int = 0,
@@ -119,6 +129,7 @@ def evaluate(
         store: held-out videos.
         true_actions: npz file with the buttons that were pressed; None leaves NMI and probe out.
         num_clips: clips to roll out; fewer are taken if there are fewer.
+        rows: where the clips begin, their history included; None draws them.
         horizon: frames to generate from each prompt frame.
         long_steps: frames that some films run on for; none run on for fewer than 10.
         seed: draws clips, random actions and the sampler's noise.
@@ -128,7 +139,8 @@ def evaluate(
         UserError: if sizes do not fit, the videos are too short, or `true_actions` is not theirs.
     """
     check_sizes(world, store)
-    clips, video_ids = draw_clips(store, num_clips, horizon, seed)
+    rows = draw_rows(store, num_clips, horizon, seed) if rows is None else rows
+    clips, video_ids = read_clips(store, rows, horizon)
     # The one part that can still fail comes before the minutes of rollouts.
     truth = TrueActions.open(true_actions) if true_actions else None
     agreement = true_action_figures(world, store, truth, horizon, seed) if truth else None

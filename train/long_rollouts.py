@@ -54,9 +54,8 @@ def long_figures(world: World, store: FrameStore, run: LongRun, seed: int) -> di
 
 def run_on(world: World, store: FrameStore, num_steps: int, seed: int) -> LongRun:
     """Roll out from the beginning of the longest held-out scenes."""
-    lengths = np.diff(store.scene_starts)
-    longest = np.sort(np.argsort(-lengths, kind="stable")[:NUM_FILMS])
-    clips = [store.read(*store.scene_starts[scene : scene + 2].tolist()) for scene in longest]
+    scenes = longest_scenes(store)
+    clips = [store.read(*store.scene_starts[scene : scene + 2].tolist()) for scene in scenes]
     skipped = [min(HISTORY, len(clip) - 1) for clip in clips]
     truths = [clip[skip:] for clip, skip in zip(clips, skipped, strict=True)]
     actions = _hold_keys(world.num_actions, len(clips), num_steps, seed)
@@ -73,6 +72,12 @@ def run_on(world: World, store: FrameStore, num_steps: int, seed: int) -> LongRu
             if step - WINDOW < now <= step:
                 films[step].append(frame)
     return LongRun(truths, {step: torch.stack(film, dim=1) for step, film in films.items()})
+
+
+def longest_scenes(store: FrameStore) -> np.ndarray:
+    """The numbers of the longest scenes, in the order of the store."""
+    lengths = np.diff(store.scene_starts)
+    return np.sort(np.argsort(-lengths, kind="stable")[:NUM_FILMS])
 
 
 def _hold_keys(num_actions: int, count: int, num_steps: int, seed: int) -> Int[Tensor, "b s"]:

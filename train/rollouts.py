@@ -25,12 +25,21 @@ BATCH = 32
 def draw_clips(
     store: FrameStore, num_clips: int, horizon: int, seed: int
 ) -> tuple[UInt8[Tensor, "b t 3 h w"], np.ndarray]:
-    """Draw clips of `HISTORY` frames, the prompt and `horizon` frames more.
-
-    They do not overlap, unless there would be too few of them then.
+    """Draw clips as `draw_rows` does.
 
     Returns:
         The clips, and the number of the video that each comes from.
+
+    Raises:
+        UserError: if no video is long enough.
+    """
+    return read_clips(store, draw_rows(store, num_clips, horizon, seed), horizon)
+
+
+def draw_rows(store: FrameStore, num_clips: int, horizon: int, seed: int) -> np.ndarray:
+    """Draw where clips of `HISTORY` frames, the prompt and `horizon` frames more begin.
+
+    They do not overlap, unless there would be too few of them then.
 
     Raises:
         UserError: if no video is long enough.
@@ -48,9 +57,16 @@ def draw_clips(
     if len(clips) < num_clips:
         clips = Clips(store, num_frames)
     order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(seed))
-    chosen = order[:num_clips].tolist()
-    rows = np.array([clips.row(i) for i in chosen])
-    return torch.stack([clips[i] for i in chosen]), find_videos(store, rows)
+    return np.array([clips.row(i) for i in order[:num_clips].tolist()])
+
+
+def read_clips(
+    store: FrameStore, rows: np.ndarray, horizon: int
+) -> tuple[UInt8[Tensor, "b t 3 h w"], np.ndarray]:
+    """The clips that begin at these rows, and the number of the video that each comes from."""
+    num_frames = HISTORY + 1 + horizon
+    clips = torch.stack([store.read(row, row + num_frames) for row in rows.tolist()])
+    return clips, find_videos(store, rows)
 
 
 def find_videos(store: FrameStore, rows: np.ndarray) -> np.ndarray:

@@ -1,0 +1,82 @@
+"""A protocol fixes the clips that worlds are scored on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_evaluate import configure
+
+from genie.data import FrameStore
+from genie.errors import UserError
+from train import evaluate, protocol
+from train.rollouts import HISTORY
+
+
+@pytest.fixture
+def fixed(prepared_folder: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "protocol.json"
+    options = {"num_clips": 3, "horizon": 5, "seed": 4, "recorded_by": ("record it",)}
+    protocol.main(protocol.ProtocolConfig(data=(prepared_folder,), out=out, **options))
+    return out
+
+
+def test_clips_are_named_by_video_and_frame(fixed: Path, prepared_folder: Path):
+    store = FrameStore.open(prepared_folder, "heldout")
+    found, clips = protocol.read_protocol(fixed, store)
+    assert found.recorded_by == ("record it",) and clips.name == prepared_folder.name
+    assert (clips.height, clips.width) == store.size and clips.horizon == 5
+    assert len(clips.clips) == 3 and len(clips.long) == len(store.video_names) == 4
+    for prompt in (*clips.clips, *clips.long):
+        number = store.video_names.index(prompt.video)
+        length = store.video_starts[number + 1] - store.video_starts[number]
+        assert HISTORY <= prompt.frame < length
+    for row, prompt in zip(protocol.rows_of(clips, store), clips.clips, strict=True):
+        number = store.video_names.index(prompt.video)
+        assert row + HISTORY == store.video_starts[number] + prompt.frame
+
+
+def test_a_world_is_scored_on_the_clips_of_the_protocol(
+    fixed: Path, prepared_folder: Path, tiny_world_folder: Path, tmp_path: Path
+):
+    """The same that its seed draws, whatever the flags say."""
+    common = {"long_steps": 0}
+    drawn = configure(tiny_world_folder, prepared_folder, tmp_path / "a", seed=4, **common)
+    named = configure(tiny_world_folder, prepared_folder, tmp_path / "b", protocol=fixed, **common)
+    figures = []
+    for config in (drawn, replace(named, num_clips=1, horizon=2)):
+        evaluate.main(config)
+        figures.append(json.loads((config.out / "metrics.json").read_text()))
+        figures[-1].pop("latency")
+    assert figures[0] == figures[1]
+    content = json.loads(fixed.read_text())
+    content["sets"][0]["clips"] = content["sets"][0]["clips"][1:]
+    fixed.write_text(json.dumps(content))
+    evaluate.main(named)
+    fewer = json.loads((named.out / "metrics.json").read_text())
+    assert fewer["num_clips"] == 2 and fewer["rollout"] != figures[0]["rollout"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda text: "no json", "cannot read"),
+        (lambda text: "[]", "no protocol"),
+        (lambda text: text.replace('"version": 1', '"version": 99'), "no protocol of version 1"),
+        (lambda text: text.replace('"frame"', '"place"'), "place"),
+        (lambda text: text.replace('"data": "', '"data": "x'), "is for other videos"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(fixed: Path, prepared_folder: Path, spoil, told: str):
+    fixed.write_text(spoil(fixed.read_text()))
+    with pytest.raises(UserError, match=told) as error:
+        protocol.read_protocol(fixed, FrameStore.open(prepared_folder, "heldout"))
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_to_draw_from_is_refused(tmp_path: Path, prepared_folder: Path):
+    config = protocol.ProtocolConfig(data=(), out=tmp_path / "x.json")
+    with pytest.raises(UserError, match="no folder"):
+        protocol.main(config)
+    with pytest.raises(UserError, match="cannot write"):
+        protocol.main(replace(config, data=(prepared_folder,), out=tmp_path / "no" / "x.json"))

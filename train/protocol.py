@@ -1,0 +1,178 @@
+"""A protocol: on which clips worlds are scored, so that any implementation can be scored on them.
+
+    python -m train.protocol DATA... --out protocol.json --recorded-by "python examples/..."
+
+In: prepared folders. Out: a JSON file that names, for every set of held-out videos, the prompt of
+each clip by its video and frame, and how to come by the videos. `train.evaluate --protocol` takes
+the set that was made from its data. Measures nothing.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from genie.checkpoint import config_from_dict, write_whole
+from genie.data import FrameStore, read_card
+from genie.errors import UserError
+from train.long_rollouts import longest_scenes
+from train.rollouts import HISTORY, draw_rows, find_videos
+from train.stage import one_line_errors
+
+FORMAT_VERSION = 1
+RULES = (
+    "Every clip has a prompt frame; the model gets it and nothing else of the true video but the "
+    "latent actions that it infers from the clip, of which it may see so many frames before the "
+    "prompt as `history` says. It then makes `horizon` frames by itself. PSNR is the mean over "
+    "clips of each frame's, RGB, 0..255. Delta PSNR at t is that under inferred actions less that "
+    "under uniformly random ones, each clip's mean over three draws. Long films start at the "
+    "prompts of `long` and follow the true video's actions while it lasts, then random ones."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A frame from which a world runs by itself."""
+
+    video: str
+    """Name of the held-out video, as its recorder gave it."""
+    frame: int
+    """Among the frames that were kept of it, from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSet:
+    """Held-out videos of one kind."""
+
+    name: str
+    """What they are, such as coinrun, levels never seen."""
+    data: str
+    """Fingerprint of the prepared folder."""
+    height: int
+    """Pixels."""
+    width: int
+    """Pixels."""
+    fps: float
+    """Frames per second."""
+    history: int
+    """True frames before a prompt that the latent action model may see."""
+    horizon: int
+    """Frames after it."""
+    clips: tuple[Prompt, ...]
+    """To be rolled out beside the truth."""
+    long: tuple[Prompt, ...]
+    """To run on for a thousand frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Everything that a score depends on besides the model."""
+
+    version: int = FORMAT_VERSION
+    """Of the file's format."""
+    rules: str = RULES
+    """What is done with the clips."""
+    recorded_by: tuple[str, ...] = ()
+    """Commands that make the videos again."""
+    seed: int = 0
+    """Drew the clips; draws random actions and the sampler's noise."""
+    sets: tuple[ClipSet, ...]
+    """Kinds of held-out videos, each scored by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolConfig:
+    """Draw the clips of a protocol from the held-out videos of prepared folders."""
+
+    data: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders made by train.prepare: a set each, named as the folder."""
+    out: Path
+    """Where the JSON file goes."""
+    recorded_by: tuple[str, ...] = ()
+    """Commands that make the videos again, each in quotes."""
+    num_clips: int = 256
+    """Clips of each set."""
+    horizon: int = 15
+    """Frames after each prompt."""
+    seed: int = 0
+    """Draws the clips."""
+
+
+def main(config: ProtocolConfig) -> None:
+    """Draw and write.
+
+    Raises:
+        UserError: if a folder has no scene that is long enough, or the file cannot be written.
+    """
+    if not config.data:
+        raise UserError("no folder is named: give one or more made by train.prepare")
+    protocol = Protocol(
+        recorded_by=config.recorded_by,
+        seed=config.seed,
+        sets=tuple(_draw(folder, config) for folder in config.data),
+    )
+    try:
+        write_whole(config.out, json.dumps(asdict(protocol), indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {config.out}: {error.strerror or error}") from error
+    print(f"{config.out}: " + ", ".join(f"{s.name}: {len(s.clips)} clips" for s in protocol.sets))
+
+
+def _draw(folder: Path, config: ProtocolConfig) -> ClipSet:
+    store, card = FrameStore.open(folder, "heldout"), read_card(folder)
+    rows = draw_rows(store, config.num_clips, config.horizon, config.seed)
+    starts = store.scene_starts[longest_scenes(store)]
+    return ClipSet(
+        name=folder.resolve().name,
+        data=store.fingerprint,
+        height=card.height,
+        width=card.width,
+        fps=card.fps,
+        history=HISTORY,
+        horizon=config.horizon,
+        clips=_prompts(store, rows + HISTORY),
+        long=_prompts(store, starts + HISTORY),
+    )
+
+
+def _prompts(store: FrameStore, rows: np.ndarray) -> tuple[Prompt, ...]:
+    videos = find_videos(store, rows)
+    frames = rows - store.video_starts[videos]
+    return tuple(
+        Prompt(video=store.video_names[number], frame=int(frame))
+        for number, frame in zip(videos, frames, strict=True)
+    )
+
+
+def read_protocol(path: Path, store: FrameStore) -> tuple[Protocol, ClipSet]:
+    """A protocol, and its set that was made from these videos.
+
+    Raises:
+        UserError: if the file is none, or was made from others.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({error}): give a file of train.protocol") from error
+    if not isinstance(values, dict) or values.get("version") != FORMAT_VERSION:
+        raise UserError(f"{path} is no protocol of version {FORMAT_VERSION}: make it again")
+    protocol = config_from_dict(Protocol, values, where=str(path))
+    for clips in protocol.sets:
+        if clips.data == store.fingerprint:
+            return protocol, clips
+    known = ", ".join(f"{clips.name} ({clips.data})" for clips in protocol.sets)
+    raise UserError(f"{path} is for other videos than these ({store.fingerprint}): it has {known}")
+
+
+def rows_of(clips: ClipSet, store: FrameStore) -> np.ndarray:
+    """The row of the store at which each clip begins, its history included."""
+    numbers = {name: number for number, name in enumerate(store.video_names)}
+    starts = np.array([store.video_starts[numbers[prompt.video]] for prompt in clips.clips])
+    return starts + np.array([prompt.frame for prompt in clips.clips]) - clips.history
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(tyro.cli(ProtocolConfig, description=__doc__))
