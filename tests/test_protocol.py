@@ -63,7 +63,7 @@ def test_a_world_is_scored_on_the_clips_of_the_protocol(
         (lambda text: "no json", "cannot read"),
         (lambda text: "[]", "no protocol"),
         (lambda text: text.replace('"version": 1', '"version": 99'), "no protocol of version 1"),
-        (lambda text: text.replace('"frame"', '"place"'), "place"),
+        (lambda text: text.replace('"frame"', '"place"'), "misses field 'frame'"),
         (lambda text: text.replace('"data": "', '"data": "x'), "is for other videos"),
     ],
 )
