@@ -637,7 +637,7 @@ def test_a_stage_left_alone_keeps_its_threads(tmp_path: Path, monkeypatch):
     started = []
 
     class Stage:
-        def __init__(self, words: list[str], env: dict[str, str]) -> None:
+        def __init__(self, words: list[str], env: dict[str, str], **_: object) -> None:
             started.append((words[2], words[-1], env["OMP_NUM_THREADS"]))
 
         def poll(self) -> int:

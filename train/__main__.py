@@ -189,6 +189,7 @@ def _run_stages(stages: list[str], flags: list[str], side_by_side: int) -> None:
                 env=os.environ
                 | {"OMP_NUM_THREADS": str(threads), PIPELINE: "1"}
                 | ({"TQDM_POSITION": str(line)} if shows_bars else {}),
+                process_group=0,  # Ctrl-C reaches this process alone, which then tells them
             )
             for line, stage in enumerate(batch)
         ]
