@@ -106,9 +106,9 @@ def tiny_world_config(**sampling) -> WorldConfig:
     )
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def settings_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keys that a test binds are not the user's."""
+    """Keys that a test binds are not the user's, nor those of other tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("settings")))
         yield

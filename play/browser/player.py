@@ -99,7 +99,7 @@ class Player:
         self._wake = asyncio.Event()
         self._keys, self._held = HeldKeys(), frozenset[str]()
         self._saving: asyncio.Future[None] | None = None
-        self._at = 0.0
+        self._at = self._obeyed_at = 0.0  # the page's clock of the newest keys, and of a frame's
         self._is_paused = self._rewinds = False
         self._seen = self._sent = 0
         self._active_at = time.monotonic()
@@ -212,7 +212,7 @@ class Player:
         if self._sent - self._seen >= MAX_UNSEEN:
             return
         played = self._playthrough
-        now = time.perf_counter()
+        now, self._obeyed_at = time.perf_counter(), self._at
         if self._rewinds:
             self._action = None
             self._due = now + 1 / self._opening.fps
@@ -236,14 +236,14 @@ class Player:
         """The page shows no action any more."""
         self._stepped_at.clear()
         if self._action is not None:
-            self._action = None
+            self._action, self._obeyed_at = None, self._at
             await self._show()
 
     async def _show(self) -> None:
         played = self._playthrough
         self._sent += 1
         await self._line.send_bytes(
-            wire.frame(played.frame, action=self._action, number=self._sent, at=self._at)
+            wire.frame(played.frame, action=self._action, number=self._sent, at=self._obeyed_at)
         )
         if self._sent % NUM_RECENT == 0:
             await self._tell()
