@@ -256,22 +256,6 @@ def sharpness(frames: Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b"]:
     ) / 2
 
 
-def frechet_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
-    """Squared distance of the Gaussians that fit two sets of features best; 0 if they are alike.
-
-    It depends on the features, and falls with their number: compare only like with like.
-    Source: Heusel et al. 2017 (arXiv:1706.08500), equation 6, where the features are Inception's.
-    """
-    a, b = a.double(), b.double()
-    squared = (a.mean(0) - b.mean(0)).square().sum()
-    spread_a, spread_b = a.T.cov(), b.T.cov()
-    # The trace of the root of the product: its eigenvalues are those of a symmetric matrix.
-    values, vectors = torch.linalg.eigh(spread_a)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    shared = torch.linalg.eigvalsh(root @ spread_b @ root).clamp(min=0).sqrt().sum()
-    return (squared + spread_a.trace() + spread_b.trace() - 2 * shared).clamp(min=0).item()
-
-
 def _entropy(counts: Int[Tensor, "*b"]) -> Float[Tensor, ""]:
     shares = counts.double() / counts.sum()
     return torch.special.entr(shares).sum()

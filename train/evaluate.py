@@ -80,23 +80,25 @@ def main(config: EvaluateConfig) -> None:
     other = read_figures(config.against) if config.against else None
     world = World.from_pretrained(config.world)
     store = FrameStore.open(config.data, "heldout")
-    rows, horizon, seed = None, config.horizon, config.seed
+    horizon, seed = config.horizon, config.seed
     if config.protocol:
         protocol, clips = read_protocol(config.protocol, store)
         rows, horizon, seed = rows_of(clips, store), clips.horizon, protocol.seed
+    else:
+        rows = draw_rows(store, config.num_clips, horizon, seed)
+    if other:
+        facts = {"num_clips": len(rows), "horizon": horizon, "seed": seed}
+        check_same_clips(facts | {"data": store.fingerprint}, other, config.against)
     figures = evaluate(
         world,
         store,
         config.true_actions,
-        num_clips=config.num_clips,
         rows=rows,
         horizon=horizon,
         long_steps=config.long_steps,
         seed=seed,
         pictures=config.out,
     )
-    if other:
-        check_same_clips(figures, other, config.against)
     write(config.out / "metrics.json", json.dumps(figures, indent=2).encode() + b"\n")
     write(config.out / "report.html", page(figures, config.out, other).encode())
     print(table(figures))

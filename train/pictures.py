@@ -48,9 +48,9 @@ def draw_pictures(
     gains = psnr(films, future) - psnr(video.to_float(prompts)[:, None].expand_as(future), future)
     order = gains.mean(dim=1).argsort(descending=True, stable=True)
     first = torch.arange(len(real))
+    films_from_prompts = torch.cat([prompts[:, None], generated], dim=1)
     for name, clips in (("rollouts", first), ("best", order), ("worst", order.flip(0))):
         chosen = clips[:NUM_DRAWN_CLIPS]
-        films_from_prompts = torch.cat([prompts[:, None], generated], dim=1)
         pairs = torch.stack([real[chosen], films_from_prompts[chosen]], dim=1)
         rows = [f"clip {clip + 1}\n{what}" for clip in chosen for what in ("real", "world")]
         sheet = contact_sheet(pairs.flatten(0, 1), rows, _times(horizon))
