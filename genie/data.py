@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,13 @@ def read_card(folder: str | Path) -> Card:
     return config_from_dict(Card, values, where=path)
 
 
+def game_of(name: str) -> str:
+    """The game of a video: the folders above the one that claims it for a split, else ""."""
+    folders = name.split("/")[:-1]
+    claims = [number for number, folder in enumerate(folders) if folder in SPLITS]
+    return "/".join(folders[: claims[0]]) if claims else ""
+
+
 def shard_name(number: int, of: int) -> str:
     """File name of a shard, as the library `datasets` has it."""
     return f"data-{number:05d}-of-{of:05d}.arrow"
@@ -112,9 +119,11 @@ def shard_name(number: int, of: int) -> str:
 class FrameStore:
     """Frames of one split, one row a frame: memory-mapped, or fetched shard by shard."""
 
-    def __init__(self, table: "_Table | _RemoteTable", card: Card, split: str) -> None:
+    def __init__(
+        self, table: "_Table | _RemoteTable | _SomeVideos", card: Card, split: str
+    ) -> None:
         """Use `open`."""
-        self._table = table
+        self._table, self._card = table, card
         self.size = (card.height, card.width)
         self.fps, self.split = card.fps, split
         self.fingerprint = card.fingerprint
@@ -149,6 +158,23 @@ class FrameStore:
     def __len__(self) -> int:
         """Number of frames."""
         return int(self.video_starts[-1])
+
+    def by_game(self) -> dict[str, "FrameStore"]:
+        """A store for the videos of each game, see `game_of`; a clip of one has rows of its own."""
+        games: dict[str, list[int]] = {}
+        for number, name in enumerate(self.video_names):
+            games.setdefault(game_of(name), []).append(number)
+        return {game: self._only(numbers) for game, numbers in games.items()}
+
+    def _only(self, numbers: list[int]) -> "FrameStore":
+        if len(numbers) == len(self.video_names):
+            return self
+        chosen = [self.video_names[number] for number in numbers]
+        scenes = self._card.videos[self.split]
+        card = replace(self._card, videos={self.split: {name: scenes[name] for name in chosen}})
+        lengths = np.diff(self.video_starts)[numbers].tolist()
+        table = _SomeVideos(self._table, starts(lengths), self.video_starts[numbers])
+        return FrameStore(table, card, self.split)
 
     def read(self, start: int, stop: int) -> UInt8[Tensor, "t 3 h w"]:
         """Frames of rows start..stop-1."""
@@ -307,6 +333,24 @@ class _RemoteTable:
     def read_scalars(self, column: str) -> np.ndarray:
         numbers = range(len(self._starts) - 1)
         return np.concatenate([self._shard(number).read_scalars(column) for number in numbers])
+
+
+class _SomeVideos:
+    """The same of some videos of a table, as if there were no others; a read stays within one."""
+
+    def __init__(self, table: "_Table | _RemoteTable", here: np.ndarray, there: np.ndarray) -> None:
+        """Args: here: where the videos begin, and the end; there: where they begin in `table`."""
+        self._table, self._here, self._there = table, here, there
+
+    def read(self, column: str, start: int, stop: int) -> np.ndarray:
+        number = int(np.searchsorted(self._here, start, side="right")) - 1
+        shift = int(self._there[number] - self._here[number])
+        return self._table.read(column, start + shift, stop + shift)
+
+    def read_scalars(self, column: str) -> np.ndarray:
+        whole, lengths = self._table.read_scalars(column), np.diff(self._here)
+        pieces = zip(self._there, lengths, strict=True)
+        return np.concatenate([whole[first : first + length] for first, length in pieces])
 
 
 def _fetch_table(path: str) -> _Table:

@@ -24,6 +24,49 @@ def counted_store(lengths: list[int]) -> TokenStore:
     return TokenStore(rows[:, None], rows, np.cumsum([0, *lengths]))
 
 
+# Games
+
+
+@pytest.mark.parametrize(
+    ("name", "game"),
+    [
+        ("heldout/level-1", ""),
+        ("ninja/heldout/level-1", "ninja"),
+        ("procgen/ninja/train/day-2/level-1", "procgen/ninja"),
+        ("holidays/level-1", ""),
+        ("train", ""),
+    ],
+)
+def test_a_game_is_the_folders_above_the_split(name: str, game: str):
+    assert data.game_of(name) == game
+
+
+def test_each_game_has_its_own_videos_in_their_order(tmp_path: Path):
+    names = ("b/heldout/1", "a/heldout/2", "b/heldout/3", "b/train/4")
+    frames = {}
+    for number, name in enumerate(names):
+        frames[name] = scrolling_ground(17 + number, seed=number)[0]
+        path = tmp_path / "videos" / f"{name}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        video.write(path, list(frames[name]), fps=12.0, lossless=True)
+    options = FrameOptions(size=(HEIGHT, WIDTH))
+    preparing.prepare([tmp_path / "videos"], tmp_path / "out", options, workers=1)
+    whole = FrameStore.open(tmp_path / "out", "heldout")
+    games = whole.by_game()
+    assert sorted(games) == ["a", "b"]
+    assert [len(games[game]) for game in ("a", "b")] == [18, 17 + 19]
+    for store in games.values():
+        assert store.fingerprint == whole.fingerprint
+        lengths = np.diff(store.video_starts)
+        assert store.numbers().tolist() == [n for length in lengths for n in range(length)]
+        for number, name in enumerate(store.video_names):
+            start, stop = store.video_starts[number : number + 2].tolist()
+            wanted = torch.from_numpy(frames[name]).movedim(-1, 1)
+            assert torch.equal(store.read(start, stop), wanted)
+            assert torch.equal(store.read(start + 2, stop - 1), wanted[2:-1])
+        assert len(Clips(store, 17)) == sum(lengths - 16)
+
+
 # Opening
 
 

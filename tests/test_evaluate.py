@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,10 +26,11 @@ from genie.parts import FrameOptions
 from genie.preparing import prepare
 from genie.world import World, read_config
 from train import evaluate, sampling
-from train.long_rollouts import long_figures, run_on
+from train.long_rollouts import long_figures, longest_scenes, run_on
 from train.pictures import contact_sheet, draw_pictures
 from train.report import HEIGHT, WIDTH, page
 from train.rollouts import HISTORY, draw_clips, infer, roll
+from train.table import table
 from train.true_actions import TrueActions, label_transitions, true_action_figures
 
 SIDE = 32
@@ -155,6 +157,11 @@ def true_actions(walks: WalkStore, tmp_path: Path) -> Path:
     return save_true_actions(tmp_path, walks.actions)
 
 
+def measure(world, store: FrameStore, true_actions: Path | None = None, **clips) -> dict:
+    truth = TrueActions.open(true_actions) if true_actions else None
+    return evaluate.evaluate(world, evaluate.draw_work(store, **clips), truth)
+
+
 def save_true_actions(folder: Path, actions: dict[str, np.ndarray], names=NAMES) -> Path:
     np.savez_compressed(folder / "true_actions.npz", **actions)
     (folder / "recording.json").write_text(json.dumps({"version": 1, "true_actions": names}))
@@ -162,7 +169,7 @@ def save_true_actions(folder: Path, actions: dict[str, np.ndarray], names=NAMES)
 
 
 def test_a_perfect_world_gets_perfect_figures(landscape, walks, true_actions):
-    figures = evaluate.evaluate(PerfectWorld(landscape), walks, true_actions, num_clips=12)
+    figures = measure(PerfectWorld(landscape), walks, true_actions, num_clips=12)
     assert figures["num_clips"] == 12
     assert figures["tokenizer"] == pytest.approx({"psnr": 60, "psnr_pooled": 60, "ssim": 1})
     assert list(figures["rollout"]) == [str(step) for step in range(1, 16)]
@@ -190,7 +197,7 @@ def test_a_perfect_world_gets_perfect_figures(landscape, walks, true_actions):
 
 
 def test_the_held_actions_of_a_perfect_world_move_the_view_as_they_should(landscape, walks):
-    scroll = evaluate.evaluate(PerfectWorld(landscape), walks, num_clips=8)["scroll"]
+    scroll = measure(PerfectWorld(landscape), walks, num_clips=8)["scroll"]
     assert scroll["num_prompts"] == 8
     assert scroll["eta_squared"] == pytest.approx({"across": 1, "up_down": 1})
     for movement, name in zip(scroll["actions"], reversed(NAMES), strict=True):
@@ -203,7 +210,7 @@ def test_the_held_actions_of_a_perfect_world_move_the_view_as_they_should(landsc
 
 def test_a_world_that_ignores_its_actions_is_not_controllable(landscape, walks):
     world = PerfectWorld(landscape, heeds_actions=False)
-    figures = evaluate.evaluate(world, walks, num_clips=8, horizon=5)
+    figures = measure(world, walks, num_clips=8, horizon=5)
     assert figures["true_actions"] is None
     nothing = {"mean": 0, "standard_error": 0, "interval": [0, 0]}
     assert figures["delta_psnr"] == {str(step): nothing for step in range(1, 6)}
@@ -302,7 +309,7 @@ def test_only_the_videos_that_clips_were_drawn_from_are_counted(
     landscape, num_clips: int, num_videos: int
 ):
     store = WalkStore(landscape, [30, 8, 40])
-    figures = evaluate.evaluate(PerfectWorld(landscape), store, num_clips=num_clips, horizon=5)
+    figures = measure(PerfectWorld(landscape), store, num_clips=num_clips, horizon=5)
     assert (figures["num_clips"], figures["num_videos"]) == (num_clips, num_videos)
 
 
@@ -316,7 +323,7 @@ def test_frames_of_another_size_are_refused(landscape, walks):
     world = PerfectWorld(landscape)
     world.size = (16, 24)
     with pytest.raises(UserError, match="frames of 16x24 but the data has 32x32"):
-        evaluate.evaluate(world, walks)
+        evaluate.check_sizes(world, walks)
 
 
 def test_true_actions_of_another_recording_are_refused(landscape, walks, tmp_path: Path):
@@ -327,7 +334,7 @@ def test_true_actions_of_another_recording_are_refused(landscape, walks, tmp_pat
         (tmp_path / str(number)).mkdir()
         path = save_true_actions(tmp_path / str(number), actions)
         with pytest.raises(UserError, match="true actions do not fit"):
-            evaluate.evaluate(PerfectWorld(landscape), walks, path, num_clips=2)
+            measure(PerfectWorld(landscape), walks, path, num_clips=2)
 
 
 def test_a_broken_file_of_true_actions_is_refused(tmp_path: Path, true_actions: Path):
@@ -483,7 +490,7 @@ def test_the_command_line_says_in_one_line_what_is_wrong(tmp_path: Path):
 
 def test_a_perfect_world_runs_on_as_its_game_does(landscape, walks):
     world = PerfectWorld(landscape)
-    run = run_on(world, walks, 50, seed=0)
+    run = run_on(world, walks, longest_scenes(walks), 50, seed=0)
     figures = long_figures(world, walks, run, seed=0)
     assert list(figures) == ["real", "10", "50"]
     assert [len(truth) for truth in run.truths] == [length - HISTORY for length in LENGTHS]
@@ -510,7 +517,7 @@ def test_worlds_that_blur_or_stop_are_told(landscape, walks):
 
 def long_figures_of(change, landscape: Landscape, walks: WalkStore) -> dict:
     world = PerfectWorld(landscape)
-    run = run_on(world, walks, 10, seed=0)
+    run = run_on(world, walks, longest_scenes(walks), 10, seed=0)
     run.windows[10][:] = change(run.windows[10])
     return long_figures(world, walks, run, seed=0)["10"]
 
@@ -521,9 +528,10 @@ def blur(films: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_film_never_starts_twice_the_same_way(landscape, walks):
-    run = run_on(PerfectWorld(landscape), walks, 10, seed=0)
-    again = run_on(PerfectWorld(landscape), walks, 10, seed=0)
-    other = run_on(PerfectWorld(landscape), walks, 10, seed=1)
+    scenes = longest_scenes(walks)
+    run = run_on(PerfectWorld(landscape), walks, scenes, 10, seed=0)
+    again = run_on(PerfectWorld(landscape), walks, scenes, 10, seed=0)
+    other = run_on(PerfectWorld(landscape), walks, scenes, 10, seed=1)
     assert torch.equal(run.windows[10], again.windows[10])
     assert torch.equal(run.windows[10][:5], other.windows[10][:5]), "these follow the true videos"
     assert not torch.equal(run.windows[10][5], other.windows[10][5]), "this video has ended"
@@ -584,13 +592,94 @@ def test_two_worlds_are_held_beside_each_other(
         evaluate.main(replace(config, num_clips=2, long_steps=0))
 
 
-@pytest.mark.parametrize("content", [None, "no json", "[]", '{"world": "x"}'])
+@pytest.mark.parametrize(
+    "content", [None, "no json", "[]", '{"world": "x"}', '{"games": [1]}', '{"games": {"a": {}}}']
+)
 def test_what_is_no_report_is_refused_before_the_work(tmp_path: Path, content: str | None):
     path = tmp_path / "metrics.json"
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError, match=r"metrics\.json"):
         evaluate.main(configure(tmp_path, tmp_path, tmp_path / "report", against=path))
+
+
+# Several games in one folder
+
+
+@pytest.fixture(scope="module")
+def two_games(recorded_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recordings of two games side by side; the second's buttons are numbered backwards."""
+    folder = tmp_path_factory.mktemp("games")
+    for game in ("ground", "upside"):
+        shutil.copytree(recorded_folder, folder / game)
+    with np.load(folder / "upside" / "true_actions.npz") as arrays:
+        actions = {name: arrays[name] for name in arrays.files}
+    card = json.loads((folder / "upside" / "recording.json").read_text())
+    last = len(card["true_actions"]) - 1
+    save_true_actions(
+        folder / "upside",
+        {name: last - taken for name, taken in actions.items()},
+        card["true_actions"][::-1],
+    )
+    prepare([folder], folder / "prepared", FrameOptions(size=(32, 48)), workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report_of_games(two_games: Path, tiny_world_folder: Path, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("evaluation") / "games"
+    options = {"true_actions": two_games, "num_clips": 2}
+    evaluate.main(configure(tiny_world_folder, two_games / "prepared", out, **options))
+    return out
+
+
+def test_every_game_is_measured_by_itself(
+    report_of_games: Path,
+    two_games: Path,
+    tiny_world_folder: Path,
+    prepared_folder: Path,
+    recorded_folder: Path,
+    tmp_path: Path,
+):
+    """As if there were no other: both games here are the same, whose figures are known."""
+    alone = tmp_path / "alone"
+    options = {"true_actions": recorded_folder / "true_actions.npz", "num_clips": 2}
+    evaluate.main(configure(tiny_world_folder, prepared_folder, alone, **options))
+    known = json.loads((alone / "metrics.json").read_text())
+    games = json.loads((report_of_games / "metrics.json").read_text())["games"]
+    assert list(games) == ["ground", "upside"]
+    for figures in games.values():
+        for name in known.keys() - {"data", "latency"}:
+            assert figures[name] == known[name], name
+    for game in games:
+        assert (report_of_games / game / "rollouts.png").is_file()
+
+
+def test_the_report_of_games_has_each_and_their_mean(report_of_games: Path):
+    figures = json.loads((report_of_games / "metrics.json").read_text())
+    figures["games"]["upside"]["tokenizer"]["psnr"] += 2
+    row = next(line for line in table(figures).splitlines() if line.startswith("tokenizer, dB"))
+    first, second, mean = map(float, row.removeprefix("tokenizer, dB").split())
+    assert second == pytest.approx(first + 2, abs=0.011)
+    assert mean == pytest.approx(first + 1, abs=0.011)
+    read = Reader((report_of_games / "report.html").read_text())
+    assert len([tag for tag, _ in read.tags if tag == "img"]) == 12
+    assert [tag for tag, _ in read.tags].count("h2") == 2
+
+
+def test_figures_of_other_games_are_not_held_beside(
+    report: Path, report_of_games: Path, two_games: Path, tiny_world_folder: Path, tmp_path: Path
+):
+    config = configure(tiny_world_folder, two_games / "prepared", tmp_path, num_clips=2)
+    with pytest.raises(UserError, match=r"other games \(none by name\) than these \(ground, up"):
+        evaluate.main(replace(config, against=report / "metrics.json"))
+    with pytest.raises(UserError, match=r"other clips \(seed: 0 there, 1 here\)"):
+        evaluate.main(replace(config, against=report_of_games / "metrics.json", seed=1))
+
+
+def test_a_folder_of_recordings_without_true_actions_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"holds no true_actions\.npz"):
+        TrueActions.open(tmp_path)
 
 
 # Ways of sampling

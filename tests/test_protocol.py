@@ -23,7 +23,8 @@ def fixed(prepared_folder: Path, tmp_path: Path) -> Path:
 
 def test_clips_are_named_by_video_and_frame(fixed: Path, prepared_folder: Path):
     store = FrameStore.open(prepared_folder, "heldout")
-    found, clips = protocol.read_protocol(fixed, store)
+    found, sets = protocol.read_protocol(fixed, store.fingerprint)
+    clips = sets[""]
     assert found.recorded_by == ("record it",) and clips.name == prepared_folder.name
     assert (clips.height, clips.width) == store.size and clips.horizon == 5
     assert len(clips.clips) == 3 and len(clips.long) == len(store.video_names) == 4
@@ -31,16 +32,16 @@ def test_clips_are_named_by_video_and_frame(fixed: Path, prepared_folder: Path):
         number = store.video_names.index(prompt.video)
         length = store.video_starts[number + 1] - store.video_starts[number]
         assert HISTORY <= prompt.frame < length
-    for row, prompt in zip(protocol.rows_of(clips, store), clips.clips, strict=True):
+    for row, prompt in zip(protocol.rows_of(clips.clips, store), clips.clips, strict=True):
         number = store.video_names.index(prompt.video)
-        assert row + HISTORY == store.video_starts[number] + prompt.frame
+        assert row == store.video_starts[number] + prompt.frame
 
 
 def test_a_world_is_scored_on_the_clips_of_the_protocol(
     fixed: Path, prepared_folder: Path, tiny_world_folder: Path, tmp_path: Path
 ):
     """The same that its seed draws, whatever the flags say."""
-    common = {"long_steps": 0}
+    common = {"long_steps": 10}
     drawn = configure(tiny_world_folder, prepared_folder, tmp_path / "a", seed=4, **common)
     named = configure(tiny_world_folder, prepared_folder, tmp_path / "b", protocol=fixed, **common)
     figures = []
@@ -50,11 +51,17 @@ def test_a_world_is_scored_on_the_clips_of_the_protocol(
         figures[-1].pop("latency")
     assert figures[0] == figures[1]
     content = json.loads(fixed.read_text())
-    content["sets"][0]["clips"] = content["sets"][0]["clips"][1:]
+    for prompts in ("clips", "long"):
+        content["sets"][0][prompts] = content["sets"][0][prompts][1:]
     fixed.write_text(json.dumps(content))
     evaluate.main(named)
     fewer = json.loads((named.out / "metrics.json").read_text())
     assert fewer["num_clips"] == 2 and fewer["rollout"] != figures[0]["rollout"]
+    assert fewer["long"]["10"]["num_true"] == figures[0]["long"]["10"]["num_true"] - 1
+    content["sets"][0]["clips"][0]["video"] = "heldout/none"
+    fixed.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="video heldout/none is not in the data"):
+        evaluate.main(named)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +77,7 @@ def test_a_world_is_scored_on_the_clips_of_the_protocol(
 def test_a_file_that_does_not_fit_is_refused(fixed: Path, prepared_folder: Path, spoil, told: str):
     fixed.write_text(spoil(fixed.read_text()))
     with pytest.raises(UserError, match=told) as error:
-        protocol.read_protocol(fixed, FrameStore.open(prepared_folder, "heldout"))
+        protocol.read_protocol(fixed, FrameStore.open(prepared_folder, "heldout").fingerprint)
     assert "\n" not in str(error.value)
 
 

@@ -16,7 +16,7 @@ import tyro
 from genie.checkpoint import check_folder, write_whole
 from genie.data import FrameStore
 from genie.world import World
-from train.evaluate import evaluate
+from train.evaluate import check_sizes, draw_work, evaluate
 from train.stage import one_line_errors
 
 STEP = "4"  # as in the paper
@@ -64,7 +64,8 @@ def main(config: CompareConfig) -> dict[str, dict[str, dict[str, float]]]:
 
 @torch.no_grad()
 def _figures(world: World, store: FrameStore, config: CompareConfig) -> dict[str, float]:
-    found = evaluate(world, store, num_clips=config.num_clips, horizon=8, seed=config.seed)
+    check_sizes(world, store)
+    found = evaluate(world, draw_work(store, config.num_clips, horizon=8, seed=config.seed))
     rollout = found["rollout"][STEP]
     return {
         "tokenizer": found["tokenizer"]["psnr"],

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from tqdm import tqdm
 
 from genie.checkpoint import check_folder
 from genie.data import FrameStore
@@ -23,19 +24,20 @@ from genie.errors import UserError
 from genie.world import World
 from train.figures import (
     delta_psnr_figures,
+    first_frames,
     latency_figures,
     likeness,
     rollout_figures,
     scroll_figures,
     usage_figures,
 )
-from train.long_rollouts import LONG_STEPS, long_figures, run_on
+from train.long_rollouts import LONG_STEPS, long_figures, longest_scenes, run_on, scenes_of
 from train.pictures import draw_long, draw_pictures, write
 from train.protocol import read_protocol, rows_of
 from train.report import page
 from train.rollouts import HISTORY, draw_rows, infer, read_clips, reconstruct, roll
 from train.stage import one_line_errors
-from train.table import compare, table
+from train.table import by_game, compare, table
 from train.true_actions import TrueActions, true_action_figures
 
 NUM_HELD_PROMPTS = 32
@@ -51,7 +53,8 @@ class EvaluateConfig:
     data: tyro.conf.Positional[Path]
     """Folder made by train.prepare; only its held-out videos are read."""
     true_actions: Path | None = None
-    """true_actions.npz of the recording, with recording.json beside it; adds NMI and probe."""
+    """true_actions.npz of the recording, or the folder of recordings, one a game; adds NMI and
+    probe."""
     num_clips: int = 256
     """Held-out clips to roll out (fewer if there are fewer)."""
     horizon: int = 15
@@ -70,6 +73,31 @@ class EvaluateConfig:
     """Folder for report.html, metrics.json and the pictures; made if need be."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a world is measured on: held-out videos of one game, and which clips of them."""
+
+    store: FrameStore
+    rows: np.ndarray
+    """Where clips begin, their history included."""
+    scenes: np.ndarray
+    """Numbers of the scenes from whose beginnings films run on."""
+    horizon: int
+    """Frames to generate from each prompt frame."""
+    seed: int
+    """Draws random actions and the sampler's noise."""
+
+    @property
+    def facts(self) -> dict:
+        """What must be the same for figures to be comparable."""
+        return {
+            "data": self.store.fingerprint,
+            "num_clips": len(self.rows),
+            "horizon": self.horizon,
+            "seed": self.seed,
+        }
+
+
 def main(config: EvaluateConfig) -> None:
     """Evaluate, write everything to `config.out` and print a table.
 
@@ -80,25 +108,19 @@ def main(config: EvaluateConfig) -> None:
     other = read_figures(config.against) if config.against else None
     world = World.from_pretrained(config.world)
     store = FrameStore.open(config.data, "heldout")
-    horizon, seed = config.horizon, config.seed
-    if config.protocol:
-        protocol, clips = read_protocol(config.protocol, store)
-        rows, horizon, seed = rows_of(clips, store), clips.horizon, protocol.seed
-    else:
-        rows = draw_rows(store, config.num_clips, horizon, seed)
+    check_sizes(world, store)
+    works = plan(config, store)
     if other:
-        facts = {"num_clips": len(rows), "horizon": horizon, "seed": seed}
-        check_same_clips(facts | {"data": store.fingerprint}, other, config.against)
-    figures = evaluate(
-        world,
-        store,
-        config.true_actions,
-        rows=rows,
-        horizon=horizon,
-        long_steps=config.long_steps,
-        seed=seed,
-        pictures=config.out,
-    )
+        check_same_clips({game: work.facts for game, work in works.items()}, other, config.against)
+    truth = TrueActions.open(config.true_actions) if config.true_actions else None
+    for work in works.values() if truth else ():
+        truth.of_store(work.store)  # what does not fit is told before the minutes of rollouts
+    games = {}
+    for game, work in tqdm(works.items(), "games", leave=False, disable=len(works) == 1 or None):
+        games[game] = evaluate(
+            world, work, truth, long_steps=config.long_steps, pictures=config.out / game
+        )
+    figures = games[""] if games.keys() == {""} else joined(games)
     write(config.out / "metrics.json", json.dumps(figures, indent=2).encode() + b"\n")
     write(config.out / "report.html", page(figures, config.out, other).encode())
     print(table(figures))
@@ -107,20 +129,50 @@ def main(config: EvaluateConfig) -> None:
     print(f"written to {config.out}: report.html, metrics.json and pictures")
 
 
+def plan(config: EvaluateConfig, store: FrameStore) -> dict[str, Work]:
+    """The work by game, as the protocol says or as the seed draws it.
+
+    Raises:
+        UserError: if the protocol is not for these videos, or they are too short.
+    """
+    stores = store.by_game()
+    if not config.protocol:
+        return {
+            game: draw_work(part, config.num_clips, config.horizon, config.seed)
+            for game, part in stores.items()
+        }
+    protocol, sets = read_protocol(config.protocol, store.fingerprint)
+    works = {}
+    for game, clips in sets.items():
+        if game not in stores:
+            raise UserError(f"{config.protocol} names a game {game!r} that the data lacks")
+        part = stores[game]
+        rows = rows_of(clips.clips, part) - clips.history
+        scenes = scenes_of(rows_of(clips.long, part), part)
+        works[game] = Work(part, rows, scenes, clips.horizon, protocol.seed)
+    return works
+
+
+def draw_work(store: FrameStore, num_clips: int = 256, horizon: int = 15, seed: int = 0) -> Work:
+    """Clips drawn by the seed, fewer if there are fewer, and the longest scenes.
+
+    Raises:
+        UserError: if no video is long enough.
+    """
+    rows = draw_rows(store, num_clips, horizon, seed)
+    return Work(store, rows, longest_scenes(store), horizon, seed)
+
+
 @torch.no_grad()
 def evaluate(
     world: World,
-    store: FrameStore,
-    true_actions: Path | None = None,
+    work: Work,
+    truth: TrueActions | None = None,
     *,
-    num_clips: int = 256,
-    rows: np.ndarray | None = None,
-    horizon: int = 15,
     long_steps: int = 0,
-    seed: int = 0,
     pictures: Path | None = None,
 ) -> dict:
-    """Measure `world` on the videos of `store` and return every figure, ready for JSON.
+    """Measure `world` on held-out videos and return every figure, ready for JSON.
 
     PSNR in dB, latencies in ms, scrolls in pixels (dx > 0: the view moves right, dy > 0: up).
     `psnr` is the mean over frames of each frame's PSNR, where an identical frame counts 60 dB;
@@ -128,42 +180,35 @@ def evaluate(
 
     Args:
         world: in evaluation mode.
-        store: held-out videos.
-        true_actions: npz file with the buttons that were pressed; None leaves NMI and probe out.
-        num_clips: clips to roll out; fewer are taken if there are fewer.
-        rows: where the clips begin, their history included; None draws them.
-        horizon: frames to generate from each prompt frame.
+        work: videos and clips, of the world's size.
+        truth: the buttons that were pressed; None leaves NMI and probe out.
         long_steps: frames that some films run on for; none run on for fewer than 10.
-        seed: draws clips, random actions and the sampler's noise.
         pictures: folder for pictures; None draws none.
 
     Raises:
-        UserError: if sizes do not fit, the videos are too short, or `true_actions` is not theirs.
+        UserError: if the true actions are not those of these videos, or are too few.
     """
-    check_sizes(world, store)
-    rows = draw_rows(store, num_clips, horizon, seed) if rows is None else rows
-    clips, video_ids = read_clips(store, rows, horizon)
-    # The one part that can still fail comes before the minutes of rollouts.
-    truth = TrueActions.open(true_actions) if true_actions else None
+    store, horizon, seed = work.store, work.horizon, work.seed
     agreement = true_action_figures(world, store, truth, horizon, seed) if truth else None
+    clips, video_ids = read_clips(store, work.rows, horizon)
     rendered = reconstruct(world, clips)
     actions = infer(world, clips)
     prompts, future = clips[:, HISTORY], clips[:, HISTORY + 1 :]
     generated = roll(world, prompts, actions[:, HISTORY:], seed, "rollout")
-    running_on = run_on(world, store, long_steps, seed) if long_steps >= LONG_STEPS[0] else None
+    runs_on = long_steps >= LONG_STEPS[0]
+    running_on = run_on(world, store, work.scenes, long_steps, seed) if runs_on else None
     if pictures:
         draw_pictures(world, clips[:, HISTORY:], generated, pictures, seed=seed)
     if pictures and running_on:
         draw_long(running_on.windows, pictures)
+    rollout = rollout_figures(generated, future, prompts, rendered[:, HISTORY + 1 :])
     return {
         "world": world.name,
-        "data": store.fingerprint,
-        "num_clips": len(clips),
+        **work.facts,
         "num_videos": len(np.unique(video_ids)),
-        "horizon": horizon,
-        "seed": seed,
         "tokenizer": likeness(rendered.flatten(0, 1), clips.flatten(0, 1)),
-        "rollout": rollout_figures(generated, future, prompts, rendered[:, HISTORY + 1 :]),
+        "rollout": rollout,
+        "first_frames": first_frames(rollout),
         "delta_psnr": delta_psnr_figures(world, generated, future, prompts, seed),
         "latent_action": usage_figures(actions, world.num_actions),
         "true_actions": agreement,
@@ -171,6 +216,12 @@ def evaluate(
         "long": long_figures(world, store, running_on, seed) if running_on else {},
         "latency": latency_figures(world, prompts[0], seed),
     }
+
+
+def joined(games: dict[str, dict]) -> dict:
+    """Figures of several games, or of one that has a name, as one dict."""
+    first = next(iter(games.values()))
+    return {"world": first["world"], "data": first["data"], "games": games}
 
 
 def check_sizes(world: World, store: FrameStore) -> None:
@@ -197,23 +248,35 @@ def read_figures(path: Path) -> dict:
         figures = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} ({error}): give metrics.json of a report") from error
-    if not isinstance(figures, dict) or not figures.keys() >= SAME_CLIPS:
+    parts = by_game(figures) if isinstance(figures, dict) else None
+    known = isinstance(parts, dict) and all(
+        isinstance(part, dict) and part.keys() >= SAME_CLIPS for part in parts.values()
+    )
+    if not known:
         raise UserError(f"{path} is not metrics.json of this version's train.evaluate")
     return figures
 
 
-def check_same_clips(figures: dict, other: dict, path: Path) -> None:
+def check_same_clips(works: dict[str, dict], other: dict, path: Path) -> None:
     """Refuse to hold figures of different clips beside each other.
+
+    Args:
+        works: by game, see `Work.facts`.
 
     Raises:
         UserError: naming what differs.
     """
-    for name in sorted(SAME_CLIPS):
-        if figures[name] != other[name]:
-            raise UserError(
-                f"{path} was measured on other clips ({name}: {other[name]} there, "
-                f"{figures[name]} here): evaluate both worlds with the same data and options"
-            )
+    others = by_game(other)
+    if works.keys() != others.keys():
+        here, there = (", ".join(games) or "none by name" for games in (works, others))
+        raise UserError(f"{path} was measured on other games ({there}) than these ({here})")
+    for game, facts in works.items():
+        for name in sorted(SAME_CLIPS):
+            if facts[name] != others[game][name]:
+                raise UserError(
+                    f"{path} was measured on other clips ({name}: {others[game][name]} there, "
+                    f"{facts[name]} here): evaluate both worlds with the same data and options"
+                )
 
 
 if __name__ == "__main__":

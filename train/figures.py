@@ -19,6 +19,7 @@ from genie.world import World
 from train.rollouts import reconstruct, roll
 
 DELTA_STEPS = range(1, 11)
+FIRST_FRAMES = 10
 NUM_DRAWS = 3  # of random actions
 LATENCY_STEPS = 60
 CONFIDENCE = 1.96  # standard errors on either side of a mean, for 95 %
@@ -62,6 +63,14 @@ def rollout_figures(
             "gain_over_copy": _mean_with_error(gains),
         }
     return steps
+
+
+def first_frames(steps: dict[str, dict]) -> dict[str, float]:
+    """Mean PSNR in dB over the first frames, as others state their rollouts."""
+    chosen = [step for step in steps if int(step) <= FIRST_FRAMES]
+    names = ("generated", "copy_last_frame", "tokenizer")
+    means = {name: sum(steps[s][name]["psnr"] for s in chosen) / len(chosen) for name in names}
+    return {"num_frames": len(chosen), **means}
 
 
 def delta_psnr_figures(

@@ -52,9 +52,10 @@ def long_figures(world: World, store: FrameStore, run: LongRun, seed: int) -> di
     return figures
 
 
-def run_on(world: World, store: FrameStore, num_steps: int, seed: int) -> LongRun:
-    """Roll out from the beginning of the longest held-out scenes."""
-    scenes = longest_scenes(store)
+def run_on(
+    world: World, store: FrameStore, scenes: np.ndarray, num_steps: int, seed: int
+) -> LongRun:
+    """Roll out from the beginning of held-out scenes, of which the numbers are given."""
     clips = [store.read(*store.scene_starts[scene : scene + 2].tolist()) for scene in scenes]
     skipped = [min(HISTORY, len(clip) - 1) for clip in clips]
     truths = [clip[skip:] for clip, skip in zip(clips, skipped, strict=True)]
@@ -78,6 +79,11 @@ def longest_scenes(store: FrameStore) -> np.ndarray:
     """The numbers of the longest scenes, in the order of the store."""
     lengths = np.diff(store.scene_starts)
     return np.sort(np.argsort(-lengths, kind="stable")[:NUM_FILMS])
+
+
+def scenes_of(rows: np.ndarray, store: FrameStore) -> np.ndarray:
+    """The numbers of the scenes that these rows are in."""
+    return np.searchsorted(store.scene_starts, rows, side="right") - 1
 
 
 def _hold_keys(num_actions: int, count: int, num_steps: int, seed: int) -> Int[Tensor, "b s"]:

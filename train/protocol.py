@@ -3,11 +3,12 @@
     python -m train.protocol DATA... --out protocol.json --recorded-by "python examples/..."
 
 In: prepared folders. Out: a JSON file that names, for every set of held-out videos, the prompt of
-each clip by its video and frame, and how to come by the videos. `train.evaluate --protocol` takes
-the set that was made from its data. Measures nothing.
+each clip by its video and frame, and how to come by the videos. The videos of each game are a set.
+`train.evaluate --protocol` takes the sets that were made from its data. Measures nothing.
 """
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,9 +48,11 @@ class ClipSet:
     """Held-out videos of one kind."""
 
     name: str
-    """What they are, such as coinrun, levels never seen."""
+    """The prepared folder's, and the game's."""
     data: str
     """Fingerprint of the prepared folder."""
+    game: str = ""
+    """See `genie.data.game_of`."""
     height: int
     """Pixels."""
     width: int
@@ -87,7 +90,7 @@ class ProtocolConfig:
     """Draw the clips of a protocol from the held-out videos of prepared folders."""
 
     data: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders made by train.prepare: a set each, named as the folder."""
+    """Folders made by train.prepare; levels and games that training never sees are best two."""
     out: Path
     """Where the JSON file goes."""
     recorded_by: tuple[str, ...] = ()
@@ -111,7 +114,7 @@ def main(config: ProtocolConfig) -> None:
     protocol = Protocol(
         recorded_by=config.recorded_by,
         seed=config.seed,
-        sets=tuple(_draw(folder, config) for folder in config.data),
+        sets=tuple(clips for folder in config.data for clips in _draw(folder, config)),
     )
     try:
         write_whole(config.out, json.dumps(asdict(protocol), indent=1) + "\n")
@@ -120,21 +123,23 @@ def main(config: ProtocolConfig) -> None:
     print(f"{config.out}: " + ", ".join(f"{s.name}: {len(s.clips)} clips" for s in protocol.sets))
 
 
-def _draw(folder: Path, config: ProtocolConfig) -> ClipSet:
-    store, card = FrameStore.open(folder, "heldout"), read_card(folder)
-    rows = draw_rows(store, config.num_clips, config.horizon, config.seed)
-    starts = store.scene_starts[longest_scenes(store)]
-    return ClipSet(
-        name=folder.resolve().name,
-        data=store.fingerprint,
-        height=card.height,
-        width=card.width,
-        fps=card.fps,
-        history=HISTORY,
-        horizon=config.horizon,
-        clips=_prompts(store, rows + HISTORY),
-        long=_prompts(store, starts + HISTORY),
-    )
+def _draw(folder: Path, config: ProtocolConfig) -> Iterator[ClipSet]:
+    card = read_card(folder)
+    for game, store in FrameStore.open(folder, "heldout").by_game().items():
+        rows = draw_rows(store, config.num_clips, config.horizon, config.seed)
+        starts = store.scene_starts[longest_scenes(store)]
+        yield ClipSet(
+            name="/".join(filter(None, (folder.resolve().name, game))),
+            data=store.fingerprint,
+            game=game,
+            height=card.height,
+            width=card.width,
+            fps=card.fps,
+            history=HISTORY,
+            horizon=config.horizon,
+            clips=_prompts(store, rows + HISTORY),
+            long=_prompts(store, starts + HISTORY),
+        )
 
 
 def _prompts(store: FrameStore, rows: np.ndarray) -> tuple[Prompt, ...]:
@@ -146,8 +151,11 @@ def _prompts(store: FrameStore, rows: np.ndarray) -> tuple[Prompt, ...]:
     )
 
 
-def read_protocol(path: Path, store: FrameStore) -> tuple[Protocol, ClipSet]:
-    """A protocol, and its set that was made from these videos.
+def read_protocol(path: Path, data: str) -> tuple[Protocol, dict[str, ClipSet]]:
+    """A protocol, and by game its sets that were made from these videos.
+
+    Args:
+        data: fingerprint of the prepared folder.
 
     Raises:
         UserError: if the file is none, or was made from others.
@@ -159,18 +167,25 @@ def read_protocol(path: Path, store: FrameStore) -> tuple[Protocol, ClipSet]:
     if not isinstance(values, dict) or values.get("version") != FORMAT_VERSION:
         raise UserError(f"{path} is no protocol of version {FORMAT_VERSION}: make it again")
     protocol = config_from_dict(Protocol, values, where=str(path))
-    for clips in protocol.sets:
-        if clips.data == store.fingerprint:
-            return protocol, clips
-    known = ", ".join(f"{clips.name} ({clips.data})" for clips in protocol.sets)
-    raise UserError(f"{path} is for other videos than these ({store.fingerprint}): it has {known}")
+    sets = {clips.game: clips for clips in protocol.sets if clips.data == data}
+    if not sets:
+        known = ", ".join(f"{clips.name} ({clips.data})" for clips in protocol.sets)
+        raise UserError(f"{path} is for other videos than these ({data}): it has {known}")
+    return protocol, sets
 
 
-def rows_of(clips: ClipSet, store: FrameStore) -> np.ndarray:
-    """The row of the store at which each clip begins, its history included."""
+def rows_of(prompts: Sequence[Prompt], store: FrameStore) -> np.ndarray:
+    """The row of the store that each prompt is.
+
+    Raises:
+        UserError: if a video is not in there.
+    """
     numbers = {name: number for number, name in enumerate(store.video_names)}
-    starts = np.array([store.video_starts[numbers[prompt.video]] for prompt in clips.clips])
-    return starts + np.array([prompt.frame for prompt in clips.clips]) - clips.history
+    unknown = [prompt.video for prompt in prompts if prompt.video not in numbers]
+    if unknown:
+        raise UserError(f"the protocol's video {unknown[0]} is not in the data: make it again")
+    starts = np.array([store.video_starts[numbers[prompt.video]] for prompt in prompts], dtype=int)
+    return starts + np.array([prompt.frame for prompt in prompts], dtype=int)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jinja2
 
-from train.table import compare, table
+from train.table import by_game, compare, game_table, table
 
 PICTURES = {
     "actions.gif": "Every action held, from three prompts",
@@ -89,7 +89,7 @@ def charts(figures: dict) -> list[Chart]:
 
 
 TEMPLATE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{{ figures.world }}</title>
+<html lang="en"><meta charset="utf-8"><title>{{ world }}</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 980px; margin: 2em auto; padding: 0 1em;
        color: #222 }
@@ -97,17 +97,21 @@ pre { font: 13px/1.35 ui-monospace, monospace; background: #f6f6f4; padding: 1em
 figure { margin: 1.5em 0 } img { max-width: 100%; image-rendering: pixelated }
 .charts { display: flex; flex-wrap: wrap; gap: 1em } svg text { font-size: 11px }
 </style>
-<h1>{{ figures.world }}</h1>
-<p>{{ figures.num_clips }} held-out clips of {{ figures.num_videos }} videos, seed
-{{ figures.seed }}, each rolled out free-running from one prompt frame.</p>
-<pre>{{ table }}</pre>
+<h1>{{ world }}</h1>
+{% if summary %}<pre>{{ summary }}</pre>{% endif %}
 {% if comparison %}<h2>Beside {{ other }}</h2><pre>{{ comparison }}</pre>{% endif %}
-<div class="charts">{% for chart in charts %}
+{% for part in parts %}
+{% if part.game %}<h2>{{ part.game }}</h2>{% endif %}
+<p>{{ part.figures.num_clips }} held-out clips of {{ part.figures.num_videos }} videos, seed
+{{ part.figures.seed }}, each rolled out free-running from one prompt frame.</p>
+<pre>{{ part.table }}</pre>
+<div class="charts">{% for chart in part.charts %}
 <figure><figcaption>{{ chart.title }}</figcaption>{{ chart.svg() | safe }}</figure>
 {% endfor %}</div>
-{% for name, title in pictures.items() %}<figure><figcaption>{{ title }}</figcaption>
-<img alt="{{ title }}" src="data:image/{{ name.split('.')[-1] }};base64,{{ data[name] }}"></figure>
-{% endfor %}</html>
+{% for picture in part.pictures %}<figure><figcaption>{{ picture.title }}</figcaption>
+<img alt="{{ picture.title }}" src="data:image/{{ picture.kind }};base64,{{ picture.data }}">
+</figure>
+{% endfor %}{% endfor %}</html>
 """
 
 
@@ -116,17 +120,37 @@ def page(figures: dict, folder: Path, other: dict | None = None) -> str:
 
     Args:
         figures: of metrics.json.
-        folder: with the pictures.
+        folder: with the pictures, each game's in a folder of its name.
         other: metrics of another world, to be held beside.
     """
-    shown = {name: title for name, title in PICTURES.items() if (folder / name).is_file()}
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
     return environment.from_string(TEMPLATE).render(
-        figures=figures,
-        table=table(figures),
+        world=figures["world"],
+        summary=table(figures) if "games" in figures else "",
         comparison="\n".join(compare(figures, other)) if other else "",
         other=other["world"] if other else "",
-        charts=charts(figures),
-        pictures=shown,
-        data={name: base64.b64encode((folder / name).read_bytes()).decode() for name in shown},
+        parts=[
+            {
+                "game": game,
+                "figures": part,
+                "table": game_table(part),
+                "charts": charts(part),
+                "pictures": _pictures(folder / game),
+            }
+            for game, part in by_game(figures).items()
+        ],
     )
+
+
+def _pictures(folder: Path) -> list[dict[str, str]]:
+    found = [
+        (folder / name, title) for name, title in PICTURES.items() if (folder / name).is_file()
+    ]
+    return [
+        {
+            "title": title,
+            "kind": path.suffix[1:],
+            "data": base64.b64encode(path.read_bytes()).decode(),
+        }
+        for path, title in found
+    ]

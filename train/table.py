@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 PRINTED_STEPS = (1, 4, 8, 15)
 MAIN_FIGURES = {
     "tokenizer, dB": ("tokenizer", "psnr"),
+    "rollout t=1..10, dB": ("first_frames", "generated"),
+    "copying t=1..10, dB": ("first_frames", "copy_last_frame"),
     **{
         f"rollout t={step}, dB": ("rollout", str(step), "generated", "psnr")
         for step in PRINTED_STEPS
@@ -29,8 +31,46 @@ MAIN_FIGURES = {
 }
 
 
+def by_game(figures: dict) -> dict[str, dict]:
+    """The figures of each game; those of the game "" where there is one without a name."""
+    return figures.get("games") or {"": figures}
+
+
+def main_figures(figures: dict) -> dict[str, float]:
+    """The figures that matter most by name, each the mean over the games that have it."""
+    games, means = by_game(figures).values(), {}
+    for name, path in MAIN_FIGURES.items():
+        values = [value for game in games if (value := _at(game, path)) is not None]
+        if values:
+            means[name] = sum(values) / len(values)
+    return means
+
+
 def table(figures: dict) -> str:
-    """Return the figures that matter most as text of a few lines."""
+    """Return the figures that matter most as text: of several games, in a column each."""
+    return game_table(figures) if "games" not in figures else _games_table(figures)
+
+
+def _games_table(figures: dict) -> str:
+    games = by_game(figures)
+    columns = {name: main_figures(game) for name, game in games.items()}
+    columns["mean"] = main_figures(figures)
+    widths = [max(9, len(name) + 2) for name in columns]
+    clips = {game["num_clips"] for game in games.values()}
+    lines = [
+        f"{figures['world']}: {' or '.join(map(str, sorted(clips)))} held-out clips of each game",
+        f"{'':<24}" + "".join(f"{n:>{w}}" for n, w in zip(columns, widths, strict=True)),
+    ]
+    for name in columns["mean"]:
+        cells = [f"{column[name]:.2f}" if name in column else "" for column in columns.values()]
+        lines.append(
+            f"{name:<24}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True))
+        )
+    return "\n".join(lines)
+
+
+def game_table(figures: dict) -> str:
+    """The same of one game, with more of them."""
     latent, latency = figures["latent_action"], figures["latency"]
     lines = [
         f"{figures['world']}: {figures['num_clips']} held-out clips of {figures['num_videos']} "
@@ -56,6 +96,11 @@ def _rollout_lines(figures: dict) -> Iterator[str]:
     for name in ("generated", "copy_last_frame", "tokenizer"):
         label = f"PSNR {name.replace('_', ' ')}"
         yield _row(label, [f"{step[name]['psnr']:.2f}" for step in at])
+    first = figures["first_frames"]
+    yield (
+        f"mean of the first {first['num_frames']}: generated {first['generated']:.2f}, "
+        f"copy {first['copy_last_frame']:.2f}, tokenizer {first['tokenizer']:.2f}"
+    )
     yield _row("  generated over copy", [f"{step['gain_over_copy']['mean']:.2f}" for step in at])
     yield _row("  the same, pooled", [f"{_pooled_gain(step):.2f}" for step in at])
     yield _row("SSIM generated", [f"{step['generated']['ssim']:.3f}" for step in at])
@@ -105,15 +150,15 @@ def _long_lines(figures: dict) -> Iterator[str]:
 
 
 def compare(figures: dict, other: dict) -> Iterator[str]:
-    """Yield the main figures of two worlds beside each other, as lines of text.
+    """Yield the main figures of two worlds beside each other, as lines of text, means over games.
 
     Only where both have one; whoever compares sees to it that the clips are the same.
     """
     yield _row("", [figures["world"][-9:], other["world"][-9:], "gain"])
-    for name, path in MAIN_FIGURES.items():
-        pair = [_at(one, path) for one in (figures, other)]
-        if None not in pair:
-            yield _row(name, [*(f"{x:.2f}" for x in pair), f"{pair[0] - pair[1]:+.2f}"])
+    ours, theirs = main_figures(figures), main_figures(other)
+    for name in (name for name in ours if name in theirs):
+        pair = ours[name], theirs[name]
+        yield _row(name, [*(f"{x:.2f}" for x in pair), f"{pair[0] - pair[1]:+.2f}"])
 
 
 def _at(figures: dict | None, path: Sequence[str]) -> float | None:

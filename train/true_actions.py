@@ -25,6 +25,7 @@ from genie.errors import UserError
 from genie.world import World
 from train.rollouts import BATCH, HISTORY, find_videos
 
+FILE_NAME = "true_actions.npz"
 MAX_PROBE_CLIPS = 2048
 # What numpy and json raise for files that are missing, cut off or something else altogether.
 UNREADABLE = (
@@ -50,21 +51,30 @@ class TrueActions:
 
     @classmethod
     def open(cls, path: Path) -> "TrueActions":
-        """Read the npz file and the recording.json beside it.
+        """Read a recording: the npz file and the recording.json beside it.
+
+        Args:
+            path: of the npz file, or of a folder with recordings in it, whose videos are then
+                named as they are where the folder is prepared.
 
         Raises:
-            UserError: if either is missing or is not what `examples/record_game.py` writes.
+            UserError: if one is missing or is not what `examples/record_game.py` writes.
         """
-        recording = path.with_name("recording.json")
-        try:
-            with np.load(path) as arrays:
-                by_video = {name: arrays[name] for name in arrays.files}
-            names = [str(name) for name in json.loads(recording.read_text())["true_actions"]]
-        except UNREADABLE as error:
+        if not path.is_dir():
+            return cls(*_read(path))
+        files = sorted(path.rglob(FILE_NAME))
+        if not files:
             raise UserError(
-                f"cannot read the true actions from {path} and {recording} ({error!r}): "
-                "give the true_actions.npz of examples/record_game.py in its own folder"
-            ) from error
+                f"{path} holds no {FILE_NAME}: give a folder of examples/record_game.py"
+            )
+        recordings = {file.relative_to(path).parent: _read(file) for file in files}
+        names = list(dict.fromkeys(name for _, own in recordings.values() for name in own))
+        by_video = {}
+        for folder, (actions, own) in recordings.items():
+            # An id beyond the names stays beyond them, and is refused where it is met.
+            ids = np.array([*(names.index(name) for name in own), len(names)])
+            for video_name, taken in actions.items():
+                by_video[str(folder / video_name)] = ids[taken.clip(max=len(own))]
         return cls(by_video, names)
 
     def of(self, name: str, numbers: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
@@ -86,6 +96,20 @@ class TrueActions:
         follows = numbers[1:] == numbers[:-1] + 1
         found[:-1][follows] = torch.from_numpy(actions).long()[numbers[:-1][follows]]
         return found
+
+    def of_store(self, store: FrameStore) -> Int[Tensor, " rows"]:
+        """The same for every row of a store.
+
+        Raises:
+            UserError: see `of`.
+        """
+        edges, numbers = pairwise(store.video_starts.tolist()), store.numbers()
+        return torch.cat(
+            [
+                self.of(name, numbers[start:stop])
+                for name, (start, stop) in zip(store.video_names, edges, strict=True)
+            ]
+        )
 
     def merges(self) -> dict[str, Int[Tensor, " i"]]:
         """Return labellings of the ids: all of them, and merged to what moves the view."""
@@ -130,6 +154,21 @@ def true_action_figures(
             "chance": 1 / len(scored[1].unique()),
         }
     return figures
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """One recording's ids by video, and what the ids mean."""
+    recording = path.with_name("recording.json")
+    try:
+        with np.load(path) as arrays:
+            by_video = {name: arrays[name] for name in arrays.files}
+        names = [str(name) for name in json.loads(recording.read_text())["true_actions"]]
+    except UNREADABLE as error:
+        raise UserError(
+            f"cannot read the true actions from {path} and {recording} ({error!r}): "
+            "give the true_actions.npz of examples/record_game.py in its own folder"
+        ) from error
+    return by_video, names
 
 
 @dataclass(frozen=True)
@@ -186,14 +225,7 @@ def label_transitions(
     chosen = order[:MAX_PROBE_CLIPS].tolist()
     rows = np.array([clips.row(i) for i in chosen])
     video_ids = find_videos(store, rows)
-    edges = pairwise(store.video_starts.tolist())
-    numbers = store.numbers()
-    pressed = torch.cat(
-        [
-            truth.of(name, numbers[start:stop])
-            for name, (start, stop) in zip(store.video_names, edges, strict=True)
-        ]
-    )
+    pressed = truth.of_store(store)
     true = pressed[torch.from_numpy(rows)[:, None] + HISTORY + torch.arange(horizon)].flatten()
     batches = DataLoader(Subset(clips, chosen), batch_size=BATCH)
     latent = [
