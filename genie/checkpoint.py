@@ -3,6 +3,7 @@
 In: frozen dataclasses and nets. Out: files, and the same again. Knows no particular net.
 """
 
+import glob
 import hashlib
 import os
 import tempfile
@@ -16,6 +17,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from genie.errors import UserError
+
+MOST_BYTES = 15 * 2**20  # of a file of weights: code hosts take no large ones
 
 
 def config_from_dict(kind: Any, values: Any, where: str) -> Any:
@@ -88,12 +91,61 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def save_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
-    """Write a net's weights; the file appears whole or not at all.
+    """Write a net's weights, in several numbered files where one would be too large to share.
+
+    Each file appears whole or not at all; those of before are removed.
 
     Args:
+        path: such as net.safetensors; several are net-00001-of-00002.safetensors and so on.
         dtype: what floats are rounded to; None keeps them as they are.
+
+    Raises:
+        UserError: if one cannot be written.
     """
-    save_tensors(net.state_dict(), path, dtype)
+    parts = _parts(net.state_dict(), dtype)
+    for old in (path, *_numbered(path)):
+        old.unlink(missing_ok=True)
+    for number, part in enumerate(parts, start=1):
+        name = f"{path.stem}-{number:05d}-of-{len(parts):05d}{path.suffix}"
+        save_tensors(part, path.with_name(name) if len(parts) > 1 else path, dtype)
+
+
+def _parts(
+    tensors: dict[str, torch.Tensor], dtype: torch.dtype | None
+) -> list[dict[str, torch.Tensor]]:
+    """The tensors in order, divided so that no part is larger than `MOST_BYTES`."""
+    parts: list[dict[str, torch.Tensor]] = [{}]
+    room = MOST_BYTES
+    for name, tensor in tensors.items():
+        size = tensor.numel() * (dtype or tensor.dtype).itemsize
+        if size > room and parts[-1]:
+            parts.append({})
+            room = MOST_BYTES
+        parts[-1][name] = tensor
+        room -= size
+    return parts
+
+
+def _numbered(path: Path) -> list[Path]:
+    five = "[0-9]" * 5
+    return sorted(path.parent.glob(f"{glob.escape(path.stem)}-{five}-of-{five}{path.suffix}"))
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The file, or the numbered files, that `save_weights` wrote.
+
+    Raises:
+        UserError: if it, or one of them, is missing.
+    """
+    if path.is_file():
+        return [path]
+    files = _numbered(path)
+    count = int(files[0].stem.rsplit("-", 1)[1]) if files else 1
+    if not files or len(files) != count:
+        lacking = f"{count - len(files)} of {count} files {path.stem}-*{path.suffix} are missing"
+        what = f"{path} is missing" if not files else f"{path.parent}: {lacking}"
+        raise UserError(f"{what}: the world is incomplete; copy the file or train again")
+    return files
 
 
 def save_tensors(
@@ -114,31 +166,36 @@ def save_tensors(
         partial.unlink(missing_ok=True)
 
 
-def fingerprint_file(path: Path) -> str:
-    """Hash of a file's content.
+def fingerprint_weights(path: Path) -> str:
+    """Hash of the content of a net's file, or files.
 
     Raises:
-        UserError: if it cannot be read.
+        UserError: if one is missing or cannot be read.
     """
+    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        for part in weight_files(path):
+            digest.update(part.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    return digest.hexdigest()[:16]
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
     """Read a net's weights, strictly, into the number format that the net has.
 
+    Args:
+        path: as `save_weights` has it.
+
     Raises:
-        UserError: if the file is missing or broken, or a tensor is missing, unknown or misshapen.
+        UserError: if a file is missing or broken, or a tensor is missing, unknown or misshapen.
     """
-    if not path.is_file():
-        raise UserError(f"{path} is missing: the world is incomplete; copy the file or train again")
-    try:
-        state = load_file(str(path))
-    except SafetensorError as error:
-        raise UserError(f"{path} is broken ({error}): copy the file again") from error
+    state: dict[str, torch.Tensor] = {}
+    for part in weight_files(path):
+        try:
+            state |= load_file(str(part))
+        except SafetensorError as error:
+            raise UserError(f"{part} is broken ({error}): copy the file again") from error
     wanted = net.state_dict()
     for name in sorted(wanted.keys() ^ state.keys()):
         what = "misses" if name in wanted else "has an unknown"

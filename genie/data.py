@@ -26,7 +26,7 @@ from genie.checkpoint import config_from_dict
 from genie.errors import UserError
 
 SPLITS = ("train", "heldout")
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 IN_MEMORY_SHARE = 0.15
 SHARDS_IN_MEMORY = 4
 
@@ -45,6 +45,9 @@ class Card:
     """Frames per second: those asked for, or else the first video's."""
     fingerprint: str = ""
     """Hash of all frames, names, scenes and splits, in order; ties tokens to their frames."""
+    split_fingerprints: dict[str, str] = field(default_factory=dict)
+    """Per split: hash of its own frames, names and scenes; ties figures to the held-out videos,
+    whatever was trained on beside them."""
     videos: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     """Per split: each video's name and the frames of each of its scenes, in the order of rows."""
     shards: dict[str, list[int]] = field(default_factory=dict)
@@ -127,6 +130,7 @@ class FrameStore:
         self.size = (card.height, card.width)
         self.fps, self.split = card.fps, split
         self.fingerprint = card.fingerprint
+        self.split_fingerprint = card.split_fingerprints[split]
         videos = card.videos[split]
         self.video_names = list(videos)
         self.video_starts = starts(sum(scenes) for scenes in videos.values())

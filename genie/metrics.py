@@ -256,6 +256,26 @@ def sharpness(frames: Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b"]:
     ) / 2
 
 
+def frechet_distance(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> float:
+    """How far two sets of features are apart, taken for normal distributions; 0 if they are alike.
+
+    The squared distance of Fréchet (Dowson and Landau 1982): that of the means, plus what the
+    covariances differ by. Few samples make it too large, so hold it beside real against real.
+    Needs two samples or more of either.
+    """
+    a, b = a.double(), b.double()
+    root = _square_root(a.T.cov())
+    shared = _square_root(root @ b.T.cov() @ root).trace()
+    spread = a.var(dim=0).sum() + b.var(dim=0).sum() - 2 * shared
+    return ((a.mean(dim=0) - b.mean(dim=0)).square().sum() + spread).clamp(min=0).item()
+
+
+def _square_root(matrix: Float[Tensor, "f f"]) -> Float[Tensor, "f f"]:
+    """The symmetric root of a symmetric matrix without negative eigenvalues but by rounding."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    return vectors * values.clamp(min=0).sqrt() @ vectors.T
+
+
 def _entropy(counts: Int[Tensor, "*b"]) -> Float[Tensor, ""]:
     shares = counts.double() / counts.sum()
     return torch.special.entr(shares).sum()

@@ -303,16 +303,19 @@ def _describe(
     source: dict[str, Any],
 ) -> Card:
     usable = [part for part in parts if not part.problem]
-    digest = hashlib.sha256()
-    for split in SPLITS:
+    digests = {split: hashlib.sha256(split.encode()) for split in SPLITS}
+    for split, digest in digests.items():
         for piece in pieces[split]:
-            told = f"{split} {piece.name} {piece.start} {piece.stop} {piece.scenes} "
+            told = f"{piece.name} {piece.start} {piece.stop} {piece.scenes} "
             digest.update(os.fsencode(told + piece.part.digest))
+    fingerprints = {split: digest.hexdigest()[:16] for split, digest in digests.items()}
+    whole = hashlib.sha256("".join(fingerprints.values()).encode())
     return Card(
         height=options.size[0],
         width=options.size[1],
         fps=options.fps or usable[0].fps,
-        fingerprint=digest.hexdigest()[:16],
+        fingerprint=whole.hexdigest()[:16],
+        split_fingerprints=fingerprints,
         videos={split: {p.name: p.scenes for p in pieces[split]} for split in SPLITS},
         skipped={part.label: part.problem for part in parts if part.problem},
         num_decoded=sum(part.num_decoded for part in usable),

@@ -56,7 +56,7 @@ def test_each_game_has_its_own_videos_in_their_order(tmp_path: Path):
     assert sorted(games) == ["a", "b"]
     assert [len(games[game]) for game in ("a", "b")] == [18, 17 + 19]
     for store in games.values():
-        assert store.fingerprint == whole.fingerprint
+        assert store.split_fingerprint == whole.split_fingerprint
         lengths = np.diff(store.video_starts)
         assert store.numbers().tolist() == [n for length in lengths for n in range(length)]
         for number, name in enumerate(store.video_names):

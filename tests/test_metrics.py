@@ -269,3 +269,22 @@ def test_blur_takes_sharpness_and_a_flat_picture_has_none():
     assert metrics.sharpness(torch.full((2, 3, 8, 8), 0.4)).tolist() == [0, 0]
     stripes = torch.tensor([0.0, 1.0]).repeat(8).expand(3, 6, 16)
     assert metrics.sharpness(stripes).item() == pytest.approx(0.5), "all across, none down"
+
+
+def test_the_frechet_distance_of_known_distributions():
+    """Along one axis it is the squares of the differences of means and of deviations."""
+    torch.manual_seed(0)
+    points = torch.randn(50, 3)
+    assert metrics.frechet_distance(points, points) == pytest.approx(0, abs=1e-9)
+    moved = points + torch.tensor([3.0, 0.0, -4.0])
+    assert metrics.frechet_distance(points, moved) == pytest.approx(25, rel=1e-5)
+    wider = points.mean(dim=0) + 3 * (points - points.mean(dim=0))
+    spread = points.var(dim=0).sum().item()
+    assert metrics.frechet_distance(points, wider) == pytest.approx(4 * spread, rel=1e-5)
+    turned = torch.linalg.qr(torch.randn(3, 3))[0]
+    assert metrics.frechet_distance(points @ turned, wider @ turned) == pytest.approx(
+        metrics.frechet_distance(wider, points), rel=1e-5
+    )
+    mirrored = torch.randn(400, 2) * torch.tensor([3.0, 1.0])
+    across = mirrored.flip(1)  # same total spread, the axes swapped: twice (3 - 1) squared
+    assert metrics.frechet_distance(mirrored, across) == pytest.approx(8, rel=0.2)

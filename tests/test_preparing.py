@@ -457,6 +457,20 @@ def test_same_videos_give_the_same_fingerprint(source: Path, tmp_path: Path):
     assert first != fingerprint("other-frames"), "other frames must not pass for these"
 
 
+def test_a_split_is_known_whatever_is_trained_on(source: Path, tmp_path: Path):
+    """So that a protocol fits every recording with these held-out videos."""
+    first = put(source, tmp_path / "first")
+    write_video(source / "train" / "more.mp4")
+    second = put(source, tmp_path / "second")
+    assert second.fingerprint != first.fingerprint
+    assert second.split_fingerprints["heldout"] == first.split_fingerprints["heldout"]
+    assert second.split_fingerprints["train"] != first.split_fingerprints["train"]
+    held = next((source / "heldout").iterdir())
+    write_video(held, num_frames=16, seed=98)
+    third = put(source, tmp_path / "third")
+    assert third.split_fingerprints["heldout"] != first.split_fingerprints["heldout"]
+
+
 def test_another_split_gives_another_fingerprint(tmp_path: Path):
     for seed in range(8):
         write_video(tmp_path / "videos" / f"video-{seed}.mp4", seed=seed)

@@ -23,7 +23,7 @@ def fixed(prepared_folder: Path, tmp_path: Path) -> Path:
 
 def test_clips_are_named_by_video_and_frame(fixed: Path, prepared_folder: Path):
     store = FrameStore.open(prepared_folder, "heldout")
-    found, sets = protocol.read_protocol(fixed, store.fingerprint)
+    found, sets = protocol.read_protocol(fixed, store.split_fingerprint)
     clips = sets[""]
     assert found.recorded_by == ("record it",) and clips.name == prepared_folder.name
     assert (clips.height, clips.width) == store.size and clips.horizon == 5
@@ -77,7 +77,7 @@ def test_a_world_is_scored_on_the_clips_of_the_protocol(
 def test_a_file_that_does_not_fit_is_refused(fixed: Path, prepared_folder: Path, spoil, told: str):
     fixed.write_text(spoil(fixed.read_text()))
     with pytest.raises(UserError, match=told) as error:
-        protocol.read_protocol(fixed, FrameStore.open(prepared_folder, "heldout").fingerprint)
+        protocol.read_protocol(fixed, FrameStore.open(prepared_folder, "heldout").split_fingerprint)
     assert "\n" not in str(error.value)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import HEIGHT, WIDTH, tiny_world_config
 
-from genie import world
+from genie import checkpoint, world
 from genie.codebook import CodebookConfig
 from genie.errors import UserError
 from genie.session import SamplingConfig, Session
@@ -237,3 +237,31 @@ def test_world_config_is_json_and_back(tiny_world_folder: Path):
     text = (tiny_world_folder / "config.json").read_text()
     assert world.read_config(tiny_world_folder) == tiny_world_config()
     assert json.loads(text)["version"] == WorldConfig().version
+
+
+def test_large_weights_are_divided_over_files(
+    tiny_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole, divided = tmp_path / "whole", tmp_path / "divided"
+    tiny_world.save_pretrained(whole)
+    monkeypatch.setattr(checkpoint, "MOST_BYTES", 40_000)
+    tiny_world.save_pretrained(divided)
+    files = sorted(divided.glob("dynamics-*.safetensors"))
+    assert len(files) > 2 and not (divided / "dynamics.safetensors").exists()
+    largest = max(weight.nbytes for weight in tiny_world.parameters())
+    assert all(file.stat().st_size < max(40_000, largest) + 5_000 for file in files)
+    again = World.from_pretrained(divided)
+    assert again.fingerprint == World.from_pretrained(whole).fingerprint
+    told = checkpoint.fingerprint_weights(divided / "dynamics.safetensors")
+    for file in files:
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert checkpoint.fingerprint_weights(divided / "dynamics.safetensors") != told
+        file.write_bytes(content)
+    files[1].unlink()
+    with pytest.raises(UserError, match=r"1 of \d+ files dynamics-\*.safetensors are missing"):
+        World.from_pretrained(divided)
+    monkeypatch.undo()
+    tiny_world.save_pretrained(divided)
+    assert World.from_pretrained(divided).fingerprint == again.fingerprint
+    assert not list(divided.glob("*-of-*")), "parts of before are gone"

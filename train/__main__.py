@@ -28,6 +28,10 @@ from train.run_folder import claim, is_finished
 from train.stage import DEFAULT_PRESET, PIPELINE, check_size, check_start, one_line_errors
 
 STOPPED = (130, 143)  # exit codes of a stage that was told to stop and has saved
+SHARES = {  # of --minutes, by how many stages are trained at once
+    1: {"tokenizer": 0.35, "latent_action": 0.15, "dynamics": 0.45},
+    2: {"tokenizer": 0.5, "latent_action": 0.5},
+}
 EXPLAINED = 2  # exit code of a stage that has said in one line what is wrong
 
 PRESETS = [
@@ -46,8 +50,8 @@ class PipelineConfig:
     out: Path
     """Folder that the world is written to."""
     preset: str | None = None
-    """tiny (a minute, for tests), nano (2 CPU cores, an hour; the default), base (one GPU), paper;
-    finetune (2 CPU cores; the default with --from)."""
+    """tiny (a minute, for tests), nano (2 CPU cores, an hour; the default), platformers and base
+    (one GPU), paper; finetune (2 CPU cores; the default with --from)."""
     run: Path | None = None
     """Folder for all that is not the world; default runs/ and the name of --out."""
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
@@ -55,6 +59,9 @@ class PipelineConfig:
     steps (--preset finetune)."""
     replay: str | None = None
     """Prepared folder of that world's own game, to be remembered."""
+    minutes: float = 0
+    """Train for about so many minutes in all on this machine, instead of the preset's steps;
+    preparing and the evaluation of --from are not counted."""
     frames: tyro.conf.OmitArgPrefixes[FrameOptions] = field(default_factory=FrameOptions)
     """How frames are taken, where videos are still to be prepared."""
     heldout_share: float = HELDOUT_SHARE
@@ -80,8 +87,9 @@ def main(config: PipelineConfig) -> None:
     if config.replay:
         shared += ["--replay", config.replay]
     encoders = [s for s in ("tokenizer", "latent_action") if not is_finished(run / s)]
-    _run_stages(encoders, shared, side_by_side=2)
-    _run_stages(["dynamics"], [*shared, "--out", str(config.out)], side_by_side=1)
+    _run_stages(encoders, shared, config.minutes, side_by_side=2)
+    last = [*shared, "--out", str(config.out)]
+    _run_stages(["dynamics"], last, config.minutes, side_by_side=1)
     if config.from_:
         before, after, replay = config.from_, config.out, config.replay
         compare.main(
@@ -106,7 +114,9 @@ def _check_patches(size: tuple[int, int], preset: str) -> None:
 
 def _prepared(config: PipelineConfig, preset: str, run: Path) -> str:
     """The prepared folder; made in the run folder if videos were given."""
-    facts = {"preset": preset}
+    facts: dict[str, object] = {"preset": preset}
+    if config.minutes:
+        facts["minutes"] = config.minutes
     if config.from_:
         facts |= {"from": str(config.from_.resolve()), "replay": config.replay}
     place = config.data
@@ -175,7 +185,7 @@ config.json says what was asked for, starts.jsonl with which command, commit and
         raise UserError(f"cannot write {run}: {error.strerror or error}") from error
 
 
-def _run_stages(stages: list[str], flags: list[str], side_by_side: int) -> None:
+def _run_stages(stages: list[str], flags: list[str], minutes: float, side_by_side: int) -> None:
     """Stages that do not need each other: together on a CPU, one after the other on a GPU."""
     cores = os.cpu_count() or 1
     at_once = 1 if torch.cuda.is_available() else max(1, min(side_by_side, cores))
@@ -185,7 +195,10 @@ def _run_stages(stages: list[str], flags: list[str], side_by_side: int) -> None:
         batch, stages = stages[:at_once], stages[at_once:]
         running = [
             subprocess.Popen(
-                [sys.executable, "-m", f"train.{stage}", *flags, "--threads", str(threads)],
+                [
+                    *(sys.executable, "-m", f"train.{stage}", *flags, "--threads", str(threads)),
+                    *("--minutes", f"{minutes * SHARES[at_once][stage]:.4g}"),
+                ],
                 env=os.environ
                 | {"OMP_NUM_THREADS": str(threads), PIPELINE: "1"}
                 | ({"TQDM_POSITION": str(line)} if shows_bars else {}),

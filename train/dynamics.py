@@ -73,6 +73,19 @@ PRESETS = {
     "finetune": DynamicsStage(
         loop=LoopConfig(num_steps=1000, batch_size=4, learning_rate=6e-4, average=0.99)
     ),
+    "platformers": DynamicsStage(
+        clip_frames=16,
+        model=DynamicsConfig(dim=384, num_blocks=6, num_heads=6, window=12),
+        loop=LoopConfig(
+            num_steps=5_000,
+            batch_size=32,
+            learning_rate=6e-4,
+            average=0.999,
+            compile=True,
+            evaluate_every=2_000,
+            num_workers=4,
+        ),
+    ),
     "base": DynamicsStage(
         clip_frames=16,
         model=DynamicsConfig(dim=512, num_blocks=8, num_heads=8, window=12),

@@ -37,6 +37,7 @@ from train.protocol import read_protocol, rows_of
 from train.report import page
 from train.rollouts import HISTORY, draw_rows, infer, read_clips, reconstruct, roll
 from train.stage import one_line_errors
+from train.supplied import Supplied
 from train.table import by_game, compare, table
 from train.true_actions import TrueActions, true_action_figures
 
@@ -67,6 +68,10 @@ class EvaluateConfig:
     then."""
     against: Path | None = None
     """metrics.json of another world on the same clips, to be held beside."""
+    lpips_network: Path | None = None
+    """TorchScript file of LPIPS, for which two batches of frames in -1..1 are a distance each."""
+    fvd_network: Path | None = None
+    """TorchScript file of I3D, such as i3d_torchscript.pt."""
     seed: int = 0
     """Draws clips, random actions and the sampler's noise."""
     out: Path = Path("report")
@@ -91,7 +96,7 @@ class Work:
     def facts(self) -> dict:
         """What must be the same for figures to be comparable."""
         return {
-            "data": self.store.fingerprint,
+            "data": self.store.split_fingerprint,
             "num_clips": len(self.rows),
             "horizon": self.horizon,
             "seed": self.seed,
@@ -113,12 +118,18 @@ def main(config: EvaluateConfig) -> None:
     if other:
         check_same_clips({game: work.facts for game, work in works.items()}, other, config.against)
     truth = TrueActions.open(config.true_actions) if config.true_actions else None
+    supplied = Supplied.open(config.lpips_network, config.fvd_network)
     for work in works.values() if truth else ():
         truth.of_store(work.store)  # what does not fit is told before the minutes of rollouts
     games = {}
     for game, work in tqdm(works.items(), "games", leave=False, disable=len(works) == 1 or None):
         games[game] = evaluate(
-            world, work, truth, long_steps=config.long_steps, pictures=config.out / game
+            world,
+            work,
+            truth,
+            supplied=supplied,
+            long_steps=config.long_steps,
+            pictures=config.out / game,
         )
     figures = games[""] if games.keys() == {""} else joined(games)
     write(config.out / "metrics.json", json.dumps(figures, indent=2).encode() + b"\n")
@@ -141,7 +152,7 @@ def plan(config: EvaluateConfig, store: FrameStore) -> dict[str, Work]:
             game: draw_work(part, config.num_clips, config.horizon, config.seed)
             for game, part in stores.items()
         }
-    protocol, sets = read_protocol(config.protocol, store.fingerprint)
+    protocol, sets = read_protocol(config.protocol, store.split_fingerprint)
     works = {}
     for game, clips in sets.items():
         if game not in stores:
@@ -169,6 +180,7 @@ def evaluate(
     work: Work,
     truth: TrueActions | None = None,
     *,
+    supplied: Supplied | None = None,
     long_steps: int = 0,
     pictures: Path | None = None,
 ) -> dict:
@@ -182,11 +194,13 @@ def evaluate(
         world: in evaluation mode.
         work: videos and clips, of the world's size.
         truth: the buttons that were pressed; None leaves NMI and probe out.
+        supplied: networks for figures that want one.
         long_steps: frames that some films run on for; none run on for fewer than 10.
         pictures: folder for pictures; None draws none.
 
     Raises:
-        UserError: if the true actions are not those of these videos, or are too few.
+        UserError: if the true actions are not those of these videos, or are too few; if a network
+            that was supplied does not take the frames.
     """
     store, horizon, seed = work.store, work.horizon, work.seed
     agreement = true_action_figures(world, store, truth, horizon, seed) if truth else None
@@ -195,6 +209,7 @@ def evaluate(
     actions = infer(world, clips)
     prompts, future = clips[:, HISTORY], clips[:, HISTORY + 1 :]
     generated = roll(world, prompts, actions[:, HISTORY:], seed, "rollout")
+    by_networks = (supplied or Supplied()).figures(generated, future, prompts)
     runs_on = long_steps >= LONG_STEPS[0]
     running_on = run_on(world, store, work.scenes, long_steps, seed) if runs_on else None
     if pictures:
@@ -209,6 +224,7 @@ def evaluate(
         "tokenizer": likeness(rendered.flatten(0, 1), clips.flatten(0, 1)),
         "rollout": rollout,
         "first_frames": first_frames(rollout),
+        **by_networks,
         "delta_psnr": delta_psnr_figures(world, generated, future, prompts, seed),
         "latent_action": usage_figures(actions, world.num_actions),
         "true_actions": agreement,

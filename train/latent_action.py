@@ -54,6 +54,17 @@ PRESETS = {
     "finetune": LatentActionStage(
         loop=LoopConfig(num_steps=900, batch_size=16, learning_rate=5e-4)
     ),
+    "platformers": LatentActionStage(
+        clip_frames=8,
+        model=LatentActionConfig(dim=64),
+        loop=LoopConfig(
+            num_steps=8_000,
+            batch_size=64,
+            learning_rate=8e-4,
+            evaluate_every=2_000,
+            num_workers=6,
+        ),
+    ),
     "base": LatentActionStage(
         clip_frames=8,
         model=LatentActionConfig(dim=96),

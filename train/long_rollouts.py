@@ -2,8 +2,9 @@
 
 In: a world and held-out videos. Out: figures by how many frames it has run: how far the pictures
 still look like the game's, and, while the true video lasts, how far they are like it.
-Actions are those that the latent action model reads from the true video; where that has ended, keys
-held at random.
+Actions are those that the latent action model reads from the true video; where that has ended,
+those of other true videos, one after the other: keys that somebody playing pressed, or else the
+views would differ from real ones for that alone.
 """
 
 from dataclasses import dataclass
@@ -15,15 +16,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genie import metrics, video
-from genie.data import FrameStore
+from genie.data import Clips, FrameStore
 from genie.world import World
+from train.features import features_of
 from train.figures import likeness
 from train.rollouts import HISTORY, infer, reconstruct
 
 LONG_STEPS = (10, 50, 100, 300, 1000)
 NUM_FILMS = 32
 WINDOW = 10  # frames up to a step that its figures are taken over
-MOST_HELD = 8
+NUM_REAL = 500  # pairs of real frames to hold films beside
 CONTEXT = 8  # true frames before one, for the tokenizer to keep it as it does in a clip
 
 
@@ -41,11 +43,14 @@ def long_figures(world: World, store: FrameStore, run: LongRun, seed: int) -> di
     """Figures by step, and under "real" those of real frames beside other real ones.
 
     `sharpness`, `contrast` and `motion` are shares of the real frames', 1 being as sharp; `colour`
-    is how far the mean colour is off, 0..255. `generated`, `copy_last_frame` and `tokenizer` are
-    there while true videos last, for `num_true` of them.
+    is how far the mean colour is off, 0..255; `frechet` is the distance of the features of a small
+    network (`train.features`; neither FID nor FVD), to be held beside that of as many real frames.
+    `generated`, `copy_last_frame` and `tokenizer` are there while true videos last, for `num_true`
+    of them.
     """
-    count = sum(map(len, next(iter(run.windows.values()))))
-    real, other = (_draw_real(store, max(2, count // 2), seed + i) for i in (0, 1))
+    films = next(iter(run.windows.values()))
+    real = _draw_real(store, NUM_REAL, 2, seed)
+    other = _draw_real(store, len(films), films.shape[1], seed + 1)
     figures: dict[str, dict] = {"real": _looks(other, real)}
     for step, window in run.windows.items():
         figures[str(step)] = _looks(window, real) | _likeness_to_truth(world, run, step)
@@ -59,10 +64,10 @@ def run_on(
     clips = [store.read(*store.scene_starts[scene : scene + 2].tolist()) for scene in scenes]
     skipped = [min(HISTORY, len(clip) - 1) for clip in clips]
     truths = [clip[skip:] for clip, skip in zip(clips, skipped, strict=True)]
-    actions = _hold_keys(world.num_actions, len(clips), num_steps, seed)
-    for row, clip, skip in zip(actions, clips, skipped, strict=True):
-        inferred = infer(world, clip[None])[0, skip:][:num_steps]
-        row[: len(inferred)] = inferred
+    inferred = [
+        infer(world, clip[None])[0, skip:] for clip, skip in zip(clips, skipped, strict=True)
+    ]
+    actions = _go_on(inferred, num_steps, seed)
     prompts = torch.stack([truth[:1] for truth in truths])
     running = world.start_many(prompts, seeds=[seed + 2**32 * n for n in range(len(prompts))])
     steps = [step for step in LONG_STEPS if step <= num_steps]
@@ -86,29 +91,25 @@ def scenes_of(rows: np.ndarray, store: FrameStore) -> np.ndarray:
     return np.searchsorted(store.scene_starts, rows, side="right") - 1
 
 
-def _hold_keys(num_actions: int, count: int, num_steps: int, seed: int) -> Int[Tensor, "b s"]:
-    """Random actions, each held for some frames."""
+def _go_on(inferred: list[Int[Tensor, " _"]], num_steps: int, seed: int) -> Int[Tensor, "b s"]:
+    """Each video's actions, then those of videos drawn at random."""
     rng = np.random.default_rng(seed)
     rows = []
-    for _ in range(count):
-        keys, held = (
-            rng.integers(num_actions, size=num_steps),
-            rng.integers(1, MOST_HELD + 1, num_steps),
-        )
-        rows.append(keys.repeat(held)[:num_steps])
-    return torch.from_numpy(np.stack(rows))
+    for own in inferred:
+        row = own
+        while len(row) < num_steps:
+            row = torch.cat([row, inferred[rng.integers(len(inferred))]])
+        rows.append(row[:num_steps])
+    return torch.stack(rows)
 
 
-def _draw_real(store: FrameStore, count: int, seed: int) -> UInt8[Tensor, "b w 3 h w"]:
-    """Pairs of neighbouring real frames, of scenes all over the store."""
-    starts = np.concatenate(
-        [
-            np.arange(a, b - 1)
-            for a, b in zip(store.scene_starts, store.scene_starts[1:], strict=False)
-        ]
-    )
-    chosen = np.random.default_rng(seed).choice(starts, min(count, len(starts)), replace=False)
-    return torch.stack([store.read(int(row), int(row) + 2) for row in np.sort(chosen)])
+def _draw_real(
+    store: FrameStore, count: int, num_frames: int, seed: int
+) -> UInt8[Tensor, "b w 3 h w"]:
+    """Stretches of neighbouring real frames, of scenes all over the store."""
+    rows = Clips(store, num_frames).rows
+    chosen = np.random.default_rng(seed).choice(rows, min(count, len(rows)), replace=False)
+    return torch.stack([store.read(row, row + num_frames) for row in np.sort(chosen).tolist()])
 
 
 def _looks(films: UInt8[Tensor, "b w 3 h w"], real: UInt8[Tensor, "r v 3 h w"]) -> dict[str, float]:
@@ -117,7 +118,8 @@ def _looks(films: UInt8[Tensor, "b w 3 h w"], real: UInt8[Tensor, "r v 3 h w"]) 
         name: found[name] / max(wanted[name], 1e-6) for name in ("sharpness", "contrast", "motion")
     }
     colour = 255 * (found["colour"] - wanted["colour"]).abs().mean().item()
-    return {**shares, "colour": colour}
+    features = (features_of(clips.flatten(0, 1)) for clips in (films, real))
+    return {**shares, "colour": colour, "frechet": metrics.frechet_distance(*features)}
 
 
 def _statistics(clips: Float[Tensor, "b w 3 h w"]) -> dict:

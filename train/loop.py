@@ -12,7 +12,6 @@ import contextlib
 import math
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -45,7 +44,7 @@ from train.batches import Pool, StepSampler, fit_pools, mix
 from train.config import LoopConfig
 from train.run_folder import RunFolder, is_finished
 from train.schedule import learning_rate, make_optimizer
-from train.speed import Speedometer
+from train.speed import Speedometer, Stopwatch
 from train.stopping import Stopper
 from train.trackers import open_trackers, show_pictures
 
@@ -142,18 +141,19 @@ class Trainer:
             KeyboardInterrupt: after Ctrl-C, when everything is saved.
             SystemExit: after a TERM, when everything is saved.
         """
-        config, stopper = self.config, Stopper()
+        config, stopper, watch = self.config, Stopper(), Stopwatch()
         batches = iter(self.batches)
         with self._bar() as bar, stopper.listening():
             if self._lacks_evaluation():
                 self._judge(bar, self.step == config.num_steps)
+            watch.start()
             while self.step < config.num_steps:
-                started = time.perf_counter()
-                parts = [next(batches) for _ in range(config.accumulation)]
-                loaded = time.perf_counter()
+                with watch.waiting():
+                    parts = [next(batches) for _ in range(config.accumulation)]
                 metrics = self._train_step(parts)
                 self.step += 1
                 self.average.update(self.step)
+                watch.num_steps += 1
                 bar.update()
                 last, stops = self.step == config.num_steps, self._stops(stopper)
                 saves = last or stops or self._saves()
@@ -161,7 +161,7 @@ class Trainer:
                     shown = self._checked(metrics)
                 if self.step % config.log_every == 0 or last:
                     # Reading the metrics has waited for the device, so the clock tells it all.
-                    seconds = {"step_s": time.perf_counter() - started, "wait_s": loaded - started}
+                    seconds = watch.figures()
                     speed = self.speed.figures(seconds["step_s"])
                     self._log("train", shown | seconds | speed)
                     bar.set_postfix_str(_brief(shown | speed), refresh=False)
@@ -171,6 +171,8 @@ class Trainer:
                     self._judge(bar, last)
                 if stops and not last:
                     stopper.leave()
+                if saves or self.step % config.log_every == 0:
+                    watch.start()
         return self._outcome()
 
     def finish(self) -> None:

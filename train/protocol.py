@@ -29,7 +29,7 @@ RULES = (
     "prompt as `history` says. It then makes `horizon` frames by itself. PSNR is the mean over "
     "clips of each frame's, RGB, 0..255. Delta PSNR at t is that under inferred actions less that "
     "under uniformly random ones, each clip's mean over three draws. Long films start at the "
-    "prompts of `long` and follow the true video's actions while it lasts, then random ones."
+    "prompts of `long` and follow the true video's actions while it lasts, then those of others."
 )
 
 
@@ -50,7 +50,7 @@ class ClipSet:
     name: str
     """The prepared folder's, and the game's."""
     data: str
-    """Fingerprint of the prepared folder."""
+    """Fingerprint of the held-out videos, as the prepared folder's card has it."""
     game: str = ""
     """See `genie.data.game_of`."""
     height: int
@@ -130,7 +130,7 @@ def _draw(folder: Path, config: ProtocolConfig) -> Iterator[ClipSet]:
         starts = store.scene_starts[longest_scenes(store)]
         yield ClipSet(
             name="/".join(filter(None, (folder.resolve().name, game))),
-            data=store.fingerprint,
+            data=store.split_fingerprint,
             game=game,
             height=card.height,
             width=card.width,
@@ -155,7 +155,7 @@ def read_protocol(path: Path, data: str) -> tuple[Protocol, dict[str, ClipSet]]:
     """A protocol, and by game its sets that were made from these videos.
 
     Args:
-        data: fingerprint of the prepared folder.
+        data: fingerprint of the held-out videos.
 
     Raises:
         UserError: if the file is none, or was made from others.

@@ -85,6 +85,10 @@ def charts(figures: dict) -> list[Chart]:
         shares = ("sharpness", "contrast", "motion")
         curves = {name: [(int(step), long[step][name]) for step in steps] for name in shares}
         found.append(Chart("Running on: shares of real frames'", curves))
+        distances = [(int(step), long[step]["frechet"]) for step in steps]
+        floor = [(int(step), long["real"]["frechet"]) for step in steps]
+        curves = {"generated": distances, "real frames": floor}
+        found.append(Chart("Running on: Frechet distance to real frames", curves))
     return found
 
 

@@ -5,9 +5,10 @@ Chowdhery et al. 2022, arXiv:2204.02311, appendix B). Operations are counted fro
 machine's rate is measured: no table of devices.
 """
 
+import contextlib
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -54,6 +55,29 @@ class Speedometer:
         if self.tokens_per_frame:
             figures["tokens_per_s"] = self.frames * self.tokens_per_frame / step_s
         return figures | {"mfu": self.operations / step_s / self.peak}
+
+
+class Stopwatch:
+    """Seconds of a step, the mean of all since `start`: a device may lag behind single ones."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Forget what was."""
+        self.began, self.waited_s, self.num_steps = time.perf_counter(), 0.0, 0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The time in here is spent on waiting for clips."""
+        began = time.perf_counter()
+        yield
+        self.waited_s += time.perf_counter() - began
+
+    def figures(self) -> dict[str, float]:
+        """`step_s` and, as a part of it, `wait_s`; after one step or more."""
+        passed = time.perf_counter() - self.began
+        return {"step_s": passed / self.num_steps, "wait_s": self.waited_s / self.num_steps}
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """What the three stages share: presets, flags, the way from clips to a finished net, errors."""
 
 import contextlib
+import copy
 import os
 import signal
 import sys
@@ -13,13 +14,14 @@ import torch
 import tyro
 from torch import nn
 
-from genie.checkpoint import fingerprint_file, load_weights
+from genie.checkpoint import fingerprint_weights, load_weights
 from genie.data import Clips, FrameStore, TokenStore, read_card
 from genie.errors import UserError
 from genie.machine import best_device, check_compiler, end_with_parent
 from genie.world import read_config
 from train.config import LoopConfig
 from train.loop import Judge, Replay, Trainer
+from train.pace import steps_within
 from train.run_folder import describe
 
 Config = TypeVar("Config")
@@ -48,6 +50,9 @@ class StageConfig:
     """Share of every step's clips that come from --replay."""
     threads: int = 0
     """CPU threads; 0 takes all cores."""
+    minutes: float = 0
+    """Train for about so long on this machine instead of --loop.num-steps: steps are timed first,
+    and their number is written down, so that the run can be resumed and repeated."""
     clip_frames: int
     """Frames in a training clip."""
     loop: LoopConfig
@@ -190,21 +195,29 @@ def make_trainer(
     Raises:
         UserError: if the videos are shorter than a clip, or the folder holds another run.
     """
-    train, heldout = (Clips(store, config.clip_frames) for store in stores)
-    loop = {name: value for name, value in asdict(config.loop).items() if name not in HOW_IT_RUNS}
-    if config.from_:
-        description["started_from"] = fingerprint_file(config.from_ / f"{name}.safetensors")
+    if config.minutes < 0:
+        raise UserError(f"--minutes is {config.minutes:g}: 0 or more is wanted")
+    clips = [Clips(store, config.clip_frames) for store in stores]
     replayed = None
     if replay is not None:
         replayed = Replay(Clips(replay, config.clip_frames), config.replay_share)
         description["replay_share"] = config.replay_share
-    description = describe(clip_frames=config.clip_frames, loop=loop, **description)
+    if config.from_:
+        description["started_from"] = fingerprint_weights(config.from_ / f"{name}.safetensors")
+    loop, folder = config.loop, config.run / name
+    if config.minutes:
+
+        def trial(loop: LoopConfig, folder: Path) -> Trainer:
+            return Trainer(copy.deepcopy(net), *clips, loop, folder, {}, replay=replayed)
+
+        loop = replace(loop, num_steps=steps_within(config.minutes, folder, loop, trial))
+    told = {name: value for name, value in asdict(loop).items() if name not in HOW_IT_RUNS}
+    description = describe(clip_frames=config.clip_frames, loop=told, **description)
     return Trainer(
         net,
-        train,
-        heldout,
-        config.loop,
-        config.run / name,
+        *clips,
+        loop,
+        folder,
         description,
         replay=replayed,
         judge=judge,

@@ -27,6 +27,9 @@ MAIN_FIGURES = {
     "eta squared up/down": ("scroll", "eta_squared", "up_down"),
     "sharpness t=10": ("long", "10", "sharpness"),
     "sharpness t=1000": ("long", "1000", "sharpness"),
+    "Frechet real frames": ("long", "real", "frechet"),
+    "Frechet t=10": ("long", "10", "frechet"),
+    "Frechet t=1000": ("long", "1000", "frechet"),
     "latency p50, ms": ("latency", "p50_ms"),
 }
 
@@ -104,6 +107,12 @@ def _rollout_lines(figures: dict) -> Iterator[str]:
     yield _row("  generated over copy", [f"{step['gain_over_copy']['mean']:.2f}" for step in at])
     yield _row("  the same, pooled", [f"{_pooled_gain(step):.2f}" for step in at])
     yield _row("SSIM generated", [f"{step['generated']['ssim']:.3f}" for step in at])
+    if "lpips" in figures:
+        for name in ("generated", "copy_last_frame"):
+            cells = [f"{figures['lpips'][step][name]:.3f}" for step in steps]
+            yield _row(f"LPIPS {name.replace('_', ' ')}", cells)
+    if "fvd" in figures:
+        yield f"FVD: {figures['fvd']:.1f}"
     deltas = [figures["delta_psnr"].get(step) for step in steps]
     yield _row("delta PSNR", [f"{delta['mean']:.2f}" if delta else "" for delta in deltas])
     reach = [delta and (delta["interval"][1] - delta["interval"][0]) / 2 for delta in deltas]
@@ -143,6 +152,7 @@ def _long_lines(figures: dict) -> Iterator[str]:
     for name in ("sharpness", "contrast", "motion"):
         yield _row(f"  {name}", [f"{at[name]:.2f}" for at in figures.values()])
     yield _row("  colour off by", [f"{at['colour']:.1f}" for at in figures.values()])
+    yield _row("  Frechet distance", [f"{at['frechet']:.3f}" for at in figures.values()])
     for name in ("generated", "copy_last_frame", "tokenizer"):
         psnr = [f"{figures[s][name]['psnr']:.2f}" if name in figures[s] else "" for s in steps]
         yield _row(f"  PSNR {name.replace('_', ' ')}", ["", *psnr])

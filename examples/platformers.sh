@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# One world of four platform games, from the games to the report: recorded, prepared, trained and
+# measured on levels and on games that it never saw. What is done already is not done again.
+#
+#     bash examples/platformers.sh
+#
+# The defaults are for one GPU with 16 CPU cores. Everything in small, on a laptop:
+#
+#     FRAMES=2000 HELDOUT=600 MINUTES=3 PRESET=tiny CLIPS=4 LONG=50 DATA=data/small RUN=runs/small \
+#         OUT=runs/small/world PROTOCOL=runs/small/protocol.json bash examples/platformers.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON=${PYTHON:-.venv/bin/python}
+FRAMES=${FRAMES:-150000}   # of each game
+HELDOUT=${HELDOUT:-8000}   # of each game, other levels
+MINUTES=${MINUTES:-15}     # of training
+PRESET=${PRESET:-platformers}
+CLIPS=${CLIPS:-128}        # of each game, to be measured
+LONG=${LONG:-1000}         # frames that films run on for
+DATA=${DATA:-data/platformers}
+RUN=${RUN:-runs/platformers}
+OUT=${OUT:-checkpoints/platformers}
+PROTOCOL=${PROTOCOL:-examples/platformers.json}
+
+# record FOLDER TRAIN HELDOUT GAME...: side by side, one process a game.
+record() {
+    local folder=$1 train=$2 heldout=$3 pids=() pid
+    shift 3
+    for game in "$@"; do
+        [ -f "$folder/$game/recording.json" ] && continue
+        "$PYTHON" examples/record_game.py --game "$game" --distribution hard --num-levels 10000 \
+            --frames "$train" --heldout-frames "$heldout" --out "$folder/$game" &
+        pids+=($!)
+    done
+    for pid in "${pids[@]}"; do wait "$pid"; done
+}
+
+prepare() { [ -f "$2/card.json" ] || "$PYTHON" -m train.prepare "$1" --out "$2"; }
+
+record "$DATA/games" "$FRAMES" "$HELDOUT" coinrun ninja climber jumper
+record "$DATA/unseen" 64 "$HELDOUT" caveflyer fruitbot
+prepare "$DATA/games" "$RUN/data"
+prepare "$DATA/unseen" "$RUN/unseen"
+
+"$PYTHON" -m train --data "$RUN/data" --out "$OUT" --run "$RUN" --preset "$PRESET" \
+    --minutes "$MINUTES"
+
+[ -f "$PROTOCOL" ] || "$PYTHON" -m train.protocol "$RUN/data" "$RUN/unseen" --out "$PROTOCOL" \
+    --num-clips "$CLIPS" \
+    --recorded-by "HELDOUT=$HELDOUT bash examples/platformers.sh"
+for set in data unseen; do
+    "$PYTHON" -m train.evaluate "$OUT" "$RUN/$set" --protocol "$PROTOCOL" --long-steps "$LONG" \
+        --true-actions "$DATA/$([ $set = data ] && echo games || echo unseen)" \
+        --out "$OUT/report-$set"
+done

@@ -1,0 +1,58 @@
+"""--minutes: as many steps as fit, decided once."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from genie.errors import UserError
+from train import pace, tokenizer
+
+
+def configure(prepared_folder: Path, run: Path, minutes: float) -> tokenizer.TokenizerStage:
+    return replace(
+        tokenizer.PRESETS["tiny"], data=str(prepared_folder), run=run, minutes=minutes, threads=1
+    )
+
+
+def num_steps(run: Path) -> int:
+    return json.loads((run / "tokenizer" / "config.json").read_text())["loop"]["num_steps"]
+
+
+def test_a_stage_takes_about_the_time_it_was_given(prepared_folder: Path, tmp_path: Path):
+    """And the same command later finds everything done, whatever the clock says then."""
+    began = time.perf_counter()
+    tokenizer.main(configure(prepared_folder, tmp_path, 0.2))
+    took = time.perf_counter() - began
+    steps = num_steps(tmp_path)
+    assert steps >= pace.FEWEST_STEPS
+    assert 4 < took < 40, "twelve seconds were given; a busy machine may differ by much"
+    weights = tmp_path / "tokenizer" / "weights.safetensors"
+    stamp = weights.stat().st_mtime_ns
+    tokenizer.main(configure(prepared_folder, tmp_path, 0.2))
+    assert weights.stat().st_mtime_ns == stamp and num_steps(tmp_path) == steps
+
+
+def test_the_trial_leaves_no_trace(prepared_folder: Path, tmp_path: Path, monkeypatch):
+    """A run of so many minutes ends with the weights of one that was given its steps."""
+    tried = pace._time_step
+    monkeypatch.setattr(pace, "_time_step", lambda *args: tried(*args) and 1.0)
+    tokenizer.main(configure(prepared_folder, tmp_path / "timed", 0.8))
+    steps = num_steps(tmp_path / "timed")
+    assert pace.FEWEST_STEPS <= steps <= int(pace.SHARE * 48)
+    monkeypatch.undo()
+    stage = configure(prepared_folder, tmp_path / "counted", 0)
+    tokenizer.main(replace(stage, loop=replace(stage.loop, num_steps=steps)))
+    weights = [(tmp_path / run / "tokenizer" / "weights.safetensors").read_bytes() for run in
+               ("timed", "counted")]  # fmt: skip
+    assert weights[0] == weights[1]
+
+
+def test_too_few_minutes_are_refused(prepared_folder: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"0\.001 minutes are too few: give more --minutes"):
+        tokenizer.main(configure(prepared_folder, tmp_path, 0.001))
+    assert not (tmp_path / "tokenizer").exists()
+    with pytest.raises(UserError, match="--minutes is -1"):
+        tokenizer.main(configure(prepared_folder, tmp_path, -1))

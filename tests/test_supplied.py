@@ -1,0 +1,75 @@
+"""LPIPS and FVD by networks of the user's own: what they are shown, and bad files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from genie.errors import UserError
+from genie.metrics import frechet_distance
+from train.supplied import Supplied
+
+
+class Distance(nn.Module):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a - b).abs().mean(dim=[1, 2, 3], keepdim=True)
+
+
+class Clips(nn.Module):
+    """Gives the brightness of the first and last frame; refuses what I3D would."""
+
+    def forward(
+        self, x: Tensor, rescale: bool = True, resize: bool = True, return_features: bool = False
+    ) -> Tensor:
+        assert not rescale and not resize and return_features
+        assert x.shape[1] == 3 and x.shape[3] == 224 and x.shape[4] == 224
+        assert float(x.min()) >= -1 and float(x.max()) <= 1
+        return x.mean(dim=[1, 3, 4])[:, [0, -1]]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("networks")
+    paths = folder / "lpips.pt", folder / "i3d.pt"
+    for module, path in zip((Distance(), Clips()), paths, strict=True):
+        torch.jit.script(module).save(str(path))
+    return paths
+
+
+def films(num_frames: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Generated and true frames, and prompts; uint8."""
+    torch.manual_seed(0)
+    future = torch.randint(0, 256, (20, num_frames, 3, 16, 24), dtype=torch.uint8)
+    return future // 2, future, future[:, 0]
+
+
+def test_the_users_networks_are_shown_what_they_were_made_for(files):
+    generated, future, prompts = films(9)
+    figures = Supplied.open(*files).figures(generated, future, prompts)
+    assert list(figures["lpips"]) == [str(step) for step in range(1, 10)]
+    assert figures["lpips"]["1"]["copy_last_frame"] == 0, "the prompt is the first frame here"
+    gap = (future[:, 3].float() - generated[:, 3].float()).mean().item() * 2 / 255
+    assert figures["lpips"]["4"]["generated"] == pytest.approx(gap, rel=1e-4)
+    bright = [2 * frames[:, [0, -1]].float().mean(dim=(2, 3, 4)) / 255 - 1 for frames in
+              (torch.cat([prompts[:, None], x], dim=1) for x in (generated, future))]  # fmt: skip
+    assert figures["fvd"] == pytest.approx(frechet_distance(*bright), rel=0.02)
+
+
+def test_without_networks_there_are_no_such_figures():
+    assert Supplied.open(None, None).figures(*films(9)) == {}
+
+
+def test_what_is_no_network_is_refused(tmp_path: Path, files):
+    path = tmp_path / "weights.pt"
+    for content in (None, b"no network"):
+        if content:
+            path.write_bytes(content)
+        with pytest.raises(UserError, match="give a TorchScript file") as error:
+            Supplied.open(path, None)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="10 frames or more"):
+        Supplied.open(None, files[1]).figures(*films(5))
+    with pytest.raises(UserError, match="FVD network does not take these") as error:
+        Supplied.open(None, files[0]).figures(*films(9))
+    assert "\n" not in str(error.value)

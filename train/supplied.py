@@ -1,0 +1,112 @@
+"""Figures that want networks whose weights nobody may hand on here: LPIPS and FVD.
+
+In: TorchScript files that the user brings, and frames. Out: distances. Nothing is downloaded; where
+no file is given there is no such figure, and none of another network goes by the same name.
+Source: LPIPS, Zhang et al. 2018 (arXiv:1801.03924); FVD, Unterthiner et al. 2018
+(arXiv:1812.01717).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from genie import metrics, video
+from genie.errors import UserError
+from genie.machine import best_device
+
+BATCH = 16
+FVD_SIDE = 224  # what I3D was trained on
+FEWEST_FRAMES = 10  # that I3D can take
+
+
+@dataclass(frozen=True)
+class Supplied:
+    """The networks that were given, if any."""
+
+    lpips: torch.jit.ScriptModule | None = None
+    """Two batches of frames in -1..1 to a distance each."""
+    fvd: torch.jit.ScriptModule | None = None
+    """Clips "b 3 t 224 224" in -1..1 to features, called with rescale=False, resize=False and
+    return_features=True, as the I3D files in use are."""
+
+    @classmethod
+    def open(cls, lpips: Path | None, fvd: Path | None) -> "Supplied":
+        """Read the files.
+
+        Raises:
+            UserError: if one cannot be read.
+        """
+        return cls(*(path and _load(path) for path in (lpips, fvd)))
+
+    @torch.no_grad()
+    def figures(
+        self,
+        generated: UInt8[Tensor, "b s 3 h w"],
+        future: UInt8[Tensor, "b s 3 h w"],
+        prompts: UInt8[Tensor, "b 3 h w"],
+    ) -> dict:
+        """LPIPS by step beside copying the prompt, and FVD of all clips, their prompts included.
+
+        Raises:
+            UserError: if a network does not take what it is given.
+        """
+        figures = {}
+        if self.lpips is not None:
+            figures["lpips"] = {
+                str(step + 1): {
+                    "generated": self._lpips(generated[:, step], future[:, step]),
+                    "copy_last_frame": self._lpips(prompts, future[:, step]),
+                }
+                for step in range(future.shape[1])
+            }
+        if self.fvd is not None and future.shape[1] + 1 < FEWEST_FRAMES:
+            raise UserError(f"FVD wants {FEWEST_FRAMES} frames or more: give a larger --horizon")
+        if self.fvd is not None:
+            features = (
+                self._features(torch.cat([prompts[:, None], frames], dim=1))
+                for frames in (generated, future)
+            )
+            figures["fvd"] = metrics.frechet_distance(*features)
+        return figures
+
+    def _lpips(self, frames: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> float:
+        pairs = zip(frames.split(BATCH), target.split(BATCH), strict=True)
+        found = [_ask("LPIPS", self.lpips, _signed(a), _signed(b)).flatten() for a, b in pairs]
+        return torch.cat(found).mean().item()
+
+    def _features(self, clips: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b f"]:
+        options = {"rescale": False, "resize": False, "return_features": True}
+        found = []
+        for part in clips.split(BATCH):
+            frames = F.interpolate(
+                _signed(part.flatten(0, 1)), (FVD_SIDE, FVD_SIDE), mode="bilinear"
+            )
+            batch = rearrange(frames, "(b t) c h w -> b c t h w", b=len(part))
+            found.append(_ask("FVD", self.fvd, batch, **options))
+        return torch.cat(found)
+
+
+def _load(path: Path) -> torch.jit.ScriptModule:
+    try:
+        return torch.jit.load(str(path), map_location=best_device()).eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot read {path} ({why}): give a TorchScript file") from error
+
+
+def _signed(frames: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    return 2 * video.to_float(frames.to(best_device())) - 1
+
+
+def _ask(name: str, network: Callable[..., Tensor], *inputs: Tensor, **options: bool) -> Tensor:
+    try:
+        return network(*inputs, **options).float().cpu()
+    except RuntimeError as error:
+        why = str(error).strip().splitlines()[-1]
+        raise UserError(f"the {name} network does not take these frames ({why})") from error
