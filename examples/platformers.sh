@@ -6,8 +6,9 @@
 #
 # The defaults are for one GPU with 16 CPU cores. Everything in small, on a laptop:
 #
-#     FRAMES=2000 HELDOUT=600 MINUTES=3 PRESET=tiny CLIPS=4 LONG=50 DATA=data/small RUN=runs/small \
-#         OUT=runs/small/world PROTOCOL=runs/small/protocol.json bash examples/platformers.sh
+#     FRAMES=2000 HELDOUT=3000 MINUTES=10 PRESET=nano CLIPS=8 LONG=50 DATA=data/small \
+#         RUN=runs/small OUT=runs/small/world PROTOCOL=runs/small/protocol.json \
+#         bash examples/platformers.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -52,5 +53,5 @@ prepare "$DATA/unseen" "$RUN/unseen"
 for set in data unseen; do
     "$PYTHON" -m train.evaluate "$OUT" "$RUN/$set" --protocol "$PROTOCOL" --long-steps "$LONG" \
         --true-actions "$DATA/$([ $set = data ] && echo games || echo unseen)" \
-        --out "$OUT/report-$set"
+        --out "$RUN/report-$set"
 done

@@ -123,7 +123,8 @@ def scroll_figures(world: World, prompts: UInt8[Tensor, "p 3 h w"], seed: int) -
     """Hold each latent action from each prompt and return how the view moves in all.
 
     `eta_squared`: share of the scroll's variance that the action explains, across and up/down.
-    `actions`: see `genie.legend.Effect`.
+    `actions`: see `genie.legend.Effect`; `agreement` is the mean of theirs: how far an action does
+    the same from prompt to prompt.
     """
     films = legend.hold_actions(world, prompts, legend.HELD_STEPS, seed)
     films[:, :, 0] = reconstruct(world, prompts[:, None])  # as the player sees the prompt
@@ -131,11 +132,13 @@ def scroll_figures(world: World, prompts: UInt8[Tensor, "p 3 h w"], seed: int) -
     total = rearrange(shifts.sum(dim=2).double(), "p a xy -> xy (p a)")
     action = repeat(torch.arange(world.num_actions), "a -> (p a)", p=len(prompts))
     across, up_down = (metrics.eta_squared(values, action) for values in total)
+    effects = legend.effects(shifts)
     return {
         "num_prompts": len(prompts),
         "num_steps": legend.HELD_STEPS,
         "eta_squared": {"across": across, "up_down": up_down},
-        "actions": [asdict(effect) for effect in legend.effects(shifts)],
+        "agreement": sum(effect.agreement for effect in effects) / len(effects),
+        "actions": [asdict(effect) for effect in effects],
     }
 
 

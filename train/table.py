@@ -24,6 +24,7 @@ MAIN_FIGURES = {
     "AMI of moves": ("true_actions", "moves", "ami"),
     "probe of moves": ("true_actions", "moves", "balanced_accuracy"),
     "eta squared across": ("scroll", "eta_squared", "across"),
+    "actions agree": ("scroll", "agreement"),
     "eta squared up/down": ("scroll", "eta_squared", "up_down"),
     "sharpness t=10": ("long", "10", "sharpness"),
     "sharpness t=1000": ("long", "1000", "sharpness"),
@@ -137,11 +138,12 @@ def _scroll_lines(figures: dict) -> Iterator[str]:
         f"scroll over {figures['num_steps']} frames from {figures['num_prompts']} prompts: "
         f"eta squared {across:.2f} across, {up_down:.2f} up/down"
     )
-    yield _row("held action", ["dx", "dy", "right", "left", "up", "still"])
+    yield _row("held action", ["agrees", "dx", "dy", "right", "left", "up", "still"])
     for action, movement in enumerate(figures["actions"]):
         medians = [f"{movement[name]:.1f}" for name in ("median_dx", "median_dy")]
         shares = [f"{movement[name]:.0%}" for name in ("right", "left", "up", "still")]
-        yield _row(f"  {action} {movement['name']}", medians + shares)
+        agrees = f"{movement['agreement']:.0%}"
+        yield _row(f"  {action} {movement['name']}", [agrees, *medians, *shares])
 
 
 def _long_lines(figures: dict) -> Iterator[str]:
