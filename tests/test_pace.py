@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from genie.errors import UserError
+from train import __main__ as pipeline
 from train import pace, tokenizer
 
 
@@ -54,5 +55,17 @@ def test_too_few_minutes_are_refused(prepared_folder: Path, tmp_path: Path):
     with pytest.raises(UserError, match=r"0\.001 minutes are too few: give more --minutes"):
         tokenizer.main(configure(prepared_folder, tmp_path, 0.001))
     assert not (tmp_path / "tokenizer").exists()
-    with pytest.raises(UserError, match="--minutes is -1"):
-        tokenizer.main(configure(prepared_folder, tmp_path, -1))
+
+
+@pytest.mark.parametrize("minutes", [-1, float("nan"), float("inf")])
+def test_what_is_no_time_is_refused_before_anything(
+    prepared_folder: Path, tmp_path: Path, minutes: float
+):
+    with pytest.raises(UserError, match="--minutes is"):
+        tokenizer.main(configure(prepared_folder, tmp_path / "run", minutes))
+    config = pipeline.PipelineConfig(
+        data=str(prepared_folder), out=tmp_path / "out", run=tmp_path / "run", minutes=minutes
+    )
+    with pytest.raises(UserError, match="--minutes is"):
+        pipeline.main(config)
+    assert not (tmp_path / "run").exists()

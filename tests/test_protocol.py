@@ -32,9 +32,9 @@ def test_clips_are_named_by_video_and_frame(fixed: Path, prepared_folder: Path):
         number = store.video_names.index(prompt.video)
         length = store.video_starts[number + 1] - store.video_starts[number]
         assert HISTORY <= prompt.frame < length
-    for row, prompt in zip(protocol.rows_of(clips.clips, store), clips.clips, strict=True):
+    for row, prompt in zip(protocol.place(clips, store)[0], clips.clips, strict=True):
         number = store.video_names.index(prompt.video)
-        assert row == store.video_starts[number] + prompt.frame
+        assert row + HISTORY == store.video_starts[number] + prompt.frame
 
 
 def test_a_world_is_scored_on_the_clips_of_the_protocol(
@@ -79,6 +79,30 @@ def test_a_file_that_does_not_fit_is_refused(fixed: Path, prepared_folder: Path,
     with pytest.raises(UserError, match=told) as error:
         protocol.read_protocol(fixed, FrameStore.open(prepared_folder, "heldout").split_fingerprint)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"clips": ()}, "has no clips"),
+        ({"long": ()}, "has no clips"),
+        ({"history": HISTORY + 1}, "history 4"),
+        ({"horizon": 0}, "horizon 0"),
+        ({"frame": 10**6}, "frame 1000000 .* not within"),
+        ({"frame": 35}, "frame 35 .* not within"),  # of 40, with five to come
+        ({"frame": HISTORY - 1}, "frame 2 .* not within"),
+        ({"frame": -7}, "frame -7 .* not within"),
+    ],
+)
+def test_clips_that_are_not_there_are_refused(
+    fixed: Path, prepared_folder: Path, change: dict, told: str
+):
+    store = FrameStore.open(prepared_folder, "heldout")
+    clips = protocol.read_protocol(fixed, store.split_fingerprint)[1][""]
+    if "frame" in change:
+        change = {"clips": (replace(clips.clips[0], **change), *clips.clips[1:])}
+    with pytest.raises(UserError, match=told):
+        protocol.place(replace(clips, **change), store)
 
 
 def test_nothing_to_draw_from_is_refused(tmp_path: Path, prepared_folder: Path):

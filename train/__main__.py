@@ -23,6 +23,7 @@ from genie.errors import UserError
 from genie.parts import FrameOptions
 from genie.preparing import HELDOUT_SHARE, describe_source
 from train import compare, dynamics, latent_action, prepare, tokenizer
+from train.pace import check_minutes
 from train.provenance import command_line, note_start, python_name
 from train.run_folder import claim, is_finished
 from train.stage import DEFAULT_PRESET, PIPELINE, check_size, check_start, one_line_errors
@@ -73,6 +74,7 @@ def main(config: PipelineConfig) -> None:
     preset = config.preset or ("finetune" if config.from_ else DEFAULT_PRESET)
     if preset not in PRESETS:
         raise UserError(f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    check_minutes(config.minutes)
     check_start(config.from_, config.replay)
     if config.out.resolve() == Path.cwd():
         raise UserError("--out is empty, or the folder that you are in: name one for the world")

@@ -33,7 +33,7 @@ from train.figures import (
 )
 from train.long_rollouts import LONG_STEPS, long_figures, longest_scenes, run_on, scenes_of
 from train.pictures import draw_long, draw_pictures, write
-from train.protocol import read_protocol, rows_of
+from train.protocol import place, read_protocol
 from train.report import page
 from train.rollouts import HISTORY, draw_rows, infer, read_clips, reconstruct, roll
 from train.stage import one_line_errors
@@ -91,6 +91,10 @@ class Work:
     """Frames to generate from each prompt frame."""
     seed: int
     """Draws random actions and the sampler's noise."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"the seed is {self.seed}: 0 or more is wanted")
 
     @property
     def facts(self) -> dict:
@@ -158,8 +162,8 @@ def plan(config: EvaluateConfig, store: FrameStore) -> dict[str, Work]:
         if game not in stores:
             raise UserError(f"{config.protocol} names a game {game!r} that the data lacks")
         part = stores[game]
-        rows = rows_of(clips.clips, part) - clips.history
-        scenes = scenes_of(rows_of(clips.long, part), part)
+        rows, long = place(clips, part)
+        scenes = scenes_of(long, part)
         works[game] = Work(part, rows, scenes, clips.horizon, protocol.seed)
     return works
 

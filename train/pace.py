@@ -6,6 +6,7 @@ depends on the clock: the run goes on, or is repeated with --loop.num-steps, to 
 """
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +24,16 @@ TRIED = 20  # steps that are timed, after as many in which kernels are compiled 
 SHARE = 0.94  # of the time for steps; the rest is for evaluations and saving
 FEWEST_STEPS = 40
 NEVER = 10**9
+
+
+def check_minutes(minutes: float) -> None:
+    """Refuse what is no time.
+
+    Raises:
+        UserError: if it is below 0, infinite or no number.
+    """
+    if not 0 <= minutes < math.inf:
+        raise UserError(f"--minutes is {minutes:g}: a number from 0 (take the preset's steps) on")
 
 
 def steps_within(

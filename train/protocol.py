@@ -169,13 +169,45 @@ def read_protocol(path: Path, data: str) -> tuple[Protocol, dict[str, ClipSet]]:
     protocol = config_from_dict(Protocol, values, where=str(path))
     sets = {clips.game: clips for clips in protocol.sets if clips.data == data}
     if not sets:
-        known = ", ".join(f"{clips.name} ({clips.data})" for clips in protocol.sets)
-        raise UserError(f"{path} is for other videos than these ({data}): it has {known}")
+        known = ", ".join(f"{clips.name} ({clips.data})" for clips in protocol.sets) or "none"
+        raise UserError(
+            f"{path} is for other videos than these ({data}): it has {known}; prepare those that "
+            "it names, or make it again"
+        )
     return protocol, sets
 
 
-def rows_of(prompts: Sequence[Prompt], store: FrameStore) -> np.ndarray:
-    """The row of the store that each prompt is.
+def place(clips: ClipSet, store: FrameStore) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a store at which the clips begin, their history included, and the long films.
+
+    Raises:
+        UserError: if there are none, or one is not within a scene of the store.
+    """
+    if clips.history != HISTORY or clips.horizon < 1:
+        raise UserError(
+            f"the protocol has history {clips.history} and horizon {clips.horizon}: this version "
+            f"measures with history {HISTORY} and a horizon of 1 or more; make it again"
+        )
+    placed = []
+    for prompts, horizon in ((clips.clips, clips.horizon), (clips.long, 0)):
+        if not prompts:
+            raise UserError(f"the protocol has no clips of {clips.name}: make it again")
+        rows = _rows(prompts, store)
+        for prompt, row in zip(prompts, rows, strict=True):
+            first, last = np.searchsorted(
+                store.scene_starts, (row - HISTORY, row + horizon), side="right"
+            )
+            if first != last or prompt.frame < HISTORY or row + horizon >= len(store):
+                raise UserError(
+                    f"the protocol's clip at frame {prompt.frame} of {prompt.video} is not within "
+                    "a scene of it: make it again"
+                )
+        placed.append(rows - HISTORY)
+    return placed[0], placed[1]
+
+
+def _rows(prompts: Sequence[Prompt], store: FrameStore) -> np.ndarray:
+    """The row of each prompt in a store.
 
     Raises:
         UserError: if a video is not in there.
@@ -184,8 +216,8 @@ def rows_of(prompts: Sequence[Prompt], store: FrameStore) -> np.ndarray:
     unknown = [prompt.video for prompt in prompts if prompt.video not in numbers]
     if unknown:
         raise UserError(f"the protocol's video {unknown[0]} is not in the data: make it again")
-    starts = np.array([store.video_starts[numbers[prompt.video]] for prompt in prompts], dtype=int)
-    return starts + np.array([prompt.frame for prompt in prompts], dtype=int)
+    starts = np.array([store.video_starts[numbers[prompt.video]] for prompt in prompts])
+    return starts + np.array([prompt.frame for prompt in prompts])
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from genie.machine import best_device, check_compiler, end_with_parent
 from genie.world import read_config
 from train.config import LoopConfig
 from train.loop import Judge, Replay, Trainer
-from train.pace import steps_within
+from train.pace import check_minutes, steps_within
 from train.run_folder import describe
 
 Config = TypeVar("Config")
@@ -195,8 +195,7 @@ def make_trainer(
     Raises:
         UserError: if the videos are shorter than a clip, or the folder holds another run.
     """
-    if config.minutes < 0:
-        raise UserError(f"--minutes is {config.minutes:g}: 0 or more is wanted")
+    check_minutes(config.minutes)
     clips = [Clips(store, config.clip_frames) for store in stores]
     replayed = None
     if replay is not None:

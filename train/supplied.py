@@ -96,7 +96,7 @@ def _load(path: Path) -> torch.jit.ScriptModule:
     try:
         return torch.jit.load(str(path), map_location=best_device()).eval()
     except (RuntimeError, ValueError, OSError) as error:
-        why = str(error).strip().splitlines()[0]
+        why = str(error).strip().splitlines()[0].split(". ")[0]
         raise UserError(f"cannot read {path} ({why}): give a TorchScript file") from error
 
 
