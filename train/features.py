@@ -6,8 +6,9 @@ In: a prepared folder of many games. Out: weights. Learnt without labels: of two
 frames, each shifted, it finds the pair again among frames of the same videos and of others, and
 tells it from spoilt copies (blurred, noisy, coarse, put together wrongly), which is what generated
 frames are like where they fail. The weights beside this file were made once and are the same for
-every world, so that worlds can be compared; what is measured with them is never called FID or FVD,
-whose networks are others.
+every world, so that worlds can be compared: by this command, from 1,600 frames each of Procgen's
+sixteen games, easy and hard, and of plain CoinRun (`record_game.py --seed 5 --num-envs 16`).
+What is measured with them is never called FID or FVD, whose networks are others.
 Source: contrastive learning as in SimCLR (Chen et al. 2020, arXiv:2002.05709), equation 1; pairs
 are neighbours in time.
 """
