@@ -13,9 +13,9 @@ from train import pace, tokenizer
 
 
 def configure(prepared_folder: Path, run: Path, minutes: float) -> tokenizer.TokenizerStage:
-    return replace(
-        tokenizer.PRESETS["tiny"], data=str(prepared_folder), run=run, minutes=minutes, threads=1
-    )
+    tiny = tokenizer.PRESETS["tiny"]
+    loop = replace(tiny.loop, precision="float32")
+    return replace(tiny, data=str(prepared_folder), run=run, minutes=minutes, threads=1, loop=loop)
 
 
 def num_steps(run: Path) -> int:

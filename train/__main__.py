@@ -89,9 +89,9 @@ def main(config: PipelineConfig) -> None:
     if config.replay:
         shared += ["--replay", config.replay]
     encoders = [s for s in ("tokenizer", "latent_action") if not is_finished(run / s)]
-    _run_stages(encoders, shared, config.minutes, side_by_side=2)
+    _run_stages(encoders, shared, side_by_side=2, minutes=config.minutes)
     last = [*shared, "--out", str(config.out)]
-    _run_stages(["dynamics"], last, config.minutes, side_by_side=1)
+    _run_stages(["dynamics"], last, side_by_side=1, minutes=config.minutes)
     if config.from_:
         before, after, replay = config.from_, config.out, config.replay
         compare.main(
@@ -187,7 +187,7 @@ config.json says what was asked for, starts.jsonl with which command, commit and
         raise UserError(f"cannot write {run}: {error.strerror or error}") from error
 
 
-def _run_stages(stages: list[str], flags: list[str], minutes: float, side_by_side: int) -> None:
+def _run_stages(stages: list[str], flags: list[str], side_by_side: int, minutes: float = 0) -> None:
     """Stages that do not need each other: together on a CPU, one after the other on a GPU."""
     cores = os.cpu_count() or 1
     at_once = 1 if torch.cuda.is_available() else max(1, min(side_by_side, cores))
@@ -198,8 +198,9 @@ def _run_stages(stages: list[str], flags: list[str], minutes: float, side_by_sid
         running = [
             subprocess.Popen(
                 [
-                    *(sys.executable, "-m", f"train.{stage}", *flags, "--threads", str(threads)),
+                    *(sys.executable, "-m", f"train.{stage}", *flags),
                     *("--minutes", f"{minutes * SHARES[at_once][stage]:.4g}"),
+                    *("--threads", str(threads)),
                 ],
                 env=os.environ
                 | {"OMP_NUM_THREADS": str(threads), PIPELINE: "1"}
