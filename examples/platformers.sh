@@ -30,8 +30,8 @@ record() {
     shift 3
     for game in "$@"; do
         [ -f "$folder/$game/recording.json" ] && continue
-        "$PYTHON" examples/record_game.py --game "$game" --distribution hard --num-levels 10000 \
-            --frames "$train" --heldout-frames "$heldout" --out "$folder/$game" &
+        "$PYTHON" examples/record_game.py --game "$game" --distribution hard --hand explore \
+            --num-levels 10000 --frames "$train" --heldout-frames "$heldout" --out "$folder/$game" &
         pids+=($!)
     done
     for pid in "${pids[@]}"; do wait "$pid"; done

@@ -172,7 +172,7 @@ class CountingHand:
     def __init__(self) -> None:
         self.pressed = 0
 
-    def act(self) -> np.ndarray:
+    def act(self, pictures: list[np.ndarray]) -> np.ndarray:
         self.pressed = self.pressed % 200 + 1
         return np.array([self.pressed], dtype=np.int32)
 
@@ -187,6 +187,44 @@ def test_no_video_crosses_a_reset_and_actions_line_up(record_game):
         assert set(pixels[:, 0]) == {episode.level}, "a video shows two episodes"
         assert np.all(np.diff(pixels[:, 1].astype(int)) == 2), "a stored frame is missing"
         assert episode.actions == pixels[1:, 2].tolist(), "action t must lead from t to t+1"
+
+
+# Procgen's, as games.combos has them.
+COMBOS = [("LEFT",), ("LEFT", "UP"), ("DOWN",), (), ("UP",), ("RIGHT",), ("RIGHT", "UP")]
+PICTURES = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def explorer(record_game):
+    """One game's explorer, which by itself would hold a button for 50 frames."""
+    return record_game.Explorer(COMBOS, 1, (50, 50), np.random.default_rng(0))
+
+
+def test_an_explorer_that_is_stuck_presses_up_and_if_that_does_not_help_lets_it_go(explorer):
+    holds_up = ["UP" in COMBOS[explorer.act(PICTURES[0])[0]] for _ in range(13)]
+    before, *after = holds_up[0], holds_up[3], holds_up[6], holds_up[9], holds_up[12]
+    assert after == [not before, before, not before, before]
+
+
+def test_an_explorer_that_gets_on_lets_nothing_go(explorer):
+    assert len({explorer.act(picture)[0] for picture in PICTURES}) == 1
+
+
+@needs_procgen
+def test_an_explorer_gets_on_where_a_wanderer_is_stuck(record_game):
+    still = {}
+    for hand in ("wander", "explore"):
+        options = config(
+            record_game, Path("unused"), game="ninja", hand=hand, distribution="hard", num_envs=16
+        )
+        with contextlib.closing(record_game.make_games(options, "train")) as games:
+            player = record_game.HANDS[hand](games.combos, 16, (2, 6), np.random.default_rng(0))
+            with record_game.tqdm(total=1500, disable=True) as progress:
+                films = [e.frames for e in record_game.play_episodes(games, player, 2, progress)]
+        same = [np.abs(a - b.astype(int)).mean() < 1 for film in films
+                for a, b in zip(film[:-4], film[4:], strict=True)]  # fmt: skip
+        still[hand] = np.mean(same)
+    assert still["explore"] < 0.5 * still["wander"], still
 
 
 def test_short_episodes_are_dropped(record_game):
@@ -218,8 +256,9 @@ def test_videos_hold_what_the_game_shows_under_the_true_actions(record_game, tmp
     ("changes", "message"),
     [
         pytest.param({"game": "coinrnu"}, "coinrun", marks=needs_gymnasium),
-        ({"game": "CartPole-v1", "plain": True}, "Procgen's: CartPole-v1 has neither"),
-        ({"game": "CartPole-v1", "distribution": "hard"}, "Procgen's: CartPole-v1 has neither"),
+        ({"game": "CartPole-v1", "plain": True}, "for Procgen: CartPole-v1 has none"),
+        ({"game": "CartPole-v1", "distribution": "hard"}, "for Procgen: CartPole-v1 has none"),
+        ({"game": "CartPole-v1", "hand": "explore"}, "for Procgen: CartPole-v1 has none"),
         ({"num-levels": 0}, "--num-levels is 0"),
         ({"num-levels": 1_000_001}, "1000000"),
         ({"hold": (6, 2)}, "--hold"),
