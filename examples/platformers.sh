@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 FRAMES=${FRAMES:-150000}   # of each game
 HELDOUT=${HELDOUT:-8000}   # of each game, other levels
-MINUTES=${MINUTES:-15}     # of training
+MINUTES=${MINUTES:-14}     # of training
 PRESET=${PRESET:-platformers}
 CLIPS=${CLIPS:-128}        # of each game, to be measured
 LONG=${LONG:-1000}         # frames that films run on for
@@ -44,12 +44,17 @@ record "$DATA/unseen" 64 "$HELDOUT" caveflyer fruitbot
 prepare "$DATA/games" "$RUN/data"
 prepare "$DATA/unseen" "$RUN/unseen"
 
+# Before the training, so that nothing is trained in vain. Where the games draw other pixels than on
+# the machine that the file is from, PROTOCOL=FILE makes one for this machine.
+if [ -f "$PROTOCOL" ]; then
+    "$PYTHON" -m train.protocol "$RUN/data" "$RUN/unseen" --out "$PROTOCOL" --check
+else
+    "$PYTHON" -m train.protocol "$RUN/data" "$RUN/unseen" --out "$PROTOCOL" \
+        --num-clips "$CLIPS" --recorded-by "HELDOUT=$HELDOUT bash examples/platformers.sh"
+fi
+
 "$PYTHON" -m train --data "$RUN/data" --out "$OUT" --run "$RUN" --preset "$PRESET" \
     --minutes "$MINUTES"
-
-[ -f "$PROTOCOL" ] || "$PYTHON" -m train.protocol "$RUN/data" "$RUN/unseen" --out "$PROTOCOL" \
-    --num-clips "$CLIPS" \
-    --recorded-by "HELDOUT=$HELDOUT bash examples/platformers.sh"
 for set in data unseen; do
     "$PYTHON" -m train.evaluate "$OUT" "$RUN/$set" --protocol "$PROTOCOL" --long-steps "$LONG" \
         --true-actions "$DATA/$([ $set = data ] && echo games || echo unseen)" \

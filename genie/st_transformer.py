@@ -17,6 +17,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+# cuDNN's attention plans anew for every length of a clip, which costs more than it saves here; the
+# library's two other fused kernels do not.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 ROTARY_BASE = 1000.0
 EPSILON = 1e-6  # of the norms
 
@@ -106,8 +110,11 @@ class STTransformer(nn.Module):
         cos, sin = _rotation(positions, self.head_dim)
         distance = positions[:, None] - positions[None, :]
         past, itself = (distance > 0) & (distance < self.window), distance == 0
-        biases = (_bias(may_attend).to(x.device) for may_attend in (past, itself))
-        return (cos.to(x.device), sin.to(x.device)), *biases
+        cos, sin, past, itself = (
+            table.to(x.device, non_blocking=True)
+            for table in (cos, sin, _bias(past), _bias(itself))
+        )
+        return (cos, sin), past, itself
 
 
 class KVCache:

@@ -134,7 +134,10 @@ class Tokenizer(nn.Module):
     def _quantize(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         b, t = frames.shape[:2]
         features = self.stem(rearrange(frames, "b t c h w -> (b t) c h w"))
-        features = rearrange(features, "(b t) d h w -> b t (h w) d", b=b) + self.encoder_position
+        features = rearrange(features, "(b t) d h w -> b t (h w) d", b=b)
+        if features.is_cuda:  # else all blocks would work on, and be compiled for, this order
+            features = features.contiguous()
+        features = features + self.encoder_position
         latents = rearrange(self.encoder(features), "b t n d -> b (t n) d")
         codes, ids, commitment = self.codebook(latents)
         split = "b (t n) ... -> b t n ..."

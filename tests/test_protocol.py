@@ -105,6 +105,22 @@ def test_clips_that_are_not_there_are_refused(
         protocol.place(replace(clips, **change), store)
 
 
+def test_a_protocol_can_be_checked_before_anything_is_trained(
+    fixed: Path, prepared_folder: Path, capsys: pytest.CaptureFixture
+):
+    config = protocol.ProtocolConfig(data=(prepared_folder,), out=fixed, check=True)
+    before = fixed.read_bytes()
+    protocol.main(config)
+    assert "fits" in capsys.readouterr().out and fixed.read_bytes() == before
+    for old, new, told in (
+        ('"game": ""', '"game": "chess"', "a game 'chess' that the data lacks"),
+        ('"horizon": 5', '"horizon": 5000', "not within"),
+    ):
+        fixed.write_text(before.decode().replace(old, new))
+        with pytest.raises(UserError, match=told):
+            protocol.main(config)
+
+
 def test_nothing_to_draw_from_is_refused(tmp_path: Path, prepared_folder: Path):
     config = protocol.ProtocolConfig(data=(), out=tmp_path / "x.json")
     with pytest.raises(UserError, match="no folder"):

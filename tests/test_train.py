@@ -36,6 +36,7 @@ from train import __main__ as pipeline
 from train import encode as encoding
 from train import latent_action, tokenizer
 from train.config import LoopConfig
+from train.judges import dynamics_judge
 from train.loop import Trainer
 from train.run_folder import RunFolder, describe, is_finished, load_finished
 from train.schedule import learning_rate
@@ -402,12 +403,14 @@ def encoders() -> tuple[Tokenizer, LatentActionModel]:
     return make_net("tokenizer").eval(), make_net("latent_action").eval()
 
 
+@pytest.mark.parametrize("scenes_at_once", [None, 3])
 def test_tokens_are_those_of_the_nets(
-    encoders, prepared_folder: Path, monkeypatch: pytest.MonkeyPatch
+    encoders, prepared_folder: Path, monkeypatch: pytest.MonkeyPatch, scenes_at_once: int | None
 ):
     monkeypatch.setattr(machine, "has_fast_bf16", lambda _: False)
+    monkeypatch.setattr(encoding, "ENCODE_FRAMES", 17)  # so that clips differ in length
     store = FrameStore.open(prepared_folder, "heldout")
-    made = encoding.encode(*encoders, store)
+    made = encoding.encode(*encoders, store, scenes_at_once)
     for start, stop in pairwise(store.scene_starts.tolist()):
         frames = video.to_float(store.read(start, stop))[None]
         tokens, actions = made.read(start, stop)
@@ -432,6 +435,22 @@ def test_pieces_of_a_long_video_join_without_a_seam(
     inside[store.scene_starts[1:] - 1] = False  # no action leads out of a scene
     assert torch.equal(pieces.tokens, whole.tokens)
     assert torch.equal(pieces.actions[inside], whole.actions[inside])
+
+
+def test_nets_that_encoding_moved_to_a_device_can_be_judged_with(
+    encoders, prepared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """On a GPU they move there within `encode`, which makes new tensors of all of theirs."""
+    store = FrameStore.open(prepared_folder, "heldout")
+    for net in encoders:
+
+        def move(_, net=net):
+            return net._apply(lambda tensor: tensor.clone())
+
+        monkeypatch.setattr(net, "to", move)
+    encoding.encode(*encoders, store)
+    judge = dynamics_judge(tiny_world_config(), *encoders, store)
+    assert judge(make_net("dynamics"), tmp_path)["rollout_psnr_4"] > 0
 
 
 def write_encoders(run: Path, encoders: tuple[Tokenizer, LatentActionModel]) -> None:

@@ -30,7 +30,7 @@ from train.stage import DEFAULT_PRESET, PIPELINE, check_size, check_start, one_l
 
 STOPPED = (130, 143)  # exit codes of a stage that was told to stop and has saved
 SHARES = {  # of --minutes, by how many stages are trained at once
-    1: {"tokenizer": 0.35, "latent_action": 0.15, "dynamics": 0.45},
+    1: {"tokenizer": 0.32, "latent_action": 0.1, "dynamics": 0.53},
     2: {"tokenizer": 0.5, "latent_action": 0.5},
 }
 EXPLAINED = 2  # exit code of a stage that has said in one line what is wrong

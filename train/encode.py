@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import tyro
 from accelerate import PartialState
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from genie import video
@@ -31,7 +32,8 @@ from train.provenance import python_name
 from train.run_folder import load_finished, read_description
 from train.stage import StageConfig, one_line_errors
 
-ENCODE_FRAMES = 120  # encoded at once
+ENCODE_FRAMES = 120  # of a scene, encoded at once
+SCENES_AT_ONCE = {"cuda": 16}  # a GPU has hardly begun with one; a CPU gains nothing
 
 ActionModel = LatentActionModel | STLatentActionModel
 
@@ -116,22 +118,38 @@ def open_tokens(
     return stored
 
 
-@torch.inference_mode()
-def encode(tokenizer: Tokenizer, latent_action: ActionModel, store: FrameStore) -> TokenStore:
-    """Compute the tokens and actions of a split."""
+@torch.no_grad()  # not inference_mode, which would mark the nets that are moved in here for good
+def encode(
+    tokenizer: Tokenizer,
+    latent_action: ActionModel,
+    store: FrameStore,
+    scenes_at_once: int | None = None,
+) -> TokenStore:
+    """Compute the tokens and actions of a split.
+
+    Args:
+        scenes_at_once: stretches of frames in one batch; None takes what suits the device.
+    """
     tokens = torch.zeros(len(store), tokenizer.config.num_tokens, dtype=torch.int32)
     actions = torch.zeros(len(store), dtype=torch.int32)
     device = best_device()
     tokenizer.to(device), latent_action.to(device)
     pieces = _pieces(store, max(tokenizer.config.reach, latent_action.config.reach))
-    for lead, start, stop in tqdm(pieces, desc=f"encode {store.split}", mininterval=1):
-        frames = video.to_float(store.read(lead, stop).to(device))[None]
+    pieces.sort(key=lambda piece: piece[2] - piece[0])
+    at_once = scenes_at_once or SCENES_AT_ONCE.get(device.type, 1)
+    batches = [pieces[first : first + at_once] for first in range(0, len(pieces), at_once)]
+    for batch in tqdm(batches, desc=f"encode {store.split}", mininterval=1):
+        # Padded behind the end, which no frame before it sees: both nets are causal.
+        clips = pad_sequence([store.read(lead, stop) for lead, _, stop in batch], batch_first=True)
+        frames = video.to_float(clips.to(device))
         with autocast(device):
-            tokens[start:stop] = tokenizer.encode(frames)[0, start - lead :].int().cpu()
-            found = latent_action.infer(frames)[0].int().cpu()
-        # The action into the first kept frame belongs to the row before it.
-        first = max(lead, start - 1)
-        actions[first : stop - 1] = found[first - lead :]
+            codes = tokenizer.encode(frames).int().cpu()
+            found = latent_action.infer(frames).int().cpu()
+        for row, (lead, start, stop) in enumerate(batch):
+            tokens[start:stop] = codes[row, start - lead : stop - lead]
+            # The action into the first kept frame belongs to the row before it.
+            first = max(lead, start - 1)
+            actions[first : stop - 1] = found[row, first - lead : stop - 1 - lead]
     return TokenStore(tokens, actions, store.scene_starts)
 
 

@@ -33,7 +33,7 @@ from train.figures import (
 )
 from train.long_rollouts import LONG_STEPS, long_figures, longest_scenes, run_on, scenes_of
 from train.pictures import draw_long, draw_pictures, write
-from train.protocol import place, read_protocol
+from train.protocol import find_sets, place
 from train.report import page
 from train.rollouts import HISTORY, draw_rows, infer, read_clips, reconstruct, roll
 from train.stage import one_line_errors
@@ -150,21 +150,17 @@ def plan(config: EvaluateConfig, store: FrameStore) -> dict[str, Work]:
     Raises:
         UserError: if the protocol is not for these videos, or they are too short.
     """
-    stores = store.by_game()
     if not config.protocol:
         return {
             game: draw_work(part, config.num_clips, config.horizon, config.seed)
-            for game, part in stores.items()
+            for game, part in store.by_game().items()
         }
-    protocol, sets = read_protocol(config.protocol, store.split_fingerprint)
+    protocol, sets = find_sets(config.protocol, store)
     works = {}
-    for game, clips in sets.items():
-        if game not in stores:
-            raise UserError(f"{config.protocol} names a game {game!r} that the data lacks")
-        part = stores[game]
+    for clips, part in sets:
         rows, long = place(clips, part)
         scenes = scenes_of(long, part)
-        works[game] = Work(part, rows, scenes, clips.horizon, protocol.seed)
+        works[clips.game] = Work(part, rows, scenes, clips.horizon, protocol.seed)
     return works
 
 

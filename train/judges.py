@@ -14,6 +14,7 @@ from genie import metrics, video
 from genie.data import Clips, FrameStore
 from genie.dynamics import Dynamics
 from genie.errors import UserError
+from genie.machine import best_device
 from genie.tokenizer import Tokenizer
 from genie.world import World, WorldConfig
 from train.pictures import contact_sheet, draw_actions, png, write
@@ -118,7 +119,7 @@ def dynamics_judge(
         return None
     world = World(config, name="in training")
     world.tokenizer, world.latent_action = tokenizer, latent_action
-    return DynamicsJudge(store, world.to(_device(tokenizer)))
+    return DynamicsJudge(store, world.to(best_device()))
 
 
 def _clips(store: FrameStore, num_frames: int) -> torch.Tensor:

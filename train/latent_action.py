@@ -62,6 +62,7 @@ PRESETS = {
             batch_size=64,
             learning_rate=8e-4,
             evaluate_every=2_000,
+            save_every=1_000,
             num_workers=6,
         ),
     ),

@@ -93,6 +93,8 @@ class ProtocolConfig:
     """Folders made by train.prepare; levels and games that training never sees are best two."""
     out: Path
     """Where the JSON file goes."""
+    check: bool = False
+    """Write nothing: only tell whether the file that is there fits these folders."""
     recorded_by: tuple[str, ...] = ()
     """Commands that make the videos again, each in quotes."""
     num_clips: int = 256
@@ -104,13 +106,18 @@ class ProtocolConfig:
 
 
 def main(config: ProtocolConfig) -> None:
-    """Draw and write.
+    """Draw and write, or check.
 
     Raises:
-        UserError: if a folder has no scene that is long enough, or the file cannot be written.
+        UserError: if a folder has no scene that is long enough, or the file cannot be written, or
+            does not fit.
     """
     if not config.data:
         raise UserError("no folder is named: give one or more made by train.prepare")
+    if config.check:
+        for folder in config.data:
+            print(f"{config.out} fits {folder}: {', '.join(_check(config.out, folder))}")
+        return
     protocol = Protocol(
         recorded_by=config.recorded_by,
         seed=config.seed,
@@ -121,6 +128,14 @@ def main(config: ProtocolConfig) -> None:
     except OSError as error:
         raise UserError(f"cannot write {config.out}: {error.strerror or error}") from error
     print(f"{config.out}: " + ", ".join(f"{s.name}: {len(s.clips)} clips" for s in protocol.sets))
+
+
+def _check(path: Path, folder: Path) -> Iterator[str]:
+    """What a protocol has of a folder."""
+    _, sets = find_sets(path, FrameStore.open(folder, "heldout"))
+    for clips, part in sets:
+        place(clips, part)
+        yield f"{len(clips.clips)} clips of {clips.name}"
 
 
 def _draw(folder: Path, config: ProtocolConfig) -> Iterator[ClipSet]:
@@ -175,6 +190,20 @@ def read_protocol(path: Path, data: str) -> tuple[Protocol, dict[str, ClipSet]]:
             "it names, or make it again"
         )
     return protocol, sets
+
+
+def find_sets(path: Path, store: FrameStore) -> tuple[Protocol, list[tuple[ClipSet, FrameStore]]]:
+    """A protocol, and its sets of a split, each with the videos of its game.
+
+    Raises:
+        UserError: as `read_protocol`, or if a game is not there.
+    """
+    protocol, sets = read_protocol(path, store.split_fingerprint)
+    stores = store.by_game()
+    for game in sets:
+        if game not in stores:
+            raise UserError(f"{path} names a game {game!r} that the data lacks: make it again")
+    return protocol, [(clips, stores[game]) for game, clips in sets.items()]
 
 
 def place(clips: ClipSet, store: FrameStore) -> tuple[np.ndarray, np.ndarray]:

@@ -67,6 +67,7 @@ PRESETS = {
             average=0.999,
             compile=True,
             evaluate_every=2_000,
+            save_every=1_000,
             num_workers=6,
         ),
     ),
