@@ -1,5 +1,6 @@
 """The order of clips: a function of seed and step, however many processes and parts share it."""
 
+import shutil
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 
 from genie.data import Clips
 from genie.errors import UserError
+from train import shared_memory
 from train.batches import BLOCKS_AT_ONCE, Pool, StepSampler, fit_pools, mix
 from train.loop import Replay
 
@@ -174,6 +176,30 @@ def test_a_batch_that_parts_do_not_divide_is_refused(prepared_folder: Path, tmp_
     with pytest.raises(UserError, match=r"3 clips.*2 equal parts"):
         small_trainer(open_stores(prepared_folder), tmp_path / "run", "dynamics", accumulation=2)
     assert not (tmp_path / "run").exists(), "a folder was made for nothing"
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_batches_that_shared_memory_cannot_hold_are_refused(
+    prepared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    stores = open_stores(prepared_folder)
+    clip = Clips(stores["tokenizer"][0], 5)[0]
+    wanted = 2 * 2 * 3 * 8 * clip.nbytes  # two loaders, two batches of each worker, eight clips
+
+    def train(num_workers: int, free: int) -> None:
+        usage = shutil.disk_usage(tmp_path)._replace(free=free)
+        monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda _: usage)
+        options = {"batch_size": 8, "num_workers": num_workers}
+        small_trainer(stores, tmp_path / f"run-{num_workers}-{free}", "tokenizer", **options)
+
+    monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path)
+    with pytest.raises(UserError, match=r"--shm-size.*--loop.num-workers 0"):
+        train(num_workers=3, free=wanted - 1)
+    assert not list(tmp_path.iterdir()), "a folder was made for nothing"
+    train(num_workers=3, free=wanted)
+    train(num_workers=0, free=0)
+    monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path / "none")
+    train(num_workers=3, free=0)
 
 
 def test_replayed_clips_come_from_the_old_game(prepared_folder: Path, tmp_path: Path):

@@ -44,6 +44,7 @@ from train.batches import Pool, StepSampler, fit_pools, mix
 from train.config import LoopConfig
 from train.run_folder import RunFolder, is_finished
 from train.schedule import learning_rate, make_optimizer
+from train.shared_memory import check_shared_memory
 from train.speed import Speedometer, Stopwatch
 from train.stopping import Stopper
 from train.trackers import open_trackers, show_pictures
@@ -93,7 +94,8 @@ class Trainer:
             then: commands for what can be done with the result.
 
         Raises:
-            UserError: see `RunFolder`; or if the batch cannot be divided by the processes.
+            UserError: see `RunFolder`; or if the batch cannot be divided by the processes, or does
+                not fit into the shared memory.
         """
         self.config, self.net, self.judge, self.advise = config, net, judge, advise
         self.accelerator = Accelerator(
@@ -106,7 +108,10 @@ class Trainer:
             pools = [_pool(train_clips, config.batch_size - old), _pool(replay.clips, old)]
             clips = ConcatDataset([train_clips, replay.clips])
         num_processes = self.accelerator.num_processes
-        self.pools = fit_pools(pools, num_processes * config.accumulation)
+        num_parts = num_processes * config.accumulation
+        self.pools = fit_pools(pools, num_parts)
+        num_clips = sum(pool.per_step for pool in self.pools)
+        check_shared_memory(clips, num_clips // num_parts, config.num_workers)
         self.is_main = self.accelerator.is_main_process
         self.evaluation: dict[str, float] = {}
         self.path, self.name = folder, folder.name
@@ -122,7 +127,6 @@ class Trainer:
             self.step = config.num_steps  # its result stands, whatever became of the states
         if state:
             net.load_state_dict(state["net"])
-        num_clips = sum(pool.per_step for pool in self.pools)
         self.speed = Speedometer(net, self.accelerator, train_clips, num_clips, _arguments)
         self._wrap(state)
         self.trackers = open_trackers(config.trackers, folder, description) if self.is_main else []
