@@ -25,7 +25,8 @@ def main(clip: str, out: str, world_folder: str = "checkpoints/coinrun") -> None
 
 if __name__ == "__main__":
     if len(sys.argv) not in (3, 4):
-        sys.exit("usage: python examples/imagine.py CLIP OUT.gif [WORLD]")
+        print("usage: python examples/imagine.py CLIP OUT.gif [WORLD]", file=sys.stderr)
+        sys.exit(2)
     try:
         main(*sys.argv[1:])
     except genie.UserError as error:

@@ -12,6 +12,7 @@ The games themselves are in `games.py`. Does not resize, label or shuffle anythi
 
 import contextlib
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -206,6 +207,7 @@ def main(config: RecordingConfig) -> None:
             not installed.
     """
     check(config)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the temporary folder would stay
     out = config.out.resolve()
     summary, true_actions = {}, {}
     with contextlib.ExitStack() as stack:

@@ -41,7 +41,7 @@ def config_from_dict(kind: Any, values: Any, where: str) -> Any:
 def _from_json(kind: Any, value: Any, where: str) -> Any:
     if get_origin(kind) is tuple and is_dataclass(get_args(kind)[0]) and isinstance(value, list):
         return tuple(_from_json(get_args(kind)[0], item, where) for item in value)
-    if any(is_dataclass(option) for option in get_args(kind) or (kind,)):
+    if get_origin(kind) is not tuple and any(map(is_dataclass, get_args(kind) or (kind,))):
         return config_from_dict(kind, value, where)
     value = tuple(value) if isinstance(value, list) else value
     if not _fits(kind, value):

@@ -88,7 +88,8 @@ def read_card(folder: str | Path) -> Card:
     """The card of a prepared folder.
 
     Raises:
-        UserError: if the folder was not made by `prepare`, or by another version.
+        UserError: if the folder was not made by `prepare`, or by another version, or its card is
+            damaged.
     """
     if not is_prepared(folder):
         raise UserError(f"{folder} is not a prepared folder: run python -m train.prepare first")
@@ -104,7 +105,11 @@ def read_card(folder: str | Path) -> Card:
             f"{path} has data format {version}, this program reads {FORMAT_VERSION}: "
             "run python -m train.prepare again"
         )
-    return config_from_dict(Card, values, where=path)
+    card = config_from_dict(Card, values, where=path)
+    by_split = (card.split_fingerprints, card.videos, card.shards)
+    if any(not isinstance(facts, dict) or facts.keys() != set(SPLITS) for facts in by_split):
+        raise UserError(f"{path} does not tell of {' and '.join(SPLITS)}: prepare the data again")
+    return card
 
 
 def game_of(name: str) -> str:

@@ -105,8 +105,8 @@ def make_part(source: Source, options: FrameOptions, folder: Path) -> Part:
             part.problem = str(error).removeprefix(f"{source.label} ")
         if not part.problem and not part.scenes:
             part.problem = (
-                f"has no scene of {options.min_frames} frames or more "
-                f"({part.num_decoded} frames in all)"
+                f"has no scene of {options.min_frames} frames or more between its cuts and still "
+                f"stretches ({part.num_decoded} frames in all)"
             )
         if not part.problem:
             for ending in ("frames", "numbers"):

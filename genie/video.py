@@ -238,7 +238,7 @@ def check_writable(path: str | Path) -> Path:
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file inside it")
     if not path.parent.is_dir():
-        raise UserError(f"the folder {path.parent} does not exist: make it or choose another")
+        raise UserError(f"{path.parent} is no folder: make it or choose another")
     if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise UserError(f"{path} cannot be written: choose a place where you may write")
     return path

@@ -26,6 +26,7 @@ from genie.parts import FrameOptions
 from genie.preparing import prepare
 from genie.world import World, read_config
 from train import evaluate, sampling
+from train.figures import _mean_with_error
 from train.long_rollouts import long_figures, longest_scenes, run_on
 from train.pictures import contact_sheet, draw_pictures
 from train.report import HEIGHT, WIDTH, page
@@ -221,6 +222,17 @@ def test_a_world_that_ignores_its_actions_is_not_controllable(landscape, walks):
         assert step["gain_over_copy"]["mean"] == 0
 
 
+@pytest.mark.parametrize("copies", [1, 3])
+def test_clips_of_one_video_count_as_one(copies: int):
+    """Each value comes with copies of itself, which tell nothing new."""
+    values = torch.randn(40, generator=torch.Generator().manual_seed(0))
+    found = _mean_with_error(values.repeat(copies), np.tile(np.arange(40), copies))
+    assert found["standard_error"] == pytest.approx(values.std().item() / 40**0.5, rel=1e-4)
+    low, high = found["interval"]
+    assert low < found["mean"] < high
+    assert _mean_with_error(values, np.zeros(40, dtype=int))["standard_error"] is None
+
+
 def test_latent_actions_that_mean_nothing_stay_at_chance(landscape, walks, true_actions):
     world = PerfectWorld(landscape)
     generator = torch.Generator().manual_seed(0)
@@ -315,7 +327,7 @@ def test_only_the_videos_that_clips_were_drawn_from_are_counted(
 
 @pytest.mark.parametrize(("num_clips", "horizon"), [(0, 5), (4, 0), (4, 57)])
 def test_impossible_clips_are_refused(walks, num_clips: int, horizon: int):
-    with pytest.raises(UserError, match=r"give (1 or more|longer videos)"):
+    with pytest.raises(UserError, match=r"give (1 or more|longer or more)"):
         draw_clips(walks, num_clips, horizon, seed=0)
 
 
@@ -527,11 +539,29 @@ def blur(films: torch.Tensor) -> torch.Tensor:
     return smooth.byte().unflatten(0, films.shape[:2])
 
 
+def test_a_film_is_the_same_however_long_others_run_on(landscape, walks):
+    world, scenes = PerfectWorld(landscape), longest_scenes(walks)
+    short, long = (run_on(world, walks, scenes, steps, seed=0) for steps in (50, 99))
+    assert list(long.windows) == [10, 50], "99 frames are looked at after 50 of them"
+    longer = run_on(world, walks, scenes, 100, seed=0)
+    for step in (10, 50):
+        assert torch.equal(short.windows[step], longer.windows[step])
+
+
+def test_real_frames_are_nearer_to_real_ones_than_blurred_ones(landscape, walks):
+    world, scenes = PerfectWorld(landscape), longest_scenes(walks)
+    run = run_on(world, walks, scenes, 10, seed=0)
+    run.windows[10][:] = blur(run.windows[10])
+    figures = long_figures(world, walks, run, seed=0)
+    low, high = figures["real"]["frechet_range"]
+    assert low <= figures["real"]["frechet"] <= high < figures["10"]["frechet"]
+
+
 def test_a_film_never_starts_twice_the_same_way(landscape, walks):
     scenes = longest_scenes(walks)
     run = run_on(PerfectWorld(landscape), walks, scenes, 10, seed=0)
     again = run_on(PerfectWorld(landscape), walks, scenes, 10, seed=0)
-    other = run_on(PerfectWorld(landscape), walks, scenes, 10, seed=1)
+    other = run_on(PerfectWorld(landscape), walks, scenes, 10, seed=2)
     assert torch.equal(run.windows[10], again.windows[10])
     assert torch.equal(run.windows[10][:5], other.windows[10][:5]), "these follow the true videos"
     assert not torch.equal(run.windows[10][5], other.windows[10][5]), "this video has ended"
@@ -593,7 +623,17 @@ def test_two_worlds_are_held_beside_each_other(
 
 
 @pytest.mark.parametrize(
-    "content", [None, "no json", "[]", '{"world": "x"}', '{"games": [1]}', '{"games": {"a": {}}}']
+    "content",
+    [
+        None,
+        "no json",
+        "[]",
+        '{"world": "x"}',
+        '{"games": [1]}',
+        '{"games": {"a": {}}}',
+        '{"data": 1, "num_clips": 1, "horizon": 1, "seed": 1}',
+        '{"world": "x", "data": 1, "num_clips": 1, "horizon": 1, "seed": 1, "rollout": 3}',
+    ],
 )
 def test_what_is_no_report_is_refused_before_the_work(tmp_path: Path, content: str | None):
     path = tmp_path / "metrics.json"
@@ -601,6 +641,33 @@ def test_what_is_no_report_is_refused_before_the_work(tmp_path: Path, content: s
         path.write_text(content)
     with pytest.raises(UserError, match=r"metrics\.json"):
         evaluate.main(configure(tmp_path, tmp_path, tmp_path / "report", against=path))
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"long_steps": 1001}, "--long-steps is 1001: give 1000 or fewer"),
+        ({"seed": -1}, "the seed is -1"),
+        ({"seed": 10**30}, "the seed is 1000"),
+    ],
+)
+def test_impossible_numbers_are_refused_before_the_work(
+    tiny_world_folder: Path, prepared_folder: Path, tmp_path: Path, flags: dict, told: str
+):
+    config = configure(tiny_world_folder, prepared_folder, tmp_path / "report")
+    with pytest.raises(UserError, match=told):
+        evaluate.main(replace(config, **flags))
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_report_shows_no_picture_of_an_earlier_one(
+    tiny_world_folder: Path, prepared_folder: Path, tmp_path: Path
+):
+    config = configure(tiny_world_folder, prepared_folder, tmp_path)
+    evaluate.main(replace(config, long_steps=10))
+    assert "Running on by itself" in (tmp_path / "report.html").read_text()
+    evaluate.main(replace(config, long_steps=0))
+    assert "Running on by itself" not in (tmp_path / "report.html").read_text()
 
 
 # Several games in one folder

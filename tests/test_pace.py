@@ -57,6 +57,29 @@ def test_too_few_minutes_are_refused(prepared_folder: Path, tmp_path: Path):
     assert not (tmp_path / "tokenizer").exists()
 
 
+def test_more_minutes_may_be_given_to_what_has_not_begun(
+    prepared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    """As the advice is where they were too few; what has begun keeps its steps, and says so."""
+    asked = []
+    monkeypatch.setattr(pipeline, "_run_stages", lambda *_, minutes, **__: asked.append(minutes))
+    config = pipeline.PipelineConfig(
+        data=str(prepared_folder),
+        out=tmp_path / "out",
+        run=tmp_path / "run",
+        preset="tiny",
+        minutes=0.1,
+    )
+    pipeline.main(config)
+    assert "keeps its" not in capsys.readouterr().out
+    stage = tmp_path / "run" / "tokenizer"
+    stage.mkdir()
+    (stage / "config.json").write_text(json.dumps({"loop": {"num_steps": 1234}}))
+    pipeline.main(replace(config, minutes=3))
+    assert "tokenizer was begun before, and keeps its 1,234 steps" in capsys.readouterr().out
+    assert asked == [0.1, 0.1, 3, 3]
+
+
 @pytest.mark.parametrize("minutes", [-1, float("nan"), float("inf")])
 def test_what_is_no_time_is_refused_before_anything(
     prepared_folder: Path, tmp_path: Path, minutes: float

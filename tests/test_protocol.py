@@ -92,6 +92,12 @@ def test_a_file_that_does_not_fit_is_refused(fixed: Path, prepared_folder: Path,
         ({"frame": 35}, "frame 35 .* not within"),  # of 40, with five to come
         ({"frame": HISTORY - 1}, "frame 2 .* not within"),
         ({"frame": -7}, "frame -7 .* not within"),
+        ({"frame": 43}, "frame 43 .* not within"),  # of the next video
+        ({"frame": 2**63 - 1}, "not within"),
+        ({"horizon": 10**30}, "not within"),
+        ({"height": 7}, "frames of 7x"),
+        ({"fps": 99.0}, "at 99"),
+        ({"long": 4}, "frame 4 .* not at a scene's beginning"),
     ],
 )
 def test_clips_that_are_not_there_are_refused(
@@ -101,6 +107,8 @@ def test_clips_that_are_not_there_are_refused(
     clips = protocol.read_protocol(fixed, store.split_fingerprint)[1][""]
     if "frame" in change:
         change = {"clips": (replace(clips.clips[0], **change), *clips.clips[1:])}
+    if change.get("long"):
+        change = {"long": (replace(clips.long[0], frame=change["long"]), *clips.long[1:])}
     with pytest.raises(UserError, match=told):
         protocol.place(replace(clips, **change), store)
 
@@ -115,6 +123,8 @@ def test_a_protocol_can_be_checked_before_anything_is_trained(
     for old, new, told in (
         ('"game": ""', '"game": "chess"', "a game 'chess' that the data lacks"),
         ('"horizon": 5', '"horizon": 5000', "not within"),
+        ('"seed": 4', '"seed": -1', "the seed is -1"),
+        ('"clips": [', '"clips": {}, "x": [', "unknown field 'x'"),
     ):
         fixed.write_text(before.decode().replace(old, new))
         with pytest.raises(UserError, match=told):
@@ -125,5 +135,11 @@ def test_nothing_to_draw_from_is_refused(tmp_path: Path, prepared_folder: Path):
     config = protocol.ProtocolConfig(data=(), out=tmp_path / "x.json")
     with pytest.raises(UserError, match="no folder"):
         protocol.main(config)
+    (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        protocol.main(replace(config, data=(prepared_folder,), out=tmp_path / "no" / "x.json"))
+        protocol.main(replace(config, data=(prepared_folder,), out=tmp_path / "file" / "x.json"))
+    with pytest.raises(UserError, match="the same videos: name them once"):
+        protocol.main(replace(config, data=(prepared_folder, prepared_folder)))
+    with pytest.raises(UserError, match="the seed is -1"):
+        protocol.main(replace(config, data=(prepared_folder,), seed=-1))
+    assert not config.out.exists()

@@ -56,6 +56,49 @@ def test_the_users_networks_are_shown_what_they_were_made_for(files):
     assert figures["fvd"] == pytest.approx(frechet_distance(*bright), rel=0.02)
 
 
+class Answers(nn.Module):
+    """Gives what no such network should."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def forward(
+        self,
+        a: Tensor,
+        b: Tensor | None = None,
+        rescale: bool = True,
+        resize: bool = True,
+        return_features: bool = False,
+    ) -> Tensor:
+        if self.what == "nan":
+            width = 1 if b is not None else 2
+            return torch.full((a.shape[0], width), float("nan"))
+        return a.mean() if self.what == "one" else a
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "told"),
+    [
+        ("lpips", "nan", "network gives"),
+        ("lpips", "one", "distances of 20 pairs"),
+        ("fvd", "nan", "network gives"),
+        ("fvd", "all", "features of shape"),
+    ],
+)
+def test_a_network_that_answers_otherwise_is_refused(tmp_path: Path, kind: str, what: str, told):
+    path = tmp_path / "net.pt"
+    torch.jit.script(Answers(what)).save(str(path))
+    networks = (path, None) if kind == "lpips" else (None, path)
+    with pytest.raises(UserError, match=told):
+        Supplied.open(*networks).figures(*films(9))
+
+
+def test_one_clip_is_too_few_for_fvd(files):
+    with pytest.raises(UserError, match="2 clips or more"):
+        Supplied.open(None, files[1]).figures(*(frames[:1] for frames in films(9)))
+
+
 def test_without_networks_there_are_no_such_figures():
     assert Supplied.open(None, None).figures(*films(9)) == {}
 

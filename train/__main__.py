@@ -25,7 +25,7 @@ from genie.preparing import HELDOUT_SHARE, describe_source
 from train import compare, dynamics, latent_action, prepare, tokenizer
 from train.pace import check_minutes
 from train.provenance import command_line, note_start, python_name
-from train.run_folder import claim, is_finished
+from train.run_folder import claim, is_finished, read_description
 from train.stage import DEFAULT_PRESET, PIPELINE, check_size, check_start, one_line_errors
 
 STOPPED = (130, 143)  # exit codes of a stage that was told to stop and has saved
@@ -62,7 +62,8 @@ class PipelineConfig:
     """Prepared folder of that world's own game, to be remembered."""
     minutes: float = 0
     """Train for about so many minutes in all on this machine, instead of the preset's steps;
-    preparing and the evaluation of --from are not counted."""
+    preparing and the evaluation of --from are not counted. A stage that was begun before keeps
+    the steps that it had then."""
     frames: tyro.conf.OmitArgPrefixes[FrameOptions] = field(default_factory=FrameOptions)
     """How frames are taken, where videos are still to be prepared."""
     heldout_share: float = HELDOUT_SHARE
@@ -88,6 +89,8 @@ def main(config: PipelineConfig) -> None:
         shared += ["--from", str(config.from_)]
     if config.replay:
         shared += ["--replay", config.replay]
+    if config.minutes:
+        _tell_what_stays(run)
     encoders = [s for s in ("tokenizer", "latent_action") if not is_finished(run / s)]
     _run_stages(encoders, shared, side_by_side=2, minutes=config.minutes)
     last = [*shared, "--out", str(config.out)]
@@ -97,6 +100,14 @@ def main(config: PipelineConfig) -> None:
         compare.main(
             compare.CompareConfig(before=before, after=after, data=prepared, replay=replay, out=run)
         )
+
+
+def _tell_what_stays(run: Path) -> None:
+    """Which stages --minutes says nothing to any more."""
+    for stage in ("tokenizer", "latent_action", "dynamics"):
+        if (run / stage / "config.json").is_file():
+            steps = read_description(run / stage)["loop"]["num_steps"]
+            print(f"{stage} was begun before, and keeps its {steps:,} steps")
 
 
 def _check_patches(size: tuple[int, int], preset: str) -> None:
@@ -117,8 +128,6 @@ def _check_patches(size: tuple[int, int], preset: str) -> None:
 def _prepared(config: PipelineConfig, preset: str, run: Path) -> str:
     """The prepared folder; made in the run folder if videos were given."""
     facts: dict[str, object] = {"preset": preset}
-    if config.minutes:
-        facts["minutes"] = config.minutes
     if config.from_:
         facts |= {"from": str(config.from_.resolve()), "replay": config.replay}
     place = config.data

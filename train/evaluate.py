@@ -38,7 +38,7 @@ from train.report import page
 from train.rollouts import HISTORY, draw_rows, infer, read_clips, reconstruct, roll
 from train.stage import one_line_errors
 from train.supplied import Supplied
-from train.table import by_game, compare, table
+from train.table import by_game, compare, main_figures, table
 from train.true_actions import TrueActions, true_action_figures
 
 NUM_HELD_PROMPTS = 32
@@ -61,8 +61,8 @@ class EvaluateConfig:
     horizon: int = 15
     """Frames to generate from each prompt frame."""
     long_steps: int = 1000
-    """Frames that some films run on for, to see how long the world holds up; below 10 leaves it
-    out."""
+    """Frames that some films run on for, to see how long the world holds up: up to 1,000, and
+    looked at after 10, 50, 100, 300 and 1,000 of them. Below 10 leaves it out."""
     protocol: Path | None = None
     """File of train.protocol that names the clips; num_clips, horizon and seed are the file's
     then."""
@@ -92,10 +92,6 @@ class Work:
     seed: int
     """Draws random actions and the sampler's noise."""
 
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UserError(f"the seed is {self.seed}: 0 or more is wanted")
-
     @property
     def facts(self) -> dict:
         """What must be the same for figures to be comparable."""
@@ -113,6 +109,8 @@ def main(config: EvaluateConfig) -> None:
     Raises:
         UserError: if a file or a flag does not fit, or `config.out` cannot be written.
     """
+    if config.long_steps > LONG_STEPS[-1]:
+        raise UserError(f"--long-steps is {config.long_steps}: give {LONG_STEPS[-1]} or fewer")
     check_folder(config.out)
     other = read_figures(config.against) if config.against else None
     world = World.from_pretrained(config.world)
@@ -148,7 +146,8 @@ def plan(config: EvaluateConfig, store: FrameStore) -> dict[str, Work]:
     """The work by game, as the protocol says or as the seed draws it.
 
     Raises:
-        UserError: if the protocol is not for these videos, or they are too short.
+        UserError: if the protocol is not for these videos, or lacks a game of theirs, or they are
+            too short.
     """
     if not config.protocol:
         return {
@@ -213,10 +212,11 @@ def evaluate(
     runs_on = long_steps >= LONG_STEPS[0]
     running_on = run_on(world, store, work.scenes, long_steps, seed) if runs_on else None
     if pictures:
+        (pictures / "long.png").unlink(missing_ok=True)  # of an earlier evaluation
         draw_pictures(world, clips[:, HISTORY:], generated, pictures, seed=seed)
     if pictures and running_on:
         draw_long(running_on.windows, pictures)
-    rollout = rollout_figures(generated, future, prompts, rendered[:, HISTORY + 1 :])
+    rollout = rollout_figures(generated, future, prompts, rendered[:, HISTORY + 1 :], video_ids)
     return {
         "world": world.name,
         **work.facts,
@@ -225,7 +225,7 @@ def evaluate(
         "rollout": rollout,
         "first_frames": first_frames(rollout),
         **by_networks,
-        "delta_psnr": delta_psnr_figures(world, generated, future, prompts, seed),
+        "delta_psnr": delta_psnr_figures(world, generated, future, prompts, video_ids, seed),
         "latent_action": usage_figures(actions, world.num_actions),
         "true_actions": agreement,
         "scroll": scroll_figures(world, prompts[:NUM_HELD_PROMPTS], seed),
@@ -235,9 +235,10 @@ def evaluate(
 
 
 def joined(games: dict[str, dict]) -> dict:
-    """Figures of several games, or of one that has a name, as one dict."""
+    """Figures of several games, or of one that has a name, as one dict; `mean` is over them."""
     first = next(iter(games.values()))
-    return {"world": first["world"], "data": first["data"], "games": games}
+    figures = {"world": first["world"], "data": first["data"], "games": games}
+    return figures | {"mean": main_figures(figures)}
 
 
 def check_sizes(world: World, store: FrameStore) -> None:
@@ -265,11 +266,15 @@ def read_figures(path: Path) -> dict:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} ({error}): give metrics.json of a report") from error
     parts = by_game(figures) if isinstance(figures, dict) else None
-    known = isinstance(parts, dict) and all(
-        isinstance(part, dict) and part.keys() >= SAME_CLIPS for part in parts.values()
-    )
+    try:
+        known = all(part.keys() >= SAME_CLIPS for part in parts.values())
+        list(compare(figures, figures))  # told now, not after the work
+    except (AttributeError, KeyError, TypeError, ValueError):
+        known = False
     if not known:
-        raise UserError(f"{path} is not metrics.json of this version's train.evaluate")
+        raise UserError(
+            f"{path} does not hold figures of this version: give metrics.json of its train.evaluate"
+        )
     return figures
 
 

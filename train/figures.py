@@ -47,10 +47,14 @@ def rollout_figures(
     future: UInt8[Tensor, "b s 3 h w"],
     prompts: UInt8[Tensor, "b 3 h w"],
     rendered: UInt8[Tensor, "b s 3 h w"],
+    videos: Int[np.ndarray, " b"],
 ) -> dict[str, dict]:
     """Return, by step, how like the truth the rollout is, beside its two yardsticks.
 
     The floor is to copy the prompt frame, the ceiling what the tokenizer keeps of the true frame.
+
+    Args:
+        videos: the number of the video that each clip is from.
     """
     steps = {}
     for step, truth in enumerate(future.unbind(1), start=1):
@@ -60,7 +64,7 @@ def rollout_figures(
             "generated": likeness(frames, truth),
             "copy_last_frame": likeness(prompts, truth),
             "tokenizer": likeness(rendered[:, step - 1], truth),
-            "gain_over_copy": _mean_with_error(gains),
+            "gain_over_copy": _mean_with_error(gains, videos),
         }
     return steps
 
@@ -78,11 +82,13 @@ def delta_psnr_figures(
     generated: UInt8[Tensor, "b s 3 h w"],
     future: UInt8[Tensor, "b s 3 h w"],
     prompts: UInt8[Tensor, "b 3 h w"],
+    videos: Int[np.ndarray, " b"],
     seed: int,
 ) -> dict[str, dict[str, float]]:
     """Return delta-t PSNR in dB by t: inferred actions against uniformly random ones.
 
-    Each clip's figure is its mean over `NUM_DRAWS` draws; error and interval are over clips.
+    Each clip's figure is its mean over `NUM_DRAWS` draws; error and interval are over `videos`,
+    the number of the video that each clip is from.
     """
     num_clips, num_steps = len(prompts), min(max(DELTA_STEPS), future.shape[1])
     generator = torch.Generator().manual_seed(seed)
@@ -97,14 +103,21 @@ def delta_psnr_figures(
         gains = [
             metrics.delta_psnr(truth, led, video.to_float(draw[:, step - 1])) for draw in drawn
         ]
-        figures[str(step)] = _mean_with_error(torch.stack(gains).mean(dim=0))
+        figures[str(step)] = _mean_with_error(torch.stack(gains).mean(dim=0), videos)
     return figures
 
 
-def _mean_with_error(values: Float[Tensor, " b"]) -> dict[str, float]:
-    """The mean and its standard error; 95 % of such intervals of it hold the true one."""
+def _mean_with_error(values: Float[Tensor, " b"], videos: np.ndarray) -> dict[str, float]:
+    """The mean over clips, its standard error and an interval of 95 %.
+
+    Clips of one video are alike, or even overlap, so that only videos count as independent
+    (Liang & Zeger 1986, Longitudinal data analysis using generalized linear models). With few
+    videos the interval is too narrow; of one there is none.
+    """
     mean = values.mean().item()
-    error = values.std().item() / len(values) ** 0.5 if len(values) > 1 else None
+    off = np.bincount(videos, weights=(values - mean).double().numpy())
+    count = len(np.unique(videos))
+    error = (count / (count - 1) * (off**2).sum()) ** 0.5 / len(values) if count > 1 else None
     reach = CONFIDENCE * (error or 0)
     return {"mean": mean, "standard_error": error, "interval": [mean - reach, mean + reach]}
 

@@ -26,6 +26,7 @@ LONG_STEPS = (10, 50, 100, 300, 1000)
 NUM_FILMS = 32
 WINDOW = 10  # frames up to a step that its figures are taken over
 NUM_REAL = 500  # pairs of real frames to hold films beside
+NUM_DRAWS = 8  # sets of real stretches that show how near real films are to them
 CONTEXT = 8  # true frames before one, for the tokenizer to keep it as it does in a clip
 
 
@@ -40,18 +41,19 @@ class LongRun:
 
 
 def long_figures(world: World, store: FrameStore, run: LongRun, seed: int) -> dict[str, dict]:
-    """Figures by step, and under "real" those of real frames beside other real ones.
+    """Figures by step, and under "real" those of real stretches beside real frames of other scenes.
 
     `sharpness`, `contrast` and `motion` are shares of the real frames', 1 being as sharp; `colour`
     is how far the mean colour is off, 0..255; `frechet` is the distance of the features of a small
-    network (`train.features`; neither FID nor FVD), to be held beside that of as many real frames.
-    `generated`, `copy_last_frame` and `tokenizer` are there while true videos last, for `num_true`
-    of them.
+    network (`train.features`; neither FID nor FVD), to be held beside that of as many real frames,
+    of which `frechet_range` has the least and the greatest of `NUM_DRAWS` draws and the rest are
+    means. `generated`, `copy_last_frame` and `tokenizer` are there while true videos last, for
+    `num_true` of them.
     """
     films = next(iter(run.windows.values()))
-    real = _draw_real(store, NUM_REAL, 2, seed)
-    other = _draw_real(store, len(films), films.shape[1], seed + 1)
-    figures: dict[str, dict] = {"real": _looks(other, real)}
+    some, others = _two_halves(store, films.shape[1], seed)
+    real = _draw_real(store, some, NUM_REAL, 2, seed)
+    figures: dict[str, dict] = {"real": _looks_of_real(store, others, films.shape[:2], real, seed)}
     for step, window in run.windows.items():
         figures[str(step)] = _looks(window, real) | _likeness_to_truth(world, run, step)
     return figures
@@ -60,17 +62,21 @@ def long_figures(world: World, store: FrameStore, run: LongRun, seed: int) -> di
 def run_on(
     world: World, store: FrameStore, scenes: np.ndarray, num_steps: int, seed: int
 ) -> LongRun:
-    """Roll out from the beginning of held-out scenes, of which the numbers are given."""
+    """Roll out from the beginning of held-out scenes, of which the numbers are given.
+
+    Args:
+        num_steps: to run on for; the last of `LONG_STEPS` within it is the last frame.
+    """
     clips = [store.read(*store.scene_starts[scene : scene + 2].tolist()) for scene in scenes]
     skipped = [min(HISTORY, len(clip) - 1) for clip in clips]
     truths = [clip[skip:] for clip, skip in zip(clips, skipped, strict=True)]
     inferred = [
         infer(world, clip[None])[0, skip:] for clip, skip in zip(clips, skipped, strict=True)
     ]
-    actions = _go_on(inferred, num_steps, seed)
+    steps = [step for step in LONG_STEPS if step <= num_steps]
+    actions = _go_on(inferred, max(steps), seed)
     prompts = torch.stack([truth[:1] for truth in truths])
     running = world.start_many(prompts, seeds=[seed + 2**32 * n for n in range(len(prompts))])
-    steps = [step for step in LONG_STEPS if step <= num_steps]
     films: dict[int, list[Tensor]] = {step: [] for step in steps}
     for now in tqdm(range(1, max(steps) + 1), desc="long rollouts", leave=False, disable=None):
         frame = running.step(actions[:, now - 1]).cpu()
@@ -92,24 +98,58 @@ def scenes_of(rows: np.ndarray, store: FrameStore) -> np.ndarray:
 
 
 def _go_on(inferred: list[Int[Tensor, " _"]], num_steps: int, seed: int) -> Int[Tensor, "b s"]:
-    """Each video's actions, then those of videos drawn at random."""
-    rng = np.random.default_rng(seed)
+    """Each video's actions, then those of videos drawn at random.
+
+    A film's draws are its own, so that its actions do not depend on how long the films run on.
+    """
     rows = []
-    for own in inferred:
-        row = own
-        while len(row) < num_steps:
-            row = torch.cat([row, inferred[rng.integers(len(inferred))]])
-        rows.append(row[:num_steps])
+    for number, own in enumerate(inferred):
+        rng, pieces = np.random.default_rng([seed, number]), [own]
+        while sum(map(len, pieces)) < num_steps:
+            pieces.append(inferred[rng.integers(len(inferred))])
+        rows.append(torch.cat(pieces)[:num_steps])
     return torch.stack(rows)
 
 
+def _two_halves(store: FrameStore, num_frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of scenes: real films must not be among the frames that they are held beside."""
+    long_enough = np.unique(scenes_of(Clips(store, num_frames).rows, store))
+    numbers = np.random.default_rng(seed).permutation(long_enough)
+    middle = max(1, len(numbers) // 2)
+    return numbers[:middle], numbers[middle:] if len(numbers) > 1 else numbers
+
+
 def _draw_real(
-    store: FrameStore, count: int, num_frames: int, seed: int
+    store: FrameStore, scenes: np.ndarray, count: int, num_frames: int, seed: int
 ) -> UInt8[Tensor, "b w 3 h w"]:
-    """Stretches of neighbouring real frames, of scenes all over the store."""
+    """Stretches of neighbouring real frames, anywhere in these scenes."""
     rows = Clips(store, num_frames).rows
+    rows = rows[np.isin(scenes_of(rows, store), scenes)]
     chosen = np.random.default_rng(seed).choice(rows, min(count, len(rows)), replace=False)
-    return torch.stack([store.read(row, row + num_frames) for row in np.sort(chosen).tolist()])
+    return _read(store, np.sort(chosen), num_frames)
+
+
+def _looks_of_real(
+    store: FrameStore, scenes: np.ndarray, size: tuple[int, int], real: Tensor, seed: int
+) -> dict[str, float | list[float]]:
+    """Figures of real stretches, each of another scene as films are, means over several draws."""
+    num_films, num_frames = size
+    rows = Clips(store, num_frames).rows
+    places = scenes_of(rows, store)
+    found = []
+    for draw in range(NUM_DRAWS):
+        rng = np.random.default_rng([seed, draw])
+        shuffled = rng.permutation(np.flatnonzero(np.isin(places, scenes)))
+        _, first = np.unique(places[shuffled], return_index=True)
+        chosen = rows[shuffled[rng.permutation(first)[:num_films]]]
+        found.append(_looks(_read(store, np.sort(chosen), num_frames), real))
+    distances = [looks["frechet"] for looks in found]
+    means = {name: sum(looks[name] for looks in found) / NUM_DRAWS for name in found[0]}
+    return means | {"frechet_range": [min(distances), max(distances)]}
+
+
+def _read(store: FrameStore, rows: np.ndarray, num_frames: int) -> UInt8[Tensor, "b w 3 h w"]:
+    return torch.stack([store.read(row, row + num_frames) for row in rows.tolist()])
 
 
 def _looks(films: UInt8[Tensor, "b w 3 h w"], real: UInt8[Tensor, "r v 3 h w"]) -> dict[str, float]:

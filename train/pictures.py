@@ -4,6 +4,7 @@ In: a world, clips and what it made of them. Out: PNG and GIF files, each writte
 all. Measures only to find the best and the worst.
 """
 
+import contextlib
 import io
 import os
 from pathlib import Path
@@ -121,4 +122,5 @@ def write(path: Path, content: bytes) -> None:
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where it could not be made, it cannot be looked up
+            partial.unlink()

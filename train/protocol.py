@@ -18,8 +18,8 @@ import tyro
 from genie.checkpoint import config_from_dict, write_whole
 from genie.data import FrameStore, read_card
 from genie.errors import UserError
-from train.long_rollouts import longest_scenes
-from train.rollouts import HISTORY, draw_rows, find_videos
+from train.long_rollouts import longest_scenes, scenes_of
+from train.rollouts import HISTORY, check_seed, draw_rows, find_videos
 from train.stage import one_line_errors
 
 FORMAT_VERSION = 1
@@ -112,6 +112,7 @@ def main(config: ProtocolConfig) -> None:
         UserError: if a folder has no scene that is long enough, or the file cannot be written, or
             does not fit.
     """
+    check_seed(config.seed)
     if not config.data:
         raise UserError("no folder is named: give one or more made by train.prepare")
     if config.check:
@@ -123,7 +124,9 @@ def main(config: ProtocolConfig) -> None:
         seed=config.seed,
         sets=tuple(clips for folder in config.data for clips in _draw(folder, config)),
     )
+    _check_distinct(protocol.sets)
     try:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(config.out, json.dumps(asdict(protocol), indent=1) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {config.out}: {error.strerror or error}") from error
@@ -136,6 +139,18 @@ def _check(path: Path, folder: Path) -> Iterator[str]:
     for clips, part in sets:
         place(clips, part)
         yield f"{len(clips.clips)} clips of {clips.name}"
+
+
+def _check_distinct(sets: Sequence[ClipSet]) -> None:
+    """Refuse the same videos twice.
+
+    Raises:
+        UserError: naming them.
+    """
+    for number, one in enumerate(sets):
+        for other in sets[:number]:
+            if (one.data, one.game) == (other.data, other.game):
+                raise UserError(f"{other.name} and {one.name} are the same videos: name them once")
 
 
 def _draw(folder: Path, config: ProtocolConfig) -> Iterator[ClipSet]:
@@ -173,7 +188,7 @@ def read_protocol(path: Path, data: str) -> tuple[Protocol, dict[str, ClipSet]]:
         data: fingerprint of the held-out videos.
 
     Raises:
-        UserError: if the file is none, or was made from others.
+        UserError: if the file is none, was made from others, or contradicts itself.
     """
     try:
         values = json.loads(path.read_text())
@@ -182,6 +197,8 @@ def read_protocol(path: Path, data: str) -> tuple[Protocol, dict[str, ClipSet]]:
     if not isinstance(values, dict) or values.get("version") != FORMAT_VERSION:
         raise UserError(f"{path} is no protocol of version {FORMAT_VERSION}: make it again")
     protocol = config_from_dict(Protocol, values, where=str(path))
+    check_seed(protocol.seed)
+    _check_distinct(protocol.sets)
     sets = {clips.game: clips for clips in protocol.sets if clips.data == data}
     if not sets:
         known = ", ".join(f"{clips.name} ({clips.data})" for clips in protocol.sets) or "none"
@@ -196,13 +213,16 @@ def find_sets(path: Path, store: FrameStore) -> tuple[Protocol, list[tuple[ClipS
     """A protocol, and its sets of a split, each with the videos of its game.
 
     Raises:
-        UserError: as `read_protocol`, or if a game is not there.
+        UserError: as `read_protocol`, or if the games are not the same.
     """
     protocol, sets = read_protocol(path, store.split_fingerprint)
     stores = store.by_game()
     for game in sets:
         if game not in stores:
             raise UserError(f"{path} names a game {game!r} that the data lacks: make it again")
+    missing = sorted(stores.keys() - sets.keys())
+    if missing:
+        raise UserError(f"{path} lacks the game {missing[0]!r} of the data: make it again")
     return protocol, [(clips, stores[game]) for game, clips in sets.items()]
 
 
@@ -210,8 +230,15 @@ def place(clips: ClipSet, store: FrameStore) -> tuple[np.ndarray, np.ndarray]:
     """The rows of a store at which the clips begin, their history included, and the long films.
 
     Raises:
-        UserError: if there are none, or one is not within a scene of the store.
+        UserError: if there are none, the frames have another size or rate, or a clip is not within
+            a scene of its video.
     """
+    if ((clips.height, clips.width), clips.fps) != (store.size, store.fps):
+        raise UserError(
+            f"the protocol's {clips.name} has frames of {clips.height}x{clips.width} at "
+            f"{clips.fps:g} a second, the data has {store.size[0]}x{store.size[1]} at "
+            f"{store.fps:g}: make it again"
+        )
     if clips.history != HISTORY or clips.horizon < 1:
         raise UserError(
             f"the protocol has history {clips.history} and horizon {clips.horizon}: this version "
@@ -221,32 +248,37 @@ def place(clips: ClipSet, store: FrameStore) -> tuple[np.ndarray, np.ndarray]:
     for prompts, horizon in ((clips.clips, clips.horizon), (clips.long, 0)):
         if not prompts:
             raise UserError(f"the protocol has no clips of {clips.name}: make it again")
-        rows = _rows(prompts, store)
-        for prompt, row in zip(prompts, rows, strict=True):
-            first, last = np.searchsorted(
-                store.scene_starts, (row - HISTORY, row + horizon), side="right"
+        placed.append(np.array([_row(prompt, horizon, store) for prompt in prompts]) - HISTORY)
+    starts = set(store.scene_starts.tolist())
+    for prompt, row in zip(clips.long, placed[1].tolist(), strict=True):
+        if row not in starts:
+            raise UserError(
+                f"the protocol's long film at frame {prompt.frame} of {prompt.video} is not at a "
+                "scene's beginning: make it again"
             )
-            if first != last or prompt.frame < HISTORY or row + horizon >= len(store):
-                raise UserError(
-                    f"the protocol's clip at frame {prompt.frame} of {prompt.video} is not within "
-                    "a scene of it: make it again"
-                )
-        placed.append(rows - HISTORY)
     return placed[0], placed[1]
 
 
-def _rows(prompts: Sequence[Prompt], store: FrameStore) -> np.ndarray:
-    """The row of each prompt in a store.
+def _row(prompt: Prompt, horizon: int, store: FrameStore) -> int:
+    """The row of a prompt that has its history before it and its horizon behind it.
 
     Raises:
-        UserError: if a video is not in there.
+        UserError: if there is no such place.
     """
-    numbers = {name: number for number, name in enumerate(store.video_names)}
-    unknown = [prompt.video for prompt in prompts if prompt.video not in numbers]
-    if unknown:
-        raise UserError(f"the protocol's video {unknown[0]} is not in the data: make it again")
-    starts = np.array([store.video_starts[numbers[prompt.video]] for prompt in prompts])
-    return starts + np.array([prompt.frame for prompt in prompts])
+    if prompt.video not in store.video_names:
+        raise UserError(f"the protocol's video {prompt.video} is not in the data: make it again")
+    number = store.video_names.index(prompt.video)
+    start, stop = store.video_starts[number : number + 2].tolist()
+    first, last = prompt.frame - HISTORY, prompt.frame + horizon
+    if first >= 0 and last < stop - start:
+        row = start + prompt.frame
+        scenes = scenes_of(np.array([row - HISTORY, row + horizon]), store)
+        if scenes[0] == scenes[1]:
+            return row
+    raise UserError(
+        f"the protocol's clip at frame {prompt.frame} of {prompt.video} is not within a scene of "
+        "it: make it again"
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ PICTURES = {
     "best.png": "The clips on which it gains most over copying",
     "worst.png": "The clips on which it gains least",
     "actions.png": "Every action held, frame by frame",
-    "long.png": "A thousand frames by itself",
+    "long.png": "Running on by itself",
 }
 WIDTH, HEIGHT, MARGIN = 460, 240, 42
 COLOURS = ("#0b6e99", "#d9730d", "#448361", "#9065b0")

@@ -14,12 +14,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genie import video
-from genie.data import Clips, FrameStore
+from genie.data import Clips, FrameStore, game_of
 from genie.errors import UserError
 from genie.world import World
 
 HISTORY = 3  # true frames before the prompt; only the latent action model sees them
 BATCH = 32
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what not every random generator takes.
+
+    Raises:
+        UserError: if it is below 0 or beyond 32 bits.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"the seed is {seed}: one from 0 to {2**32 - 1} is wanted")
 
 
 def draw_clips(
@@ -42,22 +52,28 @@ def draw_rows(store: FrameStore, num_clips: int, horizon: int, seed: int) -> np.
     They do not overlap, unless there would be too few of them then.
 
     Raises:
-        UserError: if no video is long enough.
+        UserError: if no video is long enough, or the seed is none.
     """
+    check_seed(seed)
     if num_clips < 1 or horizon < 1:
         raise UserError(f"num_clips is {num_clips} and horizon {horizon}: give 1 or more of each")
     num_frames = HISTORY + 1 + horizon
     longest = int(np.diff(store.scene_starts).max(initial=0))
     if longest < num_frames:
         raise UserError(
-            f"the longest held-out scene has {longest} frames but {num_frames} are wanted: "
-            "give longer videos or a smaller --horizon"
+            f"the longest held-out scene{_of_game(store)} has {longest} frames but {num_frames} "
+            "are wanted: give longer or more held-out videos, or a smaller --horizon"
         )
     clips = Clips(store, num_frames, stride=num_frames)
     if len(clips) < num_clips:
         clips = Clips(store, num_frames)
     order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(seed))
     return np.array([clips.row(i) for i in order[:num_clips].tolist()])
+
+
+def _of_game(store: FrameStore) -> str:
+    game = game_of(store.video_names[0])
+    return f" of {game}" if game else ""
 
 
 def read_clips(

@@ -6,6 +6,7 @@ Source: LPIPS, Zhang et al. 2018 (arXiv:1801.03924); FVD, Unterthiner et al. 201
 (arXiv:1812.01717).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,18 +68,26 @@ class Supplied:
             }
         if self.fvd is not None and future.shape[1] + 1 < FEWEST_FRAMES:
             raise UserError(f"FVD wants {FEWEST_FRAMES} frames or more: give a larger --horizon")
+        if self.fvd is not None and len(future) < 2:
+            raise UserError("FVD wants 2 clips or more: give a larger --num-clips")
         if self.fvd is not None:
             features = (
                 self._features(torch.cat([prompts[:, None], frames], dim=1))
                 for frames in (generated, future)
             )
-            figures["fvd"] = metrics.frechet_distance(*features)
+            figures["fvd"] = _finite("FVD", metrics.frechet_distance(*features))
         return figures
 
     def _lpips(self, frames: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> float:
         pairs = zip(frames.split(BATCH), target.split(BATCH), strict=True)
         found = [_ask("LPIPS", self.lpips, _signed(a), _signed(b)).flatten() for a, b in pairs]
-        return torch.cat(found).mean().item()
+        distances = torch.cat(found)
+        if len(distances) != len(frames):
+            raise UserError(
+                f"the LPIPS network gives {len(distances)} distances of {len(frames)} pairs: one "
+                "a pair is wanted"
+            )
+        return _finite("LPIPS", distances.mean().item())
 
     def _features(self, clips: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b f"]:
         options = {"rescale": False, "resize": False, "return_features": True}
@@ -89,7 +98,19 @@ class Supplied:
             )
             batch = rearrange(frames, "(b t) c h w -> b c t h w", b=len(part))
             found.append(_ask("FVD", self.fvd, batch, **options))
-        return torch.cat(found)
+        features = torch.cat(found)
+        if features.ndim != 2 or len(features) != len(clips):
+            raise UserError(
+                f"the FVD network gives features of shape {tuple(features.shape)} of {len(clips)} "
+                "clips: a row of numbers each is wanted"
+            )
+        return features
+
+
+def _finite(name: str, figure: float) -> float:
+    if not math.isfinite(figure):
+        raise UserError(f"the {name} network gives {figure}: is it whole, and the right one?")
+    return figure
 
 
 def _load(path: Path) -> torch.jit.ScriptModule:
@@ -107,6 +128,7 @@ def _signed(frames: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
 def _ask(name: str, network: Callable[..., Tensor], *inputs: Tensor, **options: bool) -> Tensor:
     try:
         return network(*inputs, **options).float().cpu()
-    except RuntimeError as error:
-        why = str(error).strip().splitlines()[-1]
+    except (AttributeError, RuntimeError) as error:
+        lines = [line for line in str(error).strip().splitlines() if "(Cast error" not in line]
+        why = lines[-1] if lines else "its answer is no tensor"
         raise UserError(f"the {name} network does not take these frames ({why})") from error

@@ -31,6 +31,8 @@ MAIN_FIGURES = {
     "Frechet real frames": ("long", "real", "frechet"),
     "Frechet t=10": ("long", "10", "frechet"),
     "Frechet t=1000": ("long", "1000", "frechet"),
+    "LPIPS t=4": ("lpips", "4", "generated"),
+    "FVD": ("fvd",),
     "latency p50, ms": ("latency", "p50_ms"),
 }
 
