@@ -561,7 +561,7 @@ def test_a_film_never_starts_twice_the_same_way(landscape, walks):
     scenes = longest_scenes(walks)
     run = run_on(PerfectWorld(landscape), walks, scenes, 10, seed=0)
     again = run_on(PerfectWorld(landscape), walks, scenes, 10, seed=0)
-    other = run_on(PerfectWorld(landscape), walks, scenes, 10, seed=2)
+    other = run_on(PerfectWorld(landscape), walks, scenes, 10, seed=3)
     assert torch.equal(run.windows[10], again.windows[10])
     assert torch.equal(run.windows[10][:5], other.windows[10][:5]), "these follow the true videos"
     assert not torch.equal(run.windows[10][5], other.windows[10][5]), "this video has ended"
