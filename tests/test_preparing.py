@@ -252,7 +252,7 @@ def alone_and_short(folder: Path) -> None:
     ("fill", "message"),
     [
         (only_text, "holds no videos"),
-        (only_short, r"no scene of 16 frames or more \(5 frames in all\)"),
+        (only_short, r"no scene of 16 frames or more between .* \(5 frames in all\)"),
         (only_broken, "not a readable video"),
         (nothing_held_out, "no video for the heldout split"),
         (alone_and_short, "only video and has 31 frames.* 32 frames"),
