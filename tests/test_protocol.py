@@ -124,11 +124,18 @@ def test_a_protocol_can_be_checked_before_anything_is_trained(
         ('"game": ""', '"game": "chess"', "a game 'chess' that the data lacks"),
         ('"horizon": 5', '"horizon": 5000', "not within"),
         ('"seed": 4', '"seed": -1', "the seed is -1"),
-        ('"clips": [', '"clips": {}, "x": [', "unknown field 'x'"),
     ):
         fixed.write_text(before.decode().replace(old, new))
         with pytest.raises(UserError, match=told):
             protocol.main(config)
+
+
+@pytest.mark.parametrize("value", [{}, {"name": "x"}, [[]], 3])
+def test_what_is_no_list_of_sets_is_refused(fixed: Path, prepared_folder: Path, value):
+    fixed.write_text(json.dumps(json.loads(fixed.read_text()) | {"sets": value}))
+    config = protocol.ProtocolConfig(data=(prepared_folder,), out=fixed, check=True)
+    with pytest.raises(UserError, match=r"sets.*wanted"):
+        protocol.main(config)
 
 
 def test_nothing_to_draw_from_is_refused(tmp_path: Path, prepared_folder: Path):

@@ -52,7 +52,7 @@ def long_figures(world: World, store: FrameStore, run: LongRun, seed: int) -> di
     """
     films = next(iter(run.windows.values()))
     some, others = _two_halves(store, films.shape[1], seed)
-    real = _draw_real(store, some, NUM_REAL, 2, seed)
+    real = _yardstick(_draw_real(store, some, NUM_REAL, 2, seed))
     figures: dict[str, dict] = {"real": _looks_of_real(store, others, films.shape[:2], real, seed)}
     for step, window in run.windows.items():
         figures[str(step)] = _looks(window, real) | _likeness_to_truth(world, run, step)
@@ -130,7 +130,11 @@ def _draw_real(
 
 
 def _looks_of_real(
-    store: FrameStore, scenes: np.ndarray, size: tuple[int, int], real: Tensor, seed: int
+    store: FrameStore,
+    scenes: np.ndarray,
+    size: tuple[int, int],
+    real: tuple[dict, Tensor],
+    seed: int,
 ) -> dict[str, float | list[float]]:
     """Figures of real stretches, each of another scene as films are, means over several draws."""
     num_films, num_frames = size
@@ -152,14 +156,21 @@ def _read(store: FrameStore, rows: np.ndarray, num_frames: int) -> UInt8[Tensor,
     return torch.stack([store.read(row, row + num_frames) for row in rows.tolist()])
 
 
-def _looks(films: UInt8[Tensor, "b w 3 h w"], real: UInt8[Tensor, "r v 3 h w"]) -> dict[str, float]:
-    found, wanted = (_statistics(video.to_float(clips)) for clips in (films, real))
+def _looks(films: UInt8[Tensor, "b w 3 h w"], real: tuple[dict, Tensor]) -> dict[str, float]:
+    """Figures of films beside the `_yardstick` of real ones."""
+    found, features = _yardstick(films)
+    wanted, real_features = real
     shares = {
         name: found[name] / max(wanted[name], 1e-6) for name in ("sharpness", "contrast", "motion")
     }
     colour = 255 * (found["colour"] - wanted["colour"]).abs().mean().item()
-    features = (features_of(clips.flatten(0, 1)) for clips in (films, real))
-    return {**shares, "colour": colour, "frechet": metrics.frechet_distance(*features)}
+    frechet = metrics.frechet_distance(features, real_features)
+    return {**shares, "colour": colour, "frechet": frechet}
+
+
+def _yardstick(clips: UInt8[Tensor, "b w 3 h w"]) -> tuple[dict, Float[Tensor, "n f"]]:
+    """Statistics of the pixels, and features of every frame."""
+    return _statistics(video.to_float(clips)), features_of(clips.flatten(0, 1))
 
 
 def _statistics(clips: Float[Tensor, "b w 3 h w"]) -> dict:
