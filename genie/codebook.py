@@ -8,8 +8,10 @@ finite scalar quantization (Mentzer et al. 2023, arXiv:2309.15505).
 
 import math
 from dataclasses import dataclass
+from types import MethodType
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, VectorQuantize
@@ -67,12 +69,13 @@ class Codebook(nn.Module):
                 commitment_weight=0.25,
                 threshold_ema_dead_code=config.reset_below,
             )
+            _spare_host(self.quantizer)
 
     def forward(
         self, latents: Float[Tensor, "b n d"]
     ) -> tuple[Float[Tensor, "b n d"], Int[Tensor, "b n"], Float[Tensor, ""]]:
         """Codes (straight-through gradient), their ids, and the commitment loss (0 for fsq)."""
-        result = self.quantizer(latents)
+        result = self.quantizer(latents.float())
         loss = result[2].sum() if len(result) > 2 else latents.new_zeros(())
         # A diverged net gives NaN, which has no id; its loss is what tells, not a crash in here.
         ids = result[1].long().clamp(0, self.size - 1)
@@ -83,6 +86,38 @@ class Codebook(nn.Module):
         if isinstance(self.quantizer, FSQ):
             return self.quantizer.indices_to_codes(ids)
         return self.quantizer.get_output_from_indices(ids)
+
+
+def _spare_host(quantizer: VectorQuantize) -> None:
+    """Side effect: a step on one GPU asks nothing that only the host can answer, and waits for it.
+
+    The library asks whether the codebook was initialised, which ours is from the start, and
+    whether any code is dead. Several processes keep its ways, by which they draw the same codes.
+    """
+    codebook = quantizer._codebook
+    # Methods, so that a copy of the codebook replaces its own codes.
+    codebook.init_embed_ = MethodType(_keep_codes, codebook)
+    if not codebook.use_ddp:
+        codebook.expire_codes_ = MethodType(_replace_dead, codebook)
+
+
+def _keep_codes(codebook: nn.Module, samples: Tensor, mask: None = None) -> None:
+    """Instead of k-means on the first batch."""
+
+
+@torch.no_grad()
+def _replace_dead(
+    codebook: nn.Module, samples: Float[Tensor, "1 b e"], seq_mask: None = None
+) -> None:
+    """Each code that is used too rarely becomes a latent of the batch."""
+    if not codebook.training:
+        return
+    dead = codebook.cluster_size < codebook.threshold_ema_dead_code
+    drawn = samples[:, torch.randint(samples.shape[1], dead.shape[1:], device=samples.device)]
+    size = codebook.reset_cluster_size
+    codebook.embed.copy_(torch.where(dead[..., None], drawn, codebook.embed))
+    codebook.embed_avg.copy_(torch.where(dead[..., None], size * drawn, codebook.embed_avg))
+    codebook.cluster_size.masked_fill_(dead, size)
 
 
 class _Centred(nn.Module):

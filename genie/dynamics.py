@@ -8,6 +8,7 @@ Differs: a frame is predicted after the *clean* frames before it, as in play (re
 paper masks the whole clip alike (recipe "clip"), a past that playing never shows.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,10 @@ from torch import Tensor, nn
 from genie.errors import UserError
 from genie.metrics import Metrics
 from genie.st_transformer import KVCache, STTransformer
+
+# Of a clip's tokens but the prompt's: how many training asks for. Either recipe hides about three
+# quarters of them; the number is fixed, since one that is drawn makes a GPU wait for the host.
+ASKED_SHARE = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +103,7 @@ class Dynamics(nn.Module):
             hidden: True where the net must predict; None hides every token.
         """
         hidden = torch.ones_like(tokens, dtype=torch.bool) if hidden is None else hidden
-        led_by = self._led_by(actions)
-        context = self._embed(tokens, led_by)
-        asked = self._embed(tokens.masked_fill(hidden, self.mask_id), led_by)
-        return self.out(self.transformer.forward_hidden(context, asked))
+        return self.out(self._features(tokens, actions, hidden))
 
     def next_logits(
         self, tokens: Int[Tensor, "b v n"], actions: Int[Tensor, "b v"], cache: KVCache
@@ -136,26 +138,37 @@ class Dynamics(nn.Module):
         actions = self._withhold(actions)
         if paper:
             asked = self._embed(shown.masked_fill(hidden, self.mask_id), self._led_by(actions))
-            logits = self.out(self.transformer(asked))
+            features = self.transformer(asked)
         else:
-            logits = self.logits(shown, actions, hidden)
+            features = self._features(shown, actions, hidden)
         hidden[:, 0] = False  # the first frame is the prompt, never asked for
-        return self._loss(logits, tokens, hidden)
+        return self._loss(features, tokens, hidden)
+
+    def _features(self, tokens: Tensor, actions: Tensor, hidden: Tensor) -> Tensor:
+        led_by = self._led_by(actions)
+        context = self._embed(tokens, led_by)
+        asked = self._embed(tokens.masked_fill(hidden, self.mask_id), led_by)
+        return self.transformer.forward_hidden(context, asked)
 
     def _loss(
-        self, logits: Tensor, tokens: Tensor, hidden: Tensor
+        self, features: Tensor, tokens: Tensor, hidden: Tensor
     ) -> tuple[Float[Tensor, ""], Metrics]:
         same = torch.zeros_like(hidden)
         same[:, 1:] = tokens[:, 1:] == tokens[:, :-1]
-        target, asked, same = tokens[hidden], logits[hidden].float(), same[hidden]
-        entropy = F.cross_entropy(asked, target, reduction="none")
-        weight = 1 + self.config.changed_weight * (~same).float()
+        asked = _choose_asked(hidden)
+        is_hidden, same, target = (
+            facts.flatten()[asked] for facts in (hidden.float(), same.float(), tokens)
+        )
+        logits = self.out(features.flatten(0, 2).index_select(0, asked)).float()
+        entropy = F.cross_entropy(logits, target, reduction="none")
+        right = (logits.argmax(-1) == target).float()
+        weight = is_hidden * (1 + self.config.changed_weight * (1 - same))
         metrics = {
-            "cross_entropy": entropy.detach().mean(),
-            "accuracy": (asked.argmax(-1) == target).float().mean(),
-            "copy_accuracy": same.float().mean(),
+            "cross_entropy": _mean(entropy.detach(), is_hidden),
+            "accuracy": _mean(right, is_hidden),
+            "copy_accuracy": _mean(same, is_hidden),
         }
-        return (weight * entropy).sum() / weight.sum(), metrics
+        return _mean(entropy, weight), metrics
 
     def _corrupt(self, tokens: Int[Tensor, "b t n"]) -> Int[Tensor, "b t n"]:
         rate = self.config.corruption * torch.rand(*tokens.shape[:2], 1, device=tokens.device)
@@ -173,6 +186,17 @@ class Dynamics(nn.Module):
 
     def _embed(self, tokens: Int[Tensor, "b t n"], led_by: Int[Tensor, "b t"]) -> Tensor:
         return self.token(tokens) + self.action(led_by)[:, :, None] + self.position
+
+
+def _choose_asked(hidden: Bool[Tensor, "b t n"]) -> Int[Tensor, " asked"]:
+    """Rows of the flattened clip, `ASKED_SHARE` of them; shown ones only if hidden ones are few."""
+    count = math.ceil(ASKED_SHARE * hidden[:, 1:].numel())
+    rank = hidden + torch.rand(hidden.shape, device=hidden.device)
+    return rank.flatten().topk(count, sorted=False).indices
+
+
+def _mean(x: Float[Tensor, " asked"], weight: Float[Tensor, " asked"]) -> Float[Tensor, ""]:
+    return (weight * x).sum() / weight.sum().clamp_min(1.0)
 
 
 def _frame_mask(tokens: Int[Tensor, "b t n"]) -> Bool[Tensor, "b t n"]:

@@ -8,7 +8,7 @@ Differs: rotary time positions (Su et al. 2021, arXiv:2104.09864) instead of abs
 keys and values of past frames stay valid while the window slides; RMS norms; QK-norm throughout.
 """
 
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ torch.backends.cuda.enable_cudnn_sdp(False)
 
 ROTARY_BASE = 1000.0
 EPSILON = 1e-6  # of the norms
+MOST_ENTRIES = 65_535  # of a batch, in the fused kernels: they lie along an axis of CUDA's grid
 
 KeyValue = tuple[Float[Tensor, "b n k t e"], Float[Tensor, "b n k t e"]]
 SeenKeyValue = tuple[Float[Tensor, "b n k s e"], Float[Tensor, "b n k s e"]]
@@ -43,8 +44,8 @@ class STTransformer(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t n d"]:
         """A whole clip at once."""
-        rotation, past, itself = self._whole_clip(x)
-        bias = torch.maximum(past, itself)
+        x = _as_computed(x)
+        rotation, bias = _clip_tables(x.shape[1], self.window, self.head_dim, False, x)
         for block in self.blocks:
             x, q, key_value = block.within_frame(x, rotation)
             x = block.across_frames(x, q, key_value, bias)
@@ -58,15 +59,17 @@ class STTransformer(nn.Module):
         Frame t of the result depends on frames 0..t-1 of `context` and frame t of `hidden` alone:
         for every frame of a clip at once just what playing does for the newest one.
         """
-        rotation, past, itself = self._whole_clip(context)
-        bias, hidden_bias = torch.maximum(past, itself), torch.cat([past, itself], dim=1)
-        for index, block in enumerate(self.blocks):
-            context, q, seen = block.within_frame(context, rotation)
-            if index + 1 < len(self.blocks):  # of the last one only keys and values are read
-                context = block.across_frames(context, q, seen, bias)
-            hidden, q, own = block.within_frame(hidden, rotation)
-            hidden = block.across_frames(hidden, q, _join(seen, own), hidden_bias)
-        return self.norm(hidden)
+        t = context.shape[1]
+        # As one clip of twice the length, every product is computed for both at once.
+        x = _as_computed(torch.cat([context, hidden], dim=1))
+        rotation, bias = _clip_tables(t, self.window, self.head_dim, True, x)
+        for block in self.blocks[:-1]:
+            x, q, key_value = block.within_frame(x, rotation)
+            x = block.across_frames(x, q, key_value, bias)
+        x, q, key_value = self.blocks[-1].within_frame(x, rotation)
+        # Of the context the last block's keys and values are wanted, and nothing after them.
+        x = self.blocks[-1].across_frames(x[:, t:], q[..., t:, :], key_value, bias[t:])
+        return self.norm(x)
 
     def forward_cached(
         self, x: Float[Tensor, "b v n d"], cache: "KVCache"
@@ -103,18 +106,6 @@ class STTransformer(nn.Module):
             num_versions=num_versions,
             like=self.norm.weight,
         )
-
-    def _whole_clip(self, x: Tensor) -> tuple[Rotation, Float[Tensor, "t t"], Float[Tensor, "t t"]]:
-        """Rotation, and biases that let a frame attend to its past, and to itself."""
-        positions = torch.arange(x.shape[1])
-        cos, sin = _rotation(positions, self.head_dim)
-        distance = positions[:, None] - positions[None, :]
-        past, itself = (distance > 0) & (distance < self.window), distance == 0
-        cos, sin, past, itself = (
-            table.to(x.device, non_blocking=True)
-            for table in (cos, sin, _bias(past), _bias(itself))
-        )
-        return (cos, sin), past, itself
 
 
 class KVCache:
@@ -326,22 +317,67 @@ def fused_attend(
     v: Float[Tensor, "... h s e"],
     bias: Float[Tensor, "*b t s"] | None = None,
 ) -> Float[Tensor, "... h t e"]:
-    """`attend` by the library; its fused kernels want exactly four axes."""
-    four_axes = (rearrange(x, "... h t e -> (...) h t e") for x in (q, k, v.to(q.dtype)))
+    """`attend` by the library; its fused kernels want exactly four axes, the first not too long."""
+    parts = [rearrange(x, "... h t e -> (...) h t e") for x in (q, k, v.to(q.dtype))]
     if bias is not None:
         bias = bias.to(q.dtype)
         if bias.ndim > 2:
             bias = bias.expand(*q.shape[:-3], 1, *bias.shape[-2:]).flatten(0, -4)
-    attended = F.scaled_dot_product_attention(*four_axes, attn_mask=bias, scale=1.0)
-    return attended.reshape(q.shape)
+        per_entry = bias if bias.ndim > 2 else bias.expand(len(parts[0]), 1, *bias.shape)
+        parts.append(per_entry)
+    split = zip(*(part.split(MOST_ENTRIES) for part in parts), strict=True)
+    attended = [
+        F.scaled_dot_product_attention(q, k, v, attn_mask=b[0] if b else None, scale=1.0)
+        for q, k, v, *b in split
+    ]
+    return (attended[0] if len(attended) == 1 else torch.cat(attended)).reshape(q.shape)
 
 
 def _blocks(net: nn.Module) -> list[STBlock]:
     return [module for module in net.modules() if isinstance(module, STBlock)]
 
 
-def _join(past: KeyValue, own: KeyValue) -> SeenKeyValue:
-    return torch.cat([past[0], own[0]], dim=3), torch.cat([past[1], own[1]], dim=3)
+def _as_computed(x: Tensor) -> Tensor:
+    """In the number format of the products, so that the sums between blocks are as short."""
+    device = x.device.type
+    is_mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return x.to(torch.get_autocast_dtype(device)) if is_mixed else x
+
+
+def _clip_tables(
+    num_frames: int, window: int, head_dim: int, hides: bool, like: Tensor
+) -> tuple[Rotation, Float[Tensor, "t t"]]:
+    """Rotation, and the bias that lets a frame attend to itself and to the past in its window.
+
+    Args:
+        hides: the clip stands there twice, shown and hidden; both attend to the shown past, and
+            nothing but a hidden frame itself attends to it.
+        like: whose number format and device are taken.
+    """
+    return _make_clip_tables(num_frames, window, head_dim, hides, like.device, like.dtype)
+
+
+@lru_cache(maxsize=64)  # a table that is made in every step makes the device wait for the host
+@torch.inference_mode(False)  # whoever asks first, training may be next
+def _make_clip_tables(
+    num_frames: int,
+    window: int,
+    head_dim: int,
+    hides: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[Rotation, Float[Tensor, "t t"]]:
+    positions = torch.arange(num_frames)
+    distance = positions[:, None] - positions
+    past, itself = (distance > 0) & (distance < window), distance == 0
+    may_attend = past | itself
+    if hides:
+        positions = positions.repeat(2)
+        shown = torch.cat([may_attend, torch.zeros_like(past)], dim=1)
+        may_attend = torch.cat([shown, torch.cat([past, itself], dim=1)])
+    tables = *_rotation(positions, head_dim), _bias(may_attend)
+    cos, sin, bias = (table.to(device, dtype) for table in tables)
+    return (cos, sin), bias
 
 
 def _bias(may_attend: Tensor) -> Tensor:

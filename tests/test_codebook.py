@@ -1,5 +1,7 @@
 """Codebooks: ids and codes say the same, nothing collapses, gradients pass."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -84,6 +86,18 @@ def test_dead_codes_come_back_to_life():
         codebook(centres[which] + 0.05 * torch.randn(4, 64, DIM))
     _, ids, _ = codebook.eval()(centres[None])
     assert len(ids.unique()) >= 7, f"8 clusters share the codes {ids.unique().tolist()}"
+
+
+def test_a_copy_learns_by_itself():
+    """The trainer tries steps on copies of a net."""
+    codebook = Codebook(CodebookConfig(kind="vq", num_codes=8, code_dim=DIM), DIM)
+    before = {name: tensor.clone() for name, tensor in codebook.state_dict().items()}
+    other = copy.deepcopy(codebook).train()
+    for _ in range(60):  # long enough for codes to die and to be replaced
+        other(torch.ones(1, 4, DIM))
+    for name, tensor in codebook.state_dict().items():
+        assert torch.equal(tensor, before[name]), f"{name} moved with the copy's"
+    assert not torch.equal(other.quantizer._codebook.embed, codebook.quantizer._codebook.embed)
 
 
 @pytest.mark.parametrize(

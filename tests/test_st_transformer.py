@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from genie import machine
+from genie import machine, st_transformer
 from genie.st_transformer import (
     STTransformer,
     attend,
@@ -193,7 +193,10 @@ def test_very_old_sessions_are_as_exact_as_young_ones(net, x):
 
 
 @pytest.mark.parametrize("biased", ["no", "alike", "per row"])
-def test_the_gpus_attention_is_the_cpus(biased: str):
+@pytest.mark.parametrize("most", [65_535, 5])
+def test_the_gpus_attention_is_the_cpus(biased: str, most: int, monkeypatch: pytest.MonkeyPatch):
+    """Also where a batch is longer than a kernel takes at once."""
+    monkeypatch.setattr(st_transformer, "MOST_ENTRIES", most)
     generator = torch.manual_seed(2)
     q = torch.randn(2, 3, 4, 5, 8, generator=generator)
     k, v = torch.randn(2, 2, 3, 4, 7, 8, generator=generator)

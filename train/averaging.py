@@ -26,10 +26,10 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after a step (1-based)."""
-        weight = 1 - min(self.decay, step / (10 + step))
-        for name, tensor in self._live():
-            if name in self._averages:
-                self._averages[name].lerp_(tensor, weight)
+        if self._averages:
+            live = [tensor for _, tensor in self._live()]
+            weight = 1 - min(self.decay, step / (10 + step))
+            torch._foreach_lerp_(list(self._averages.values()), live, weight)
 
     @contextlib.contextmanager
     @torch.no_grad()
