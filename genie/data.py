@@ -29,6 +29,7 @@ SPLITS = ("train", "heldout")
 FORMAT_VERSION = 3
 IN_MEMORY_SHARE = 0.15
 SHARDS_IN_MEMORY = 4
+BROUGHT_BYTES = 64 * 2**20
 
 
 @dataclass(kw_only=True)
@@ -132,6 +133,7 @@ class FrameStore:
     ) -> None:
         """Use `open`."""
         self._table, self._card = table, card
+        self._path = ""  # of files that may still be read into memory
         self.size = (card.height, card.width)
         self.fps, self.split = card.fps, split
         self.fingerprint = card.fingerprint
@@ -153,20 +155,30 @@ class FrameStore:
         card = read_card(folder)
         if is_remote(folder):
             return cls(_RemoteTable(f"{folder}/{split}", card.shards[split]), card, split)
-        num_rows = card.num_frames(split)
-        # Random reads of a cold file on a slow disk starve training; what fits stays in memory.
-        in_memory = num_rows * 3 * card.height * card.width < _total_memory() * IN_MEMORY_SHARE
-        try:
-            rows = datasets.load_from_disk(f"{folder}/{split}", keep_in_memory=in_memory)
-        except Exception as error:  # the library and Arrow raise whatever they meet
-            raise _damaged(f"{folder}/{split}", error) from error
-        if len(rows) != num_rows:
-            raise _damaged(f"{folder}/{split}", f"{len(rows)} frames, {num_rows} are wanted")
-        return cls(_Table(rows.data), card, split)
+        store = cls(_Table(_open_rows(f"{folder}/{split}")), card, split)
+        if len(store) != store._table.num_rows:
+            found, wanted = store._table.num_rows, len(store)
+            raise _damaged(f"{folder}/{split}", f"{found} frames, {wanted} are wanted")
+        store._path = f"{folder}/{split}"
+        return store
+
+    def hold(self) -> None:
+        """Side effect: frames that take a small share of the memory are read into it.
+
+        Random reads of a cold file on a slow disk would starve training.
+        """
+        if self._path and self.num_bytes < _total_memory() * IN_MEMORY_SHARE:
+            self._table = _Table(_open_rows(self._path, in_memory=True))
+            self._path = ""
 
     def __len__(self) -> int:
         """Number of frames."""
         return int(self.video_starts[-1])
+
+    @property
+    def num_bytes(self) -> int:
+        """What all frames take."""
+        return len(self) * 3 * self.size[0] * self.size[1]
 
     def by_game(self) -> dict[str, "FrameStore"]:
         """A store for the videos of each game, see `game_of`; a clip of one has rows of its own."""
@@ -190,6 +202,22 @@ class FrameStore:
         rows = self._table.read("frame", start, stop)
         return torch.from_numpy(rows.reshape(stop - start, 3, *self.size))
 
+    def bring(self, device: torch.device) -> tuple[UInt8[Tensor, "rows 3 h w"]]:
+        """All frames, on a device."""
+        frames = torch.empty(len(self), 3, *self.size, dtype=torch.uint8, device=device)
+        at_once = max(1, BROUGHT_BYTES // (3 * self.size[0] * self.size[1]))
+        for start in range(0, len(self), at_once):
+            stop = min(start + at_once, len(self))
+            frames[start:stop] = self.read(start, stop)
+        return (frames,)
+
+    @staticmethod
+    def pick(
+        columns: tuple[UInt8[Tensor, "rows 3 h w"]], windows: Int[Tensor, "b t"]
+    ) -> UInt8[Tensor, "b t 3 h w"]:
+        """What `read` gives, for many windows at once, from what `bring` has brought."""
+        return columns[0][windows]
+
     def numbers(self) -> Int[Tensor, " rows"]:
         """Which frame of its video each row is; numbers are missing where frames were dropped."""
         column = self._table.read_scalars("number")
@@ -212,9 +240,29 @@ class TokenStore:
         """Number of frames."""
         return len(self.tokens)
 
+    @property
+    def num_bytes(self) -> int:
+        """What all tokens and actions take."""
+        return self.tokens.nbytes + self.actions.nbytes
+
+    def hold(self) -> None:
+        """Tokens are in memory from the start."""
+
     def read(self, start: int, stop: int) -> tuple[Int[Tensor, "t n"], Int[Tensor, " t-1"]]:
         """Tokens of rows start..stop-1 and the actions between them."""
         return self.tokens[start:stop].long(), self.actions[start : stop - 1].long()
+
+    def bring(self, device: torch.device) -> tuple[Int[Tensor, "rows n"], Int[Tensor, " rows"]]:
+        """All tokens and actions, on a device."""
+        return self.tokens.to(device), self.actions.to(device)
+
+    @staticmethod
+    def pick(
+        columns: tuple[Int[Tensor, "rows n"], Int[Tensor, " rows"]], windows: Int[Tensor, "b t"]
+    ) -> tuple[Int[Tensor, "b t n"], Int[Tensor, "b t-1"]]:
+        """What `read` gives, for many windows at once, from what `bring` has brought."""
+        tokens, actions = columns
+        return tokens[windows].long(), actions[windows[:, :-1]].long()
 
     def save(self, folder: Path, fingerprint: str) -> None:
         """Write as an Arrow data set; the folder appears whole or not at all.
@@ -311,7 +359,7 @@ class _Table:
     """Fast reads of fixed-length columns of a data set."""
 
     def __init__(self, data: datasets.table.Table | pa.Table) -> None:
-        self._data = data
+        self._data, self.num_rows = data, data.num_rows
 
     def read(self, column: str, start: int, stop: int) -> np.ndarray:
         chunks = self._data.column(column).slice(start, stop - start).chunks
@@ -345,21 +393,33 @@ class _RemoteTable:
 
 
 class _SomeVideos:
-    """The same of some videos of a table, as if there were no others; a read stays within one."""
+    """The same of some videos of a table, as if there were no others."""
 
     def __init__(self, table: "_Table | _RemoteTable", here: np.ndarray, there: np.ndarray) -> None:
         """Args: here: where the videos begin, and the end; there: where they begin in `table`."""
         self._table, self._here, self._there = table, here, there
 
     def read(self, column: str, start: int, stop: int) -> np.ndarray:
-        number = int(np.searchsorted(self._here, start, side="right")) - 1
-        shift = int(self._there[number] - self._here[number])
-        return self._table.read(column, start + shift, stop + shift)
+        pieces = []
+        while start < stop:
+            number = int(np.searchsorted(self._here, start, side="right")) - 1
+            shift = int(self._there[number] - self._here[number])
+            upto = min(stop, int(self._here[number + 1]))
+            pieces.append(self._table.read(column, start + shift, upto + shift))
+            start = upto
+        return np.concatenate(pieces)
 
     def read_scalars(self, column: str) -> np.ndarray:
         whole, lengths = self._table.read_scalars(column), np.diff(self._here)
         pieces = zip(self._there, lengths, strict=True)
         return np.concatenate([whole[first : first + length] for first, length in pieces])
+
+
+def _open_rows(path: str, in_memory: bool = False) -> datasets.table.Table:
+    try:
+        return datasets.load_from_disk(path, keep_in_memory=in_memory).data
+    except Exception as error:  # the library and Arrow raise whatever they meet
+        raise _damaged(path, error) from error
 
 
 def _fetch_table(path: str) -> _Table:

@@ -62,6 +62,9 @@ class LoopConfig:
     """Experiment trackers to log to besides metrics.jsonl, such as tensorboard or wandb."""
     num_workers: int = 0
     """Processes that load clips; 0 loads in the training process."""
+    resident: Literal["auto", "yes", "no"] = "auto"
+    """Whether all clips lie on the device, where batches are gathered, instead of being loaded.
+    auto: on a GPU of whose memory they take at most 40 %."""
 
     def __post_init__(self) -> None:
         counts = ("num_steps", "batch_size", "log_every", "evaluate_every", "save_every")

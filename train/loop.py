@@ -12,7 +12,7 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader
 from tqdm import tqdm
 
 from genie import video
@@ -42,6 +42,7 @@ from genie.st_transformer import STBlock, compile_blocks, recompute_blocks
 from train.averaging import WeightAverage
 from train.batches import Pool, StepSampler, fit_pools, mix
 from train.config import LoopConfig
+from train.resident import ResidentBatches, ResidentClips, fit_on_device
 from train.run_folder import RunFolder, is_finished
 from train.schedule import learning_rate, make_optimizer
 from train.shared_memory import check_shared_memory
@@ -102,16 +103,21 @@ class Trainer:
             cpu=best_device().type == "cpu", mixed_precision=_mixed_precision(config.precision)
         )
         pools = [_pool(train_clips, config.batch_size)]
-        clips: Dataset = train_clips
+        clips = [train_clips]
         if replay:
             old = round(replay.share * config.batch_size)
             pools = [_pool(train_clips, config.batch_size - old), _pool(replay.clips, old)]
-            clips = ConcatDataset([train_clips, replay.clips])
+            clips = [train_clips, replay.clips]
         num_processes = self.accelerator.num_processes
         num_parts = num_processes * config.accumulation
         self.pools = fit_pools(pools, num_parts)
         num_clips = sum(pool.per_step for pool in self.pools)
-        check_shared_memory(clips, num_clips // num_parts, config.num_workers)
+        self.is_resident = config.resident == "yes" or (
+            config.resident == "auto"
+            and fit_on_device([*clips, heldout_clips], self.accelerator.device)
+        )
+        if not self.is_resident:
+            check_shared_memory(train_clips, num_clips // num_parts, config.num_workers)
         self.is_main = self.accelerator.is_main_process
         self.evaluation: dict[str, float] = {}
         self.path, self.name = folder, folder.name
@@ -131,11 +137,11 @@ class Trainer:
         self._wrap(state)
         self.trackers = open_trackers(config.trackers, folder, description) if self.is_main else []
         here = self.accelerator.process_index, num_processes
-        self.batches = self._loader(clips, StepSampler(self.pools, config, self.step, *here))
+        self.batches = self._batches(clips, StepSampler(self.pools, config, self.step, *here))
         # Every process measures on the same clips: a sharded net wants all of them to take part.
         pools = [_pool(heldout_clips, min(num_clips, len(heldout_clips)))]
         in_one_part = replace(config, accumulation=1)
-        self.heldout = self._loader(heldout_clips, StepSampler(pools, in_one_part, 0))
+        self.heldout = self._batches([heldout_clips], StepSampler(pools, in_one_part, 0))
 
     def run(self) -> dict[str, float]:
         """Train to the end; gives the held-out metrics of the last evaluation.
@@ -348,9 +354,14 @@ class Trainer:
                 module.reshard()  # no backward pass does it here
         return {name: sum(values) / len(values) for name, values in gathered.items()}
 
-    def _loader(self, clips: Dataset, sampler: StepSampler) -> DataLoader:
+    def _batches(self, clips: Sequence[Clips], sampler: StepSampler) -> Iterable[Any]:
+        """Batches of what the sampler names, among the clips of all parts in order."""
+        if self.is_resident:
+            return ResidentBatches(ResidentClips(clips, self.accelerator.device), sampler)
+        for part in clips:
+            part.store.hold()
         return DataLoader(
-            clips,
+            ConcatDataset(clips),
             batch_sampler=sampler,
             num_workers=self.config.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",

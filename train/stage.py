@@ -28,7 +28,9 @@ Config = TypeVar("Config")
 Model = TypeVar("Model")
 DEFAULT_PRESET = "nano"
 # May change when a run goes on: a step keeps its clips; only rounding and draws are others.
-HOW_IT_RUNS = ("compile", "recompute", "shard", "accumulation", "trackers", "keep_states")
+HOW_IT_RUNS = (
+    *("compile", "recompute", "shard", "accumulation", "trackers", "keep_states", "resident"),
+)
 PIPELINE = "GENIE_PIPELINE"  # set in the environment of stages that `python -m train` has started
 
 
