@@ -103,11 +103,16 @@ def save_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None) -
         UserError: if one cannot be written.
     """
     parts = _parts(net.state_dict(), dtype)
-    for old in (path, *_numbered(path)):
-        old.unlink(missing_ok=True)
+    remove_weights(path)
     for number, part in enumerate(parts, start=1):
         name = f"{path.stem}-{number:05d}-of-{len(parts):05d}{path.suffix}"
         save_tensors(part, path.with_name(name) if len(parts) > 1 else path, dtype)
+
+
+def remove_weights(path: Path) -> None:
+    """Side effect: the file that `save_weights` wrote there, or the files, are gone."""
+    for old in (path, *_numbered(path)):
+        old.unlink(missing_ok=True)
 
 
 def _parts(

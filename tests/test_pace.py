@@ -62,7 +62,9 @@ def test_more_minutes_may_be_given_to_what_has_not_begun(
 ):
     """As the advice is where they were too few; what has begun keeps its steps, and says so."""
     asked = []
-    monkeypatch.setattr(pipeline, "_run_stages", lambda *_, minutes, **__: asked.append(minutes))
+    monkeypatch.setattr(
+        pipeline, "_run_stages", lambda *_, timing, **__: asked.append(timing.minutes)
+    )
     config = pipeline.PipelineConfig(
         data=str(prepared_folder),
         out=tmp_path / "out",
@@ -80,15 +82,21 @@ def test_more_minutes_may_be_given_to_what_has_not_begun(
     assert asked == [0.1, 0.1, 3, 3]
 
 
-@pytest.mark.parametrize("minutes", [-1, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "times",
+    [
+        *({name: x} for name in ("minutes", "until") for x in (-1, float("nan"), float("inf"))),
+        {"minutes": 1, "until": 60},
+    ],
+)
 def test_what_is_no_time_is_refused_before_anything(
-    prepared_folder: Path, tmp_path: Path, minutes: float
+    prepared_folder: Path, tmp_path: Path, times: dict[str, float]
 ):
-    with pytest.raises(UserError, match="--minutes is"):
-        tokenizer.main(configure(prepared_folder, tmp_path / "run", minutes))
+    with pytest.raises(UserError, match=f"--{min(times)} "):
+        tokenizer.main(replace(configure(prepared_folder, tmp_path / "run", 0), **times))
     config = pipeline.PipelineConfig(
-        data=str(prepared_folder), out=tmp_path / "out", run=tmp_path / "run", minutes=minutes
+        data=str(prepared_folder), out=tmp_path / "out", run=tmp_path / "run", **times
     )
-    with pytest.raises(UserError, match="--minutes is"):
+    with pytest.raises(UserError, match=f"--{min(times)} "):
         pipeline.main(config)
     assert not (tmp_path / "run").exists()

@@ -63,7 +63,7 @@ def test_a_net_learns_the_same(net: str, prepared_folder: Path, tmp_path: Path):
         values = {"resident": resident, "num_steps": 6, "batch_size": 4, "save_every": 3}
         if resident == "yes":  # a run may go on otherwise than it began
             first = small_trainer(stores, folder, net, options=replay, **values)
-            first._stops = lambda _: first.step == 3
+            first._stops = lambda _, first=first: first.step == 3
             with pytest.raises(SystemExit):
                 first.run()
         trainer = small_trainer(stores, folder, net, options=replay, **values)

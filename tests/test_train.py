@@ -85,7 +85,7 @@ def loop_config(**values) -> LoopConfig:
 
 def test_wsd_warms_up_stays_and_falls():
     config = loop_config(num_steps=100, warmup_steps=10, decay_share=0.4, learning_rate=2.0)
-    rates = [learning_rate(config, step) for step in range(100)]
+    rates = [learning_rate(config, step, step / 100) for step in range(100)]
     assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
     assert rates[10:60] == pytest.approx([2.0] * 50), "the rate should stay"
     assert rates[60:] == pytest.approx([2.0 * (100 - step) / 40 for step in range(60, 100)])
@@ -93,7 +93,7 @@ def test_wsd_warms_up_stays_and_falls():
 
 def test_cosine_falls_from_the_first_step_to_the_last():
     config = loop_config(num_steps=50, warmup_steps=0, schedule="cosine", learning_rate=2.0)
-    rates = [learning_rate(config, step) for step in range(50)]
+    rates = [learning_rate(config, step, step / 50) for step in range(50)]
     assert rates == pytest.approx([1 + math.cos(math.pi * step / 50) for step in range(50)])
 
 
@@ -102,9 +102,9 @@ def test_final_rate_is_where_it_ends(schedule: str):
     config = loop_config(
         num_steps=1000, schedule=schedule, learning_rate=2.0, final_learning_rate=0.5
     )
-    assert learning_rate(config, 999) == pytest.approx(0.5, rel=0.01)
+    assert learning_rate(config, 999, 0.999) == pytest.approx(0.5, rel=0.01)
     constant = replace(config, final_learning_rate=2.0)
-    assert {round(learning_rate(constant, step), 9) for step in range(5, 1000)} == {2.0}
+    assert {round(learning_rate(constant, step, step / 1000), 9) for step in range(5, 1000)} == {2.0}
 
 
 @pytest.mark.parametrize(
@@ -457,7 +457,7 @@ def write_encoders(run: Path, encoders: tuple[Tokenizer, LatentActionModel]) -> 
     """As two stages that have finished."""
     for name, net in zip(("tokenizer", "latent_action"), encoders, strict=True):
         (run / name / "weights.safetensors").unlink(missing_ok=True)
-        RunFolder(run / name, describe(model=net.config)).finish(net.state_dict())
+        RunFolder(run / name, describe(model=net.config)).finish(net.state_dict(), 1)
 
 
 def test_tokens_are_computed_once(
@@ -666,9 +666,11 @@ def test_a_stage_left_alone_keeps_its_threads(tmp_path: Path, monkeypatch):
 
     monkeypatch.setattr(pipeline.subprocess, "Popen", Stage)
     monkeypatch.setattr(pipeline.os, "cpu_count", lambda: 6)
-    pipeline._run_stages(["tokenizer", "latent_action"], [], side_by_side=2)
-    pipeline._run_stages(["latent_action"], [], side_by_side=2)
-    pipeline._run_stages(["dynamics"], [], side_by_side=1)
+    pipeline._run_stages(
+        ["tokenizer", "latent_action"], [], side_by_side=2, timing=pipeline._Timing(0, 0)
+    )
+    pipeline._run_stages(["latent_action"], [], side_by_side=2, timing=pipeline._Timing(0, 0))
+    pipeline._run_stages(["dynamics"], [], side_by_side=1, timing=pipeline._Timing(0, 0))
     assert started == [
         ("train.tokenizer", "3", "3"),
         ("train.latent_action", "3", "3"),

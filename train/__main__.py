@@ -23,7 +23,8 @@ from genie.errors import UserError
 from genie.parts import FrameOptions
 from genie.preparing import HELDOUT_SHARE, describe_source
 from train import compare, dynamics, latent_action, prepare, tokenizer
-from train.pace import check_minutes
+from train.pace import check_time
+from train.progress import process_age_s
 from train.provenance import command_line, note_start, python_name
 from train.run_folder import claim, is_finished, read_description
 from train.stage import DEFAULT_PRESET, PIPELINE, check_size, check_start, one_line_errors
@@ -33,6 +34,12 @@ SHARES = {  # of --minutes, by how many stages are trained at once
     1: {"tokenizer": 0.32, "latent_action": 0.1, "dynamics": 0.53},
     2: {"tokenizer": 0.5, "latent_action": 0.5},
 }
+UNTIL_SHARES = {  # of the seconds of --until, by how many encoders are trained at once
+    1: {"tokenizer": 0.3, "latent_action": 0.12},
+    2: {"tokenizer": 0.42, "latent_action": 0.42},
+}
+LATE_SHARE = 0.1  # of them for the dynamics, if nothing is left: late is better than no world
+AFTERWARDS = 0.1, 60.0  # of them, and seconds at the most, to finish the world in
 EXPLAINED = 2  # exit code of a stage that has said in one line what is wrong
 
 PRESETS = [
@@ -64,6 +71,10 @@ class PipelineConfig:
     """Train for about so many minutes in all on this machine, instead of the preset's steps;
     preparing and the evaluation of --from are not counted. A stage that was begun before keeps
     the steps that it had then."""
+    until: float = 0
+    """Be done so many seconds after the start of this command, but for the evaluation of --from:
+    what preparing leaves of them is shared out, and each stage trains by the clock, so that no step
+    has to be timed before. A stage that was begun before keeps the seconds that it had then."""
     frames: tyro.conf.OmitArgPrefixes[FrameOptions] = field(default_factory=FrameOptions)
     """How frames are taken, where videos are still to be prepared."""
     heldout_share: float = HELDOUT_SHARE
@@ -75,7 +86,7 @@ def main(config: PipelineConfig) -> None:
     preset = config.preset or ("finetune" if config.from_ else DEFAULT_PRESET)
     if preset not in PRESETS:
         raise UserError(f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    check_minutes(config.minutes)
+    check_time(config.minutes, config.until)
     check_start(config.from_, config.replay)
     if config.out.resolve() == Path.cwd():
         raise UserError("--out is empty, or the folder that you are in: name one for the world")
@@ -89,12 +100,13 @@ def main(config: PipelineConfig) -> None:
         shared += ["--from", str(config.from_)]
     if config.replay:
         shared += ["--replay", config.replay]
-    if config.minutes:
+    if config.minutes or config.until:
         _tell_what_stays(run)
+    timing = _Timing(config.minutes, config.until)
     encoders = [s for s in ("tokenizer", "latent_action") if not is_finished(run / s)]
-    _run_stages(encoders, shared, side_by_side=2, minutes=config.minutes)
+    _run_stages(encoders, shared, side_by_side=2, timing=timing)
     last = [*shared, "--out", str(config.out)]
-    _run_stages(["dynamics"], last, side_by_side=1, minutes=config.minutes)
+    _run_stages(["dynamics"], last, side_by_side=1, timing=timing)
     if config.from_:
         before, after, replay = config.from_, config.out, config.replay
         compare.main(
@@ -102,12 +114,37 @@ def main(config: PipelineConfig) -> None:
         )
 
 
+class _Timing:
+    """How long each stage may take, as flags."""
+
+    def __init__(self, minutes: float, until: float) -> None:
+        """Args: of the whole command; the seconds that are gone already are not shared out."""
+        self.minutes, self.until = minutes, until
+        share, most_s = AFTERWARDS
+        self.end_s = until - min(share * until, most_s)
+        self.shared_s = self.end_s - process_age_s()
+
+    def flags(self, stage: str, at_once: int) -> list[str]:
+        """For a stage that starts now, beside `at_once - 1` others."""
+        if self.minutes:
+            return ["--minutes", f"{self.minutes * SHARES[at_once][stage]:.4g}"]
+        if not self.until:
+            return []
+        if stage in UNTIL_SHARES[at_once]:
+            seconds = UNTIL_SHARES[at_once][stage] * self.shared_s
+        else:
+            seconds = self.end_s - process_age_s()
+        return ["--until", f"{max(seconds, LATE_SHARE * self.until):.4g}"]
+
+
 def _tell_what_stays(run: Path) -> None:
-    """Which stages --minutes says nothing to any more."""
+    """Which stages --minutes and --until say nothing to any more."""
     for stage in ("tokenizer", "latent_action", "dynamics"):
         if (run / stage / "config.json").is_file():
-            steps = read_description(run / stage)["loop"]["num_steps"]
-            print(f"{stage} was begun before, and keeps its {steps:,} steps")
+            description = read_description(run / stage)
+            until, steps = description.get("until"), description["loop"]["num_steps"]
+            kept = f"{until:g} seconds" if until else f"{steps:,} steps"
+            print(f"{stage} was begun before, and keeps its {kept}")
 
 
 def _check_patches(size: tuple[int, int], preset: str) -> None:
@@ -196,7 +233,7 @@ config.json says what was asked for, starts.jsonl with which command, commit and
         raise UserError(f"cannot write {run}: {error.strerror or error}") from error
 
 
-def _run_stages(stages: list[str], flags: list[str], side_by_side: int, minutes: float = 0) -> None:
+def _run_stages(stages: list[str], flags: list[str], *, side_by_side: int, timing: _Timing) -> None:
     """Stages that do not need each other: together on a CPU, one after the other on a GPU."""
     cores = os.cpu_count() or 1
     at_once = 1 if torch.cuda.is_available() else max(1, min(side_by_side, cores))
@@ -208,7 +245,7 @@ def _run_stages(stages: list[str], flags: list[str], side_by_side: int, minutes:
             subprocess.Popen(
                 [
                     *(sys.executable, "-m", f"train.{stage}", *flags),
-                    *("--minutes", f"{minutes * SHARES[at_once][stage]:.4g}"),
+                    *timing.flags(stage, at_once),
                     *("--threads", str(threads)),
                 ],
                 env=os.environ

@@ -42,6 +42,7 @@ from genie.st_transformer import STBlock, compile_blocks, recompute_blocks
 from train.averaging import WeightAverage
 from train.batches import Pool, StepSampler, fit_pools, mix
 from train.config import LoopConfig
+from train.progress import ByClock, BySteps, Progress
 from train.resident import ResidentBatches, ResidentClips, fit_on_device
 from train.run_folder import RunFolder, is_finished
 from train.schedule import learning_rate, make_optimizer
@@ -83,6 +84,7 @@ class Trainer:
         judge: Judge | None = None,
         advise: Callable[[dict[str, float]], str] | None = None,
         then: Sequence[str] = (),
+        until: float = 0,
     ) -> None:
         """Open the folder, read the newest state, divide the work.
 
@@ -93,6 +95,7 @@ class Trainer:
             judge: looks at the net at every evaluation.
             advise: from held-out metrics, what is wrong and what to do, or "".
             then: commands for what can be done with the result.
+            until: seconds in which all of the run must be over; 0 makes its steps instead.
 
         Raises:
             UserError: see `RunFolder`; or if the batch cannot be divided by the processes, or does
@@ -129,8 +132,9 @@ class Trainer:
         # Of one process, this gives back the list.
         state, self.strikes = broadcast_object_list([state, strikes])
         self.step = state["step"] if state else 0
-        if is_finished(folder):
-            self.step = config.num_steps  # its result stands, whatever became of the states
+        self.progress = _progress(config, until, state)
+        # A finished run's result stands, whatever became of the states.
+        self.is_over = is_finished(folder) or self.progress.is_over(self.step)
         if state:
             net.load_state_dict(state["net"])
         self.speed = Speedometer(net, self.accelerator, train_clips, num_clips, _arguments)
@@ -155,9 +159,9 @@ class Trainer:
         batches = iter(self.batches)
         with self._bar() as bar, stopper.listening():
             if self._lacks_evaluation():
-                self._judge(bar, self.step == config.num_steps)
+                self._judge(bar, self.is_over)
             watch.start()
-            while self.step < config.num_steps:
+            while not self.is_over:
                 with watch.waiting():
                     parts = [next(batches) for _ in range(config.accumulation)]
                 metrics = self._train_step(parts)
@@ -165,8 +169,9 @@ class Trainer:
                 self.average.update(self.step)
                 watch.num_steps += 1
                 bar.update()
-                last, stops = self.step == config.num_steps, self._stops(stopper)
-                saves = last or stops or self._saves()
+                self.is_over = last = self.progress.is_over(self.step)
+                stops = self._stops(stopper)
+                saves = self._saves() or last or stops
                 if saves or self.step % config.log_every == 0:
                     shown = self._checked(metrics)
                 if self.step % config.log_every == 0 or last:
@@ -190,7 +195,7 @@ class Trainer:
         with self.average.in_place():  # the tensors may be those of the net itself
             weights = get_model_state_dict(self.net, options=WHOLE)
             if self.is_main:
-                self.folder.finish(weights)
+                self.folder.finish(weights, self.step)
         for tracker in self.trackers:
             tracker.finish()
         self.accelerator.wait_for_everyone()
@@ -220,7 +225,7 @@ class Trainer:
         return sum(1 for _ in takewhile(self.advise, past))
 
     def _train_step(self, parts: list[Any]) -> dict[str, Any]:
-        rate = learning_rate(self.config, self.step)
+        rate = learning_rate(self.config, self.step, self.progress.share(self.step))
         for group in self.raw_optimizer.param_groups:
             group["lr"] = rate
         seen: list[dict[str, Any]] = []
@@ -239,7 +244,7 @@ class Trainer:
 
     def _lacks_evaluation(self) -> bool:
         """Whether the state was saved, but the process killed before it was measured."""
-        due = self.step % self.config.evaluate_every == 0 or self.step == self.config.num_steps
+        due = self.step % self.config.evaluate_every == 0 or self.is_over
         if not self.step or not due or is_finished(self.path):
             return False
         past = self.folder.evaluations() if self.is_main else []
@@ -271,8 +276,12 @@ class Trainer:
 
     def _saves(self) -> bool:
         # The state before the rate falls is where a longer run starts from.
-        milestone = self.step == self.config.last_stable_step
-        return milestone or self.step % self.config.save_every == 0
+        return self.progress.saves(self.step) or self.step == self._milestone
+
+    @property
+    def _milestone(self) -> int:
+        """Steps after which nothing yet depends on how long the run will be."""
+        return self.config.last_stable_step if isinstance(self.progress, BySteps) else 0
 
     def _save(self) -> None:
         """Write everything needed to go on; every process takes part, the main one writes."""
@@ -283,9 +292,12 @@ class Trainer:
             "optimizer": optimizer,
             "average": self.average.state(),
         }
+        if isinstance(self.progress, ByClock):
+            state["passed_s"] = self.progress.passed_s
+            with self.average.in_place():
+                self.folder.show(self.net)
         if self.is_main:
-            milestone = self.config.last_stable_step
-            self.folder.states.save(self.step, state, milestone=milestone)
+            self.folder.states.save(self.step, state, milestone=self._milestone)
 
     def _checked(self, metrics: dict[str, Any]) -> dict[str, float]:
         """A step's figures, averaged over the processes.
@@ -369,13 +381,25 @@ class Trainer:
 
     def _bar(self) -> tqdm:
         return tqdm(
-            total=self.config.num_steps,
+            total=self.config.num_steps if isinstance(self.progress, BySteps) else None,
             initial=self.step,
             desc=self.name,
             mininterval=0.5 if sys.stderr.isatty() else 30,
             dynamic_ncols=True,
             disable=not self.is_main,
         )
+
+
+def _progress(config: LoopConfig, until: float, state: dict[str, Any] | None) -> Progress:
+    if not until:
+        return BySteps(config.num_steps, config.save_every)
+    clock = ByClock(until, state["passed_s"] if state else 0.0)
+    if state is None and clock.is_over(0):
+        raise UserError(
+            f"--until {until:g} was over after {clock.passed_s:.0f} s, before the first step: give "
+            "more seconds"
+        )
+    return clock
 
 
 def _pool(clips: Clips, per_step: int) -> Pool:

@@ -1,8 +1,10 @@
-"""How many steps fit into so many minutes: a stage is tried on this machine before it begins.
+"""How long a stage is trained where a time is given instead of steps.
 
-In: a way to make a trainer, and minutes. Out: a number of steps. It is found once, at a stage's
+By --minutes it is tried on this machine before it begins. In: a way to make a trainer, and minutes.
+Out: a number of steps. It is found once, at a stage's
 first start, and written into its config.json with everything else, so that from there on nothing
 depends on the clock: the run goes on, or is repeated with --loop.num-steps, to the same weights.
+By --until nothing is tried: the run itself watches the clock (`train/progress.py`).
 """
 
 import json
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from genie.errors import UserError
@@ -26,14 +29,32 @@ FEWEST_STEPS = 40
 NEVER = 10**9
 
 
-def check_minutes(minutes: float) -> None:
+def check_time(minutes: float, until: float) -> None:
     """Refuse what is no time.
 
     Raises:
-        UserError: if it is below 0, infinite or no number.
+        UserError: if one is below 0, infinite or no number, or both are given.
     """
-    if not 0 <= minutes < math.inf:
-        raise UserError(f"--minutes is {minutes:g}: a number from 0 (take the preset's steps) on")
+    for name, time_given in (("minutes", minutes), ("until", until)):
+        if not 0 <= time_given < math.inf:
+            raise UserError(
+                f"--{name} is {time_given:g}: a number from 0 (take the preset's steps) on"
+            )
+    if minutes and until:
+        raise UserError("--minutes and --until are both given: choose one")
+
+
+def seconds_within(until: float, folder: Path) -> float:
+    """Seconds in which a stage is to be over; one that was started before keeps its own.
+
+    Raises:
+        UserError: if several processes would have to agree on the time.
+    """
+    if until and PartialState().num_processes > 1:
+        raise UserError("--until is for one process: give --minutes, by which all know the steps")
+    if until and (folder / "config.json").is_file():
+        return read_description(folder).get("until", until)
+    return until
 
 
 def steps_within(
@@ -51,7 +72,9 @@ def steps_within(
         UserError: if that is too short to train anything.
     """
     if (folder / "config.json").is_file():
-        return read_description(folder)["loop"]["num_steps"]
+        description = read_description(folder)
+        # One that goes by the clock is refused as another run, later.
+        return loop.num_steps if "until" in description else description["loop"]["num_steps"]
     began = time.perf_counter()
     seconds = _time_step(loop, make)
     left = 60 * minutes - (time.perf_counter() - began)

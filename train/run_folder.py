@@ -14,10 +14,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from genie.checkpoint import load_weights, save_tensors, write_whole
+from genie.checkpoint import (
+    load_weights,
+    remove_weights,
+    save_tensors,
+    save_weights,
+    write_whole,
+)
 from genie.errors import UserError
 from train.config import stable_steps
 from train.provenance import command_line, note_start
@@ -26,6 +33,8 @@ from train.states import State, States
 # A stage whose parent was killed notices within a second (`genie.machine.end_with_parent`).
 LOCK_SECONDS = 3.0
 WEIGHTS = "weights.safetensors"
+WEIGHTS_SO_FAR = "weights-so-far.safetensors"
+TAKEN = "steps_taken"  # what the description of a finished run says of how long it was
 FREE_SETTINGS = {"log_every", "save_every", "keep_states", "trackers", "num_workers"}
 
 
@@ -95,10 +104,18 @@ class RunFolder:
         self._drop_lines_after(last)
         return state
 
-    def finish(self, weights: dict[str, Tensor]) -> None:
-        """Write the weights that the next stage reads."""
-        if not is_finished(self.path):
-            save_tensors(weights, self.path / WEIGHTS)
+    def show(self, net: nn.Module) -> None:
+        """Write small weights of a net on its way, for whoever cannot wait for the last."""
+        save_weights(net, self.path / WEIGHTS_SO_FAR, torch.float16)
+
+    def finish(self, weights: dict[str, Tensor], step: int) -> None:
+        """Write the weights that the next stage reads, and after how many steps they are."""
+        if is_finished(self.path):
+            return
+        description = read_description(self.path) | {TAKEN: step}
+        write_whole(self.path / "config.json", _as_json(description))
+        save_tensors(weights, self.path / WEIGHTS)
+        remove_weights(self.path / WEIGHTS_SO_FAR)
 
     def _extend(self, description: dict[str, Any]) -> None:
         """Where the same run is wanted with more steps: go back to before its rate fell."""
@@ -106,6 +123,8 @@ class RunFolder:
         if not config.is_file():
             return
         found, wanted = json.loads(config.read_text()), json.loads(_as_json(description))
+        if "until" in found | wanted:
+            return  # by the clock, nobody knows how many steps there will be
         old, new = (loop.get("loop", {}) for loop in (found, wanted))
         grows = old.get("num_steps", 0) < new.get("num_steps", 0) and new.get("schedule") == "wsd"
         longer = found | {"loop": old | {"num_steps": new.get("num_steps")}}
@@ -149,6 +168,7 @@ def claim(folder: Path, description: dict[str, Any]) -> None:
                 f"{folder} holds a run with other settings ({different}): repeat its command to "
                 "go on, delete it to start it over, or choose another --run folder"
             )
+        wanted |= {TAKEN: found[TAKEN]} if TAKEN in found else {}
         if found == wanted:
             return
     try:
@@ -159,9 +179,10 @@ def claim(folder: Path, description: dict[str, Any]) -> None:
 
 
 def _that_count(description: dict[str, Any]) -> dict[str, Any]:
-    """A description without what a run may change on its way."""
+    """A description without what a run may change on its way, and what it says at its end."""
     loop = description.get("loop", {})
-    return description | {"loop": {k: v for k, v in loop.items() if k not in FREE_SETTINGS}}
+    told = {k: v for k, v in description.items() if k != TAKEN}
+    return told | {"loop": {k: v for k, v in loop.items() if k not in FREE_SETTINGS}}
 
 
 def _as_json(description: dict[str, Any]) -> str:
@@ -188,6 +209,7 @@ To go on, or to repeat it:
 | samples/ | pictures made on the way |
 | state-NUMBER.pt | everything needed to go on from that step |
 | weights.safetensors | the result, once the run is finished |
+| weights-so-far.safetensors | the averaged weights of the last minute, of a run by the clock |
 {afterwards}"""
 
 

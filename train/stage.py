@@ -21,7 +21,7 @@ from genie.machine import best_device, check_compiler, end_with_parent
 from genie.world import read_config
 from train.config import LoopConfig
 from train.loop import Judge, Replay, Trainer
-from train.pace import check_minutes, steps_within
+from train.pace import check_time, seconds_within, steps_within
 from train.run_folder import describe
 
 Config = TypeVar("Config")
@@ -55,6 +55,10 @@ class StageConfig:
     minutes: float = 0
     """Train for about so long on this machine instead of --loop.num-steps: steps are timed first,
     and their number is written down, so that the run can be resumed and repeated."""
+    until: float = 0
+    """Train until so many seconds after the start of this command instead, imports included: the
+    learning rate follows the clock, nothing is timed before, and weights are written every minute.
+    It can be resumed, but not repeated to the bit."""
     clip_frames: int
     """Frames in a training clip."""
     loop: LoopConfig
@@ -197,7 +201,7 @@ def make_trainer(
     Raises:
         UserError: if the videos are shorter than a clip, or the folder holds another run.
     """
-    check_minutes(config.minutes)
+    check_time(config.minutes, config.until)
     clips = [Clips(store, config.clip_frames) for store in stores]
     replayed = None
     if replay is not None:
@@ -213,6 +217,10 @@ def make_trainer(
 
         loop = replace(loop, num_steps=steps_within(config.minutes, folder, loop, trial))
     told = {name: value for name, value in asdict(loop).items() if name not in HOW_IT_RUNS}
+    until = seconds_within(config.until, folder)
+    if until:
+        told["num_steps"] = f"until {until:g} s"
+        description["until"] = until
     description = describe(clip_frames=config.clip_frames, loop=told, **description)
     return Trainer(
         net,
@@ -224,6 +232,7 @@ def make_trainer(
         judge=judge,
         advise=advise,
         then=then,
+        until=until,
     )
 
 
