@@ -104,7 +104,9 @@ def test_final_rate_is_where_it_ends(schedule: str):
     )
     assert learning_rate(config, 999, 0.999) == pytest.approx(0.5, rel=0.01)
     constant = replace(config, final_learning_rate=2.0)
-    assert {round(learning_rate(constant, step, step / 1000), 9) for step in range(5, 1000)} == {2.0}
+    assert {round(learning_rate(constant, step, step / 1000), 9) for step in range(5, 1000)} == {
+        2.0
+    }
 
 
 @pytest.mark.parametrize(
