@@ -83,10 +83,10 @@ def check_folder(folder: str | Path) -> Path:
     return folder
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that appears whole or not at all."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file that appears whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(partial, path)
 
 

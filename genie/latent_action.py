@@ -172,6 +172,8 @@ class LatentActionModel(nn.Module):
 
 
 class _InverseModel(nn.Module):
+    compiled_methods = ("forward",)
+
     def __init__(self, num_frames: int, dim: int, code_dim: int, grid: tuple[int, int]) -> None:
         super().__init__()
         self.stem = nn.Conv2d(num_frames * 12, dim, 3, padding=1)
@@ -200,6 +202,8 @@ class _InverseModel(nn.Module):
 
 class _ForwardModel(nn.Module):
     """U-Net with the action's code modulating each level (FiLM, Perez et al. 2018)."""
+
+    compiled_methods = ("forward",)
 
     def __init__(self, num_past: int, dim: int, code_dim: int) -> None:
         super().__init__()

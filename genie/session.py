@@ -18,11 +18,11 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from genie import noise, video
+from genie.compiling import compile_parts
 from genie.dynamics import Dynamics
 from genie.errors import UserError
 from genie.machine import autocast, check_compiler, quick_dtype
 from genie.maskgit import fill_frame
-from genie.st_transformer import compile_blocks
 from genie.tokenizer import FrameDecoder, Tokenizer
 
 MOST_STEPS = 1024  # passes over a frame; nobody has more tokens, and their noise takes memory
@@ -76,8 +76,8 @@ class QuickNets:
         self.dynamics = copy.deepcopy(trained.dynamics).to(dtype).eval().requires_grad_(False)
         self.decoder = FrameDecoder(trained.tokenizer, dtype)
         if compile:
-            compile_blocks(self.dynamics)
-            compile_blocks(self.decoder)
+            compile_parts(self.dynamics)
+            compile_parts(self.decoder)
 
 
 class Sessions:

@@ -191,6 +191,8 @@ class KVCache:
 class STBlock(nn.Module):
     """Spatial attention, temporal attention, FFN; pre-norm, residual."""
 
+    compiled_methods = "within_frame", "across_frames"
+
     def __init__(self, dim: int, num_heads: int) -> None:
         """Args: dim: model width, divisible by num_heads."""
         super().__init__()
@@ -222,16 +224,6 @@ class STBlock(nn.Module):
         attended = attend(q, keys, values, bias)
         x = x + self.temporal.output(attended, "b n k t e -> b t n (k e)")
         return x + self.feed_forward(x)
-
-
-def compile_blocks(net: nn.Module) -> None:
-    """Side effect: every ST-block in `net` is compiled at its first call, by torch.compile.
-
-    Block by block, not as one graph: all blocks share the code, so that it is made once.
-    """
-    for block in _blocks(net):
-        block.within_frame = torch.compile(block.within_frame, dynamic=False)
-        block.across_frames = torch.compile(block.across_frames, dynamic=False)
 
 
 def recompute_blocks(net: nn.Module) -> None:

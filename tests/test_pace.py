@@ -63,7 +63,7 @@ def test_more_minutes_may_be_given_to_what_has_not_begun(
     """As the advice is where they were too few; what has begun keeps its steps, and says so."""
     asked = []
     monkeypatch.setattr(
-        pipeline, "_run_stages", lambda *_, timing, **__: asked.append(timing.minutes)
+        pipeline, "_run_stages", lambda _, flags_of, **__: asked.append(flags_of("dynamics", 1))
     )
     config = pipeline.PipelineConfig(
         data=str(prepared_folder),
@@ -79,7 +79,8 @@ def test_more_minutes_may_be_given_to_what_has_not_begun(
     (stage / "config.json").write_text(json.dumps({"loop": {"num_steps": 1234}}))
     pipeline.main(replace(config, minutes=3))
     assert "tokenizer was begun before, and keeps its 1,234 steps" in capsys.readouterr().out
-    assert asked == [0.1, 0.1, 3, 3]
+    given = [float(flags[flags.index("--minutes") + 1]) for flags in asked]
+    assert given == pytest.approx([0.053, 0.053, 1.59, 1.59])
 
 
 @pytest.mark.parametrize(

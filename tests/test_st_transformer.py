@@ -241,12 +241,13 @@ def test_recomputed_blocks_learn_the_same_from_less_memory(net, x):
 
 COMPILED_AND_NOT = """
 import copy, torch
-from genie.st_transformer import STTransformer, compile_blocks
+from genie.compiling import compile_parts
+from genie.st_transformer import STTransformer
 
 torch.manual_seed(0)
 net = STTransformer(dim=24, num_blocks=2, num_heads=3, window=3)
 compiled = copy.deepcopy(net)
-compile_blocks(compiled)
+compile_parts(compiled)
 x = torch.randn(2, 6, 5, 24)
 gradients, frames = [], []
 for each in (net, compiled):

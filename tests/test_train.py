@@ -668,11 +668,9 @@ def test_a_stage_left_alone_keeps_its_threads(tmp_path: Path, monkeypatch):
 
     monkeypatch.setattr(pipeline.subprocess, "Popen", Stage)
     monkeypatch.setattr(pipeline.os, "cpu_count", lambda: 6)
-    pipeline._run_stages(
-        ["tokenizer", "latent_action"], [], side_by_side=2, timing=pipeline._Timing(0, 0)
-    )
-    pipeline._run_stages(["latent_action"], [], side_by_side=2, timing=pipeline._Timing(0, 0))
-    pipeline._run_stages(["dynamics"], [], side_by_side=1, timing=pipeline._Timing(0, 0))
+    pipeline._run_stages(["tokenizer", "latent_action"], lambda *_: [], side_by_side=2)
+    pipeline._run_stages(["latent_action"], lambda *_: [], side_by_side=2)
+    pipeline._run_stages(["dynamics"], lambda *_: [], side_by_side=1)
     assert started == [
         ("train.tokenizer", "3", "3"),
         ("train.latent_action", "3", "3"),

@@ -5,11 +5,13 @@ one half of the cores each), the dynamics follows, and the world is written. Kil
 same command goes on where it was.
 """
 
+import contextlib
 import os
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -75,6 +77,9 @@ class PipelineConfig:
     """Be done so many seconds after the start of this command, but for the evaluation of --from:
     what preparing leaves of them is shared out, and each stage trains by the clock, so that no step
     has to be timed before. A stage that was begun before keeps the seconds that it had then."""
+    compile_cache: Path | None = None
+    """Folder that keeps what was compiled, where the preset compiles: the next run on such a device
+    takes it from there."""
     frames: tyro.conf.OmitArgPrefixes[FrameOptions] = field(default_factory=FrameOptions)
     """How frames are taken, where videos are still to be prepared."""
     heldout_share: float = HELDOUT_SHARE
@@ -92,7 +97,8 @@ def main(config: PipelineConfig) -> None:
         raise UserError("--out is empty, or the folder that you are in: name one for the world")
     check_folder(config.out)
     run = check_folder(config.run or Path("runs") / config.out.name)
-    prepared = _prepared(config, preset, run)
+    with _warming_up(config, preset, run):
+        prepared = _prepared(config, preset, run)
     check_start(config.from_, config.replay, prepared)
     _explain(run, config.out, prepared)
     shared = ["--preset", preset, "--data", prepared, "--run", str(run)]
@@ -103,10 +109,16 @@ def main(config: PipelineConfig) -> None:
     if config.minutes or config.until:
         _tell_what_stays(run)
     timing = _Timing(config.minutes, config.until)
+
+    def flags_of(stage: str, at_once: int) -> list[str]:
+        flags = [*shared, *timing.flags(stage, at_once)]
+        if config.compile_cache:
+            flags += ["--compile-cache", str(config.compile_cache / f"{stage}.bin")]
+        return [*flags, "--out", str(config.out)] if stage == "dynamics" else flags
+
     encoders = [s for s in ("tokenizer", "latent_action") if not is_finished(run / s)]
-    _run_stages(encoders, shared, side_by_side=2, timing=timing)
-    last = [*shared, "--out", str(config.out)]
-    _run_stages(["dynamics"], last, side_by_side=1, timing=timing)
+    _run_stages(encoders, flags_of, side_by_side=2)
+    _run_stages(["dynamics"], flags_of, side_by_side=1)
     if config.from_:
         before, after, replay = config.from_, config.out, config.replay
         compare.main(
@@ -145,6 +157,28 @@ def _tell_what_stays(run: Path) -> None:
             until, steps = description.get("until"), description["loop"]["num_steps"]
             kept = f"{until:g} seconds" if until else f"{steps:,} steps"
             print(f"{stage} was begun before, and keeps its {kept}")
+
+
+@contextlib.contextmanager
+def _warming_up(config: PipelineConfig, preset: str, run: Path) -> Iterator[None]:
+    """While the CPU prepares frames, a GPU compiles the nets that will learn from them."""
+    stages = (tokenizer, latent_action, dynamics)
+    compiles = any(stage.PRESETS[preset].loop.compile for stage in stages) and not config.from_
+    is_prepared = data.is_prepared(config.data) or data.is_prepared(run / "data")
+    if is_prepared or not compiles or not torch.cuda.is_available():
+        yield
+        return
+    command = [sys.executable, "-m", "train.warm_up", "--preset", preset, "--size"]
+    command += map(str, config.frames.size)
+    if config.compile_cache:
+        command += ["--compile-cache", str(config.compile_cache)]
+    process = subprocess.Popen(command, env=os.environ | {PIPELINE: "1"}, process_group=0)
+    try:
+        yield
+        process.wait()  # what went wrong there goes wrong in a stage, which says it
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def _check_patches(size: tuple[int, int], preset: str) -> None:
@@ -233,7 +267,9 @@ config.json says what was asked for, starts.jsonl with which command, commit and
         raise UserError(f"cannot write {run}: {error.strerror or error}") from error
 
 
-def _run_stages(stages: list[str], flags: list[str], *, side_by_side: int, timing: _Timing) -> None:
+def _run_stages(
+    stages: list[str], flags_of: Callable[[str, int], list[str]], side_by_side: int
+) -> None:
     """Stages that do not need each other: together on a CPU, one after the other on a GPU."""
     cores = os.cpu_count() or 1
     at_once = 1 if torch.cuda.is_available() else max(1, min(side_by_side, cores))
@@ -244,8 +280,7 @@ def _run_stages(stages: list[str], flags: list[str], *, side_by_side: int, timin
         running = [
             subprocess.Popen(
                 [
-                    *(sys.executable, "-m", f"train.{stage}", *flags),
-                    *timing.flags(stage, at_once),
+                    *(sys.executable, "-m", f"train.{stage}", *flags_of(stage, at_once)),
                     *("--threads", str(threads)),
                 ],
                 env=os.environ

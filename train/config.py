@@ -39,8 +39,8 @@ class LoopConfig:
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """auto: bf16 where this machine computes it quickly, or what `accelerate launch` was told."""
     compile: bool = False
-    """torch.compile the ST-blocks: the first step takes half a minute, the others less. On a CPU
-    this wants a C++ compiler."""
+    """torch.compile the net's repeated parts: the first step takes half a minute, the others less.
+    On a CPU this wants a C++ compiler."""
     recompute: bool = False
     """Keep no activations of ST-blocks for the backward pass: slower, in far less memory."""
     shard: bool = False
@@ -54,6 +54,8 @@ class LoopConfig:
     """Steps between two evaluations on held-out clips; there is always one at the end."""
     evaluate_batches: int = 8
     """Batches in one evaluation."""
+    pictures: bool = True
+    """Whether evaluations draw pictures, too; a fast GPU would wait for them."""
     save_every: int = 200
     """Steps between two saves of the training state; there is always one at the end."""
     keep_states: int = 2

@@ -34,6 +34,7 @@ from train.stage import (
     open_replay,
     open_stores,
     parse,
+    run_to_end,
     set_up,
     starting_model,
     starting_net,
@@ -72,6 +73,20 @@ PRESETS = {
     "nano": DynamicsStage(),
     "finetune": DynamicsStage(
         loop=LoopConfig(num_steps=1000, batch_size=4, learning_rate=6e-4, average=0.99)
+    ),
+    "quarter": DynamicsStage(
+        clip_frames=16,
+        model=DynamicsConfig(dim=320, num_blocks=6, num_heads=5, window=12),
+        loop=LoopConfig(
+            num_steps=3_000,
+            batch_size=32,
+            learning_rate=8e-4,
+            average=0.999,
+            compile=True,
+            pictures=False,
+            evaluate_every=1_000,
+            num_workers=4,
+        ),
     ),
     "platformers": DynamicsStage(
         clip_frames=16,
@@ -168,8 +183,7 @@ def main(config: DynamicsStage) -> dict[str, float]:
             _play_command(out),
         ),
     )
-    metrics = trainer.run()
-    trainer.finish()
+    metrics = run_to_end(config, trainer)
     if trainer.is_main:
         net = load_finished(Dynamics(model), config.run / "dynamics")
         save_world(world, tokenizer, latent_action, net, draw_prompts(stores[1]), out)

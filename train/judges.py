@@ -1,7 +1,8 @@
 """What a net in training makes of held-out videos: pictures for the eye, rollouts for the figures.
 
-In: a net as it is after some steps. Out: PNG and GIF files in a folder, and figures of free-running
-rollouts. One class a stage, called by the training loop at every evaluation; trains nothing.
+In: a net as it is after some steps. Out: PNG and GIF files in a folder, where one is named, and
+figures of free-running rollouts. One class a stage, called by the training loop at every
+evaluation; trains nothing.
 """
 
 from dataclasses import dataclass
@@ -34,8 +35,10 @@ class TokenizerJudge:
     num_frames: int
 
     @torch.no_grad()
-    def __call__(self, net: Tokenizer, folder: Path) -> dict[str, float]:
+    def __call__(self, net: Tokenizer, folder: Path | None) -> dict[str, float]:
         """Draw `reconstructions.png`; it has no figures of its own."""
+        if folder is None:
+            return {}
         clips = _clips(self.store, self.num_frames)
         frames = video.to_float(clips.to(_device(net)))
         kept = video.to_uint8(net.decode(net.encode(frames))).cpu()
@@ -54,8 +57,10 @@ class LatentActionJudge:
     num_frames: int
 
     @torch.no_grad()
-    def __call__(self, net: nn.Module, folder: Path) -> dict[str, float]:
+    def __call__(self, net: nn.Module, folder: Path | None) -> dict[str, float]:
         """Draw `actions.png`; it has no figures of its own."""
+        if folder is None:
+            return {}
         clips = _clips(self.store, self.num_frames)
         frames = video.to_float(clips.to(_device(net)))
         past, inferred = frames[:, :-1], net.infer(frames)
@@ -80,12 +85,13 @@ class DynamicsJudge:
     """With the finished tokenizer and latent action model, and a copy of the dynamics."""
 
     @torch.no_grad()
-    def __call__(self, net: Dynamics, folder: Path) -> dict[str, float]:
+    def __call__(self, net: Dynamics, folder: Path | None) -> dict[str, float]:
         """Draw `actions.png` and `actions.gif`; gives PSNR after four steps, in dB."""
         # A copy of the weights alone: blocks in training may be compiled.
         self.world.dynamics.load_state_dict(net.state_dict())
         clips, _ = draw_clips(self.store, NUM_CLIPS, HORIZON, seed=0)
-        draw_actions(self.world, clips[:NUM_SHOWN, HISTORY], folder, horizon=HORIZON, seed=0)
+        if folder is not None:
+            draw_actions(self.world, clips[:NUM_SHOWN, HISTORY], folder, horizon=HORIZON, seed=0)
         return self._figures(clips)
 
     def _figures(self, clips: torch.Tensor) -> dict[str, float]:

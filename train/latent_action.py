@@ -19,6 +19,7 @@ from train.stage import (
     open_replay,
     open_stores,
     parse,
+    run_to_end,
     set_up,
     starting_model,
     starting_net,
@@ -53,6 +54,19 @@ PRESETS = {
     "nano": LatentActionStage(),
     "finetune": LatentActionStage(
         loop=LoopConfig(num_steps=900, batch_size=16, learning_rate=5e-4)
+    ),
+    "quarter": LatentActionStage(
+        clip_frames=8,
+        model=LatentActionConfig(dim=48),
+        loop=LoopConfig(
+            num_steps=6_000,
+            batch_size=128,
+            learning_rate=1e-3,
+            compile=True,
+            pictures=False,
+            evaluate_every=1_000,
+            num_workers=6,
+        ),
     ),
     "platformers": LatentActionStage(
         clip_frames=8,
@@ -117,9 +131,7 @@ def main(config: LatentActionStage) -> dict[str, float]:
         model=model,
         data=data_fingerprint(stores[0], replay),
     )
-    metrics = trainer.run()
-    trainer.finish()
-    return metrics
+    return run_to_end(config, trainer)
 
 
 def advise(metrics: dict[str, float]) -> str:

@@ -35,10 +35,11 @@ from torch.utils.data import ConcatDataset, DataLoader
 from tqdm import tqdm
 
 from genie import video
+from genie.compiling import compile_parts, uncompiled
 from genie.data import Clips
 from genie.errors import UserError
 from genie.machine import best_device, has_fast_bf16
-from genie.st_transformer import STBlock, compile_blocks, recompute_blocks
+from genie.st_transformer import STBlock, recompute_blocks
 from train.averaging import WeightAverage
 from train.batches import Pool, StepSampler, fit_pools, mix
 from train.config import LoopConfig
@@ -54,8 +55,8 @@ from train.trackers import open_trackers, show_pictures
 MOST_STRIKES = 3  # evaluations in a row at which a net has collapsed
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
-Judge = Callable[[nn.Module, Path], dict[str, float]]
-"""Draws pictures into a folder and gives further held-out figures."""
+Judge = Callable[[nn.Module, Path | None], dict[str, float]]
+"""Draws pictures into a folder, where one is named, and gives further held-out figures."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Trainer:
         """
         self.config, self.net, self.judge, self.advise = config, net, judge, advise
         self.accelerator = Accelerator(
-            cpu=best_device().type == "cpu", mixed_precision=_mixed_precision(config.precision)
+            cpu=best_device().type == "cpu", mixed_precision=mixed_precision(config.precision)
         )
         pools = [_pool(train_clips, config.batch_size)]
         clips = [train_clips]
@@ -206,7 +207,7 @@ class Trainer:
         if config.recompute:
             recompute_blocks(net)
         if config.compile:
-            compile_blocks(net)
+            compile_parts(net)
         if self.is_sharded:
             self.model = _shard(net, self.accelerator)
         else:
@@ -331,11 +332,12 @@ class Trainer:
         Raises:
             UserError: if it has collapsed, with what to do about it.
         """
-        with self.average.in_place():
+        eager = uncompiled() if self.config.compile else contextlib.nullcontext()
+        with self.average.in_place(), eager:
             figures = self._evaluate()
             if self.judge and self.is_main and not self.is_sharded:
                 samples = self.path / "samples" / f"step-{self.step:07d}"
-                figures |= self.judge(self.net, samples)
+                figures |= self.judge(self.net, samples if self.config.pictures else None)
                 show_pictures(self.trackers, samples, self.step)
         self.accelerator.wait_for_everyone()
         self.net.train()
@@ -417,7 +419,8 @@ def _shard(net: nn.Module, accelerator: Accelerator) -> nn.Module:
     return fully_shard(net, mesh=mesh)
 
 
-def _mixed_precision(precision: str) -> str:
+def mixed_precision(precision: str) -> str:
+    """What `Accelerator` is told of a `LoopConfig.precision`: bf16 or no."""
     if precision != "auto":
         return "bf16" if precision == "bf16" else "no"
     # `accelerate launch` says "no" also where nobody chose, so only another answer is a wish.

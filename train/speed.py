@@ -85,12 +85,12 @@ def count_operations(net: nn.Module, arguments: tuple[torch.Tensor, ...]) -> int
     """Multiplications and additions in all matrix products and convolutions of one training step.
 
     Those of the forward pass three times, as is the custom: backward, each product is done again
-    for the gradient of either factor. Counted on a copy, so that running averages do not change;
-    the global random generator is left as it was.
+    for the gradient of either factor. Counted on a copy that has shapes and no numbers, so that
+    nothing is computed.
     """
-    trained = copy.deepcopy(net).cpu().train()
-    with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
-        trained(*(argument.cpu() for argument in arguments))
+    trained = copy.deepcopy(net).to("meta").train()
+    with FlopCounterMode(display=False) as counter:
+        trained(*(argument.to("meta") for argument in arguments))
     return 3 * counter.get_total_flops()
 
 
@@ -98,8 +98,8 @@ def count_operations(net: nn.Module, arguments: tuple[torch.Tensor, ...]) -> int
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations per second of large square matrix products here and now, the best of a few."""
     side = MATRIX_SIDE[device.type]
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(2, side, side, generator=generator).to(device, dtype)
+    generator = torch.Generator(device).manual_seed(0)
+    a, b = torch.randn(2, side, side, generator=generator, device=device).to(dtype)
     seconds = []
     for _ in range(12):
         started = time.perf_counter()

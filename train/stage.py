@@ -19,6 +19,7 @@ from genie.data import Clips, FrameStore, TokenStore, read_card
 from genie.errors import UserError
 from genie.machine import best_device, check_compiler, end_with_parent
 from genie.world import read_config
+from train.compile_cache import load_compiled, save_compiled
 from train.config import LoopConfig
 from train.loop import Judge, Replay, Trainer
 from train.pace import check_time, seconds_within, steps_within
@@ -30,6 +31,7 @@ DEFAULT_PRESET = "nano"
 # May change when a run goes on: a step keeps its clips; only rounding and draws are others.
 HOW_IT_RUNS = (
     *("compile", "recompute", "shard", "accumulation", "trackers", "keep_states", "resident"),
+    "pictures",
 )
 PIPELINE = "GENIE_PIPELINE"  # set in the environment of stages that `python -m train` has started
 
@@ -59,6 +61,9 @@ class StageConfig:
     """Train until so many seconds after the start of this command instead, imports included: the
     learning rate follows the clock, nothing is timed before, and weights are written every minute.
     It can be resumed, but not repeated to the bit."""
+    compile_cache: Path | None = None
+    """File that keeps what was compiled (with --loop.compile): the next run on such a device takes
+    it from there."""
     clip_frames: int
     """Frames in a training clip."""
     loop: LoopConfig
@@ -127,6 +132,7 @@ def set_up(config: StageConfig) -> None:
     """
     if config.loop.compile:
         check_compiler(best_device())
+        load_compiled(config.compile_cache)
     if PIPELINE in os.environ:
         end_with_parent()
     if config.threads:
@@ -234,6 +240,19 @@ def make_trainer(
         then=then,
         until=until,
     )
+
+
+def run_to_end(config: StageConfig, trainer: Trainer) -> dict[str, float]:
+    """A stage's run to its end, whose result is accepted; gives the held-out metrics.
+
+    Raises:
+        UserError: see `Trainer.run`.
+    """
+    metrics = trainer.run()
+    trainer.finish()
+    if config.loop.compile and trainer.is_main:
+        save_compiled(config.compile_cache)
+    return metrics
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from train.stage import (
     open_replay,
     open_stores,
     parse,
+    run_to_end,
     set_up,
     starting_model,
     starting_net,
@@ -55,6 +56,23 @@ PRESETS = {
     "nano": TokenizerStage(),
     "finetune": TokenizerStage(
         loop=LoopConfig(num_steps=900, batch_size=4, learning_rate=6e-4, average=0.99)
+    ),
+    # A full game in a quarter of an hour of one GPU (`--until 780`).
+    "quarter": TokenizerStage(
+        clip_frames=16,
+        model=TokenizerConfig(
+            patch_size=4, dim=192, encoder_blocks=3, decoder_blocks=5, num_heads=3, window=8
+        ),
+        loop=LoopConfig(
+            num_steps=3_000,
+            batch_size=32,
+            learning_rate=1e-3,
+            average=0.999,
+            compile=True,
+            pictures=False,
+            evaluate_every=1_000,
+            num_workers=6,
+        ),
     ),
     # Several games in one world that still plays on two CPU cores; for a quarter of an hour's GPU.
     "platformers": TokenizerStage(
@@ -138,9 +156,7 @@ def main(config: TokenizerStage) -> dict[str, float]:
         model=model,
         data=data_fingerprint(stores[0], replay),
     )
-    metrics = trainer.run()
-    trainer.finish()
-    return metrics
+    return run_to_end(config, trainer)
 
 
 def advise(metrics: dict[str, float]) -> str:

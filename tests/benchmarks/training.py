@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from genie.compiling import compile_parts
 from genie.dynamics import Dynamics
 from genie.machine import autocast, best_device, has_compiler, quick_dtype
-from genie.st_transformer import compile_blocks
 from genie.tokenizer import Tokenizer
 from genie.world import make_latent_action
 from tests.benchmarks.timing import ratio, take_turns
@@ -51,7 +51,7 @@ def step_times(name: str, stage: str, rounds: int, num_clips: int | None = None)
     functions = {"plain": plain_step(net(), batch), "ours": our_step(net(), batch, config.loop)}
     if has_compiler(DEVICE) and stage != "latent_action":
         compiled = net()
-        compile_blocks(compiled)
+        compile_parts(compiled)
         functions["compiled"] = our_step(compiled, batch, config.loop)
     operations = count_operations(net(), batch)
     peak = matrix_rate(DEVICE, quick_dtype(DEVICE))

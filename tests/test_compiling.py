@@ -1,0 +1,120 @@
+"""What is compiled ahead is what the stages need, and evaluations compile nothing more."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from genie.errors import UserError
+from train import __main__ as pipeline
+from train import warm_up
+from train.compile_cache import load_compiled, save_compiled
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# In a process of its own, apart from the shape checks of the tests, which cannot be traced. What
+# would be compiled is only noted: each graph, and the layouts of what goes into it.
+SCRIPT = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from train import dynamics, latent_action, tokenizer
+from train.warm_up import warm_up
+
+data, run = sys.argv[1:]
+noted, real_compile = [], torch.compile
+
+def note(graph, inputs):
+    layouts = [(tuple(x.shape), x.stride(), str(x.dtype), x.requires_grad) for x in inputs]
+    noted.append(repr((graph.code, layouts)))
+    return graph.forward
+
+torch.compile = lambda function, **options: real_compile(function, backend=note, **options)
+loop = dict(num_steps=4, warmup_steps=1, batch_size=4, compile=True, precision="float32",
+            evaluate_every=2, evaluate_batches=2, average=0.9)
+stages = [
+    replace(stage.PRESETS["tiny"], data=data, run=Path(run), threads=1,
+            loop=replace(stage.PRESETS["tiny"].loop, **loop))
+    for stage in (tokenizer, latent_action, dynamics)
+]
+warm_up(*stages, (32, 48))
+ahead, noted[:] = set(noted), []
+torch._dynamo.reset()
+for stage, config in zip((tokenizer, latent_action, dynamics), stages):
+    stage.advise = lambda _: ""  # four steps teach nothing
+    stage.main(config)
+other = sorted(set(noted) - ahead)
+print(json.dumps({"ahead": len(ahead), "training": len(noted), "other": other}))
+"""
+
+
+def test_stages_compile_what_was_compiled_ahead_and_evaluations_nothing(
+    prepared_folder: Path, tmp_path: Path
+):
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, prepared_folder, tmp_path / "run"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["ahead"] >= found["training"] > 6, "three nets have more parts than that"
+    assert not found["other"], "a step or an evaluation compiles something else"
+
+
+def test_a_torn_cache_is_said_and_does_no_harm(tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "torn.bin").write_bytes(b"no cache at all")
+    load_compiled(tmp_path / "torn.bin")
+    assert "torn.bin is torn" in capsys.readouterr().out
+    load_compiled(tmp_path / "not-there.bin")
+    load_compiled(None)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.compiler, "save_cache_artifacts", lambda: (b"made", None))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write"):
+        save_compiled(tmp_path / "file" / "cache.bin")
+    save_compiled(tmp_path / "deep" / "cache.bin")
+    assert (tmp_path / "deep" / "cache.bin").read_bytes() == b"made"
+
+
+def test_an_unknown_preset_is_named():
+    with pytest.raises(UserError, match="no preset 'huge'"):
+        warm_up.main(warm_up.WarmUpConfig(preset="huge"))
+
+
+@pytest.mark.parametrize("preset", ["quarter", "tiny"])
+def test_a_gpu_compiles_while_frames_are_prepared(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Where the preset compiles at all, and there is something to prepare."""
+    started, waited = [], []
+
+    def start(words: list[str], **_: object) -> SimpleNamespace:
+        started.append(words)
+        return SimpleNamespace(wait=lambda: waited.append(1), terminate=lambda: None)
+
+    monkeypatch.setattr(pipeline.subprocess, "Popen", start)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = pipeline.PipelineConfig(data="videos", out=tmp_path / "out", preset=preset)
+    config = replace(config, frames=replace(config.frames, size=(32, 48)))
+    with pipeline._warming_up(config, preset, tmp_path):
+        assert len(started) == (preset == "quarter") and not waited
+    assert all(words[-5:] == ["--preset", "quarter", "--size", "32", "48"] for words in started)
+    assert bool(waited) == bool(started), "training must not start beside the compiler"
+    started.clear()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "card.json").write_text("{}")
+    with pipeline._warming_up(config, preset, tmp_path):
+        assert not started, "nothing is prepared"

@@ -1,0 +1,127 @@
+"""Compile a preset's nets before there are frames: `python -m train.warm_up --preset quarter`.
+
+Compiling for a GPU takes minutes in which the GPU idles. Run beside recording or preparing, which
+do without it, this takes one training step of each net on made-up clips; the stages then find in
+torch.compile's cache what they need. Learns nothing and writes nothing else.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+from torch import nn
+
+from genie.compiling import compile_parts
+from genie.dynamics import Dynamics
+from genie.errors import UserError
+from genie.machine import best_device, check_compiler, end_with_parent
+from genie.tokenizer import Tokenizer
+from genie.world import make_latent_action
+from train import dynamics, latent_action, tokenizer
+from train.compile_cache import load_compiled, save_compiled
+from train.loop import mixed_precision
+from train.stage import PIPELINE, StageConfig, one_line_errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUpConfig:
+    """Compile what a preset's stages will train."""
+
+    preset: str = "quarter"
+    """Of `python -m train`."""
+    size: tuple[int, int] = (64, 64)
+    """Height and width of the frames that are to come."""
+    compile_cache: Path | None = None
+    """Folder of the stages' compile caches (--compile-cache of python -m train)."""
+
+
+def main(config: WarmUpConfig) -> None:
+    """Take a step of each net that is compiled.
+
+    Raises:
+        UserError: if there is no such preset, or nothing to compile with.
+    """
+    presets = [stage.PRESETS for stage in (tokenizer, latent_action, dynamics)]
+    for each in presets:
+        if config.preset not in each:
+            raise UserError(f"no preset {config.preset!r}: choose one of {', '.join(each)}")
+    check_compiler(best_device())
+    if PIPELINE in os.environ:
+        end_with_parent()
+    warm_up(*(each[config.preset] for each in presets), config.size, config.compile_cache)
+
+
+def warm_up(
+    tokenizer: StageConfig,
+    latent_action: StageConfig,
+    dynamics: StageConfig,
+    size: tuple[int, int],
+    cache: Path | None = None,
+) -> None:
+    """Take a step of each of the three stages' nets that is compiled, on clips of noise.
+
+    Args:
+        size: of the frames, height and width.
+        cache: folder of the stages' compile caches.
+    """
+    stages = {"tokenizer": tokenizer, "latent_action": latent_action, "dynamics": dynamics}
+    for name, make_net, draw_batch in _nets(tokenizer, latent_action, dynamics, size):
+        if stages[name].loop.compile:
+            path = cache and cache / f"{name}.bin"
+            load_compiled(path)
+            began = time.perf_counter()
+            is_mixed = mixed_precision(stages[name].loop.precision) == "bf16"
+            _take_step(make_net(), draw_batch, is_mixed)
+            save_compiled(path)
+            print(f"{name}: compiled in {time.perf_counter() - began:.0f} s")
+
+
+def _nets(
+    tokenizer: StageConfig,
+    latent_action: StageConfig,
+    dynamics: StageConfig,
+    size: tuple[int, int],
+) -> Iterator[tuple[str, Callable[[], nn.Module], Callable[[torch.device], tuple]]]:
+    """Each stage's name, its net, and a batch as it will be."""
+    height, width = size
+    sizes = {"height": height, "width": width}
+    tokens = replace(tokenizer.model, **sizes)
+    actions = replace(latent_action.model, **sizes)
+    model = replace(
+        dynamics.model,
+        num_tokens=tokens.num_tokens,
+        codebook_size=tokens.codebook.size,
+        num_actions=actions.num_actions,
+    )
+
+    def frames(stage: StageConfig) -> Callable[[torch.device], tuple[torch.Tensor]]:
+        shape = stage.loop.batch_size, stage.clip_frames, 3, height, width
+        return lambda device: (torch.rand(shape, device=device),)
+
+    def ids(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        b, t = dynamics.loop.batch_size, dynamics.clip_frames
+        return (
+            torch.randint(model.codebook_size, (b, t, model.num_tokens), device=device),
+            torch.randint(model.num_actions, (b, t - 1), device=device),
+        )
+
+    yield "tokenizer", lambda: Tokenizer(tokens), frames(tokenizer)
+    yield "latent_action", lambda: make_latent_action(actions), frames(latent_action)
+    yield "dynamics", lambda: Dynamics(model), ids
+
+
+def _take_step(net: nn.Module, draw_batch: Callable[[torch.device], tuple], is_mixed: bool) -> None:
+    device = best_device()
+    compile_parts(net.to(device).train())
+    with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):
+        loss, _ = net(*draw_batch(device))
+    loss.backward()
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(tyro.cli(WarmUpConfig, description=__doc__))
