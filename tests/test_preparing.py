@@ -367,8 +367,8 @@ def test_pieces_leave_no_trace_in_the_data(
         frames, again = (store.read(0, len(store)) for store in stores)
         assert torch.equal(frames, again)
         assert torch.equal(stores[0].numbers(), stores[1].numbers())
-        shards = list((tmp_path / "pieces" / split).glob("*.arrow"))
-        assert len(shards) == len(pieces.shards[split]) == math.ceil(len(frames) / shard)
+        files = list((tmp_path / "pieces" / split).glob("*.arrow"))
+        assert len(files) == len(pieces.shards[split]) == math.ceil(len(frames) / shard)
         assert sum(pieces.shards[split]) == len(frames)
 
 
