@@ -116,9 +116,9 @@ def _work(work: Callable[..., Any], job: tuple, line: Connection, folder: Path) 
 
     try:
         result = work(*job, tell)
+        _send(line, latest)
     except UserError as error:
         result = error
-    _send(line, latest)
     _send(line, result)
     _wait_for_the_end()
 
