@@ -10,7 +10,9 @@ sprites flicker (Mnih et al. 2015).
 import contextlib
 import importlib
 import io
+import itertools
 import re
+from collections.abc import Iterator
 from typing import Literal, Protocol
 
 import numpy as np
@@ -35,6 +37,8 @@ PROCGEN = (
     "plunder",
     "starpilot",
 )
+PROCGEN_RATE, ATARI_RATE, USUAL_RATE = 30.0, 60.0, 30.0  # game steps a second
+PROCGEN_THREADS = 4  # Procgen's own default; none where there is a process for every core
 DIRECTION = re.compile("UP|DOWN|LEFT|RIGHT|FIRE")
 
 
@@ -46,7 +50,9 @@ class Games(Protocol):
     levels: list[int]
     """The level that each game is on."""
     pictures: list[np.ndarray]
-    """What each game shows now, uint8 (h, w, 3)."""
+    """What each game shows now, uint8 (h, w, 3); good until the games advance."""
+    steps_per_second: float
+    """How many game steps are a second of the game where a person plays it."""
 
     def advance(self, actions: np.ndarray, frame_skip: int) -> np.ndarray:
         """Hold `actions` for some game steps; gives which games were started anew meanwhile."""
@@ -69,14 +75,22 @@ def open_games(
     seed: int,
     distribution: Literal["easy", "hard"] = "easy",
     plain: bool = False,
+    process: int = 0,
+    num_processes: int = 1,
 ) -> Games:
     """Start games. Levels go from `first_level`; `distribution` and `plain` are Procgen's alone.
+
+    Args:
+        process: which of `num_processes` these games are played in. Procgen draws levels, so that
+            the seed tells processes apart; Gymnasium's levels are dealt out among them.
 
     Raises:
         UserError: if there is no such game, a package is missing, or the game has no buttons.
     """
     if not is_procgen(name):
-        return GymnasiumGames(name, num_envs, first_level, num_levels)
+        dealt = itertools.count(process, num_processes)
+        levels = (first_level + number % num_levels for number in dealt)
+        return GymnasiumGames(name, num_envs, levels)
     return ProcgenGames(
         num=num_envs,
         env_name=name,
@@ -86,45 +100,50 @@ def open_games(
         distribution_mode=distribution,
         use_backgrounds=not plain,
         restrict_themes=plain,
+        num_threads=PROCGEN_THREADS if num_processes == 1 else 0,
     )
 
 
 class ProcgenGames:
     """One of the sixteen games of Procgen; a level is Procgen's own."""
 
+    steps_per_second = PROCGEN_RATE
+
     def __init__(self, **options) -> None:
         """Args: options: of `ProcgenGym3Env`."""
         self._env = _import("procgen", "make procgen").ProcgenGym3Env(**options)
         self.combos = list(self._env.combos)
+        self.pictures = self._observe()[0]
 
     @property
     def levels(self) -> list[int]:
         """See `Games`."""
         return [int(info["level_seed"]) for info in self._env.get_info()]
 
-    @property
-    def pictures(self) -> list[np.ndarray]:
-        """See `Games`."""
-        return list(self._env.observe()[1]["rgb"])
-
     def advance(self, actions: np.ndarray, frame_skip: int) -> np.ndarray:
         """See `Games`."""
         ended = np.zeros(len(actions), dtype=bool)
         for _ in range(frame_skip):
             self._env.act(actions)
-            ended |= self._env.observe()[2]
+            self.pictures, started = self._observe()
+            ended |= started
         return ended
 
     def close(self) -> None:
         """See `Games`."""
         self._env.close()
 
+    def _observe(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """Pictures, and which games have just been started; each call copies them all."""
+        _, observation, started = self._env.observe()
+        return list(observation["rgb"]), started
+
 
 class GymnasiumGames:
     """A Gymnasium environment by its id; a level is the seed of an episode."""
 
-    def __init__(self, name: str, num_envs: int, first_level: int, num_levels: int) -> None:
-        """As `open_games`."""
+    def __init__(self, name: str, num_envs: int, levels: Iterator[int]) -> None:
+        """Args: levels: played in this order; they must not end."""
         is_atari = name.startswith("ALE/")
         gymnasium = _import("gymnasium", "make atari")
         if is_atari:
@@ -144,7 +163,8 @@ class GymnasiumGames:
             ) from error
         self.combos = _buttons(self._envs[0], name)
         self._limit = self._envs[0].spec.max_episode_steps if not is_atari else None
-        self._first_level, self._num_levels, self._num_started = first_level, num_levels, 0
+        self.steps_per_second = ATARI_RATE if is_atari else _rate(self._envs[0])
+        self._upcoming = levels
         self._ages, self.levels = [0] * num_envs, [0] * num_envs
         self.pictures = [np.empty(0, np.uint8)] * num_envs
         self._shows_pictures = _is_picture_space(self._envs[0].observation_space)
@@ -174,8 +194,7 @@ class GymnasiumGames:
             env.close()
 
     def _start(self, index: int) -> None:
-        level = self._first_level + self._num_started % self._num_levels
-        self._num_started += 1
+        level = next(self._upcoming)
         observation, _ = self._envs[index].reset(seed=level)
         self.levels[index], self._ages[index] = level, 0
         self._show(index, observation, blend=False)
@@ -196,6 +215,12 @@ def _buttons(env, name: str) -> list[tuple[str, ...]]:
     if hasattr(env, "get_action_meanings"):  # such as NOOP, FIRE or UPRIGHTFIRE
         return [tuple(DIRECTION.findall(word)) for word in env.get_action_meanings()]
     return [(f"ACTION{number}",) for number in range(int(space.n))]
+
+
+def _rate(env) -> float:
+    """Steps a second; an environment need not tell."""
+    told = env.metadata.get("render_fps")
+    return float(told) if told and told > 0 else USUAL_RATE
 
 
 def _is_picture_space(space) -> bool:

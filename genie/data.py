@@ -1,7 +1,8 @@
 """Clips: Arrow shards of frames and tokens become windows to learn from.
 
-In: a folder that `preparing` made. Out: `frames` (stored, uint8) in windows that never cross a cut
-or a video's end, and windows of `tokens` with `actions`. Knows nothing of models or losses.
+In: a prepared folder, which `shards` writes. Out: `frames` (stored, uint8) in windows that never
+cross a cut or a video's end, and windows of `tokens` with `actions`. Knows nothing of models or
+losses.
 """
 
 import json
@@ -64,7 +65,8 @@ class Card:
     num_cuts: int = 0
     """Cuts found inside of videos."""
     source: dict[str, Any] = field(default_factory=dict)
-    """What the folder was made from, as `preparing.describe_source` tells it."""
+    """What the folder was made from, as `preparing.describe_source` tells it, or the options of a
+    recording."""
 
     def num_frames(self, split: str) -> int:
         """Frames of a split."""

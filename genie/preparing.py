@@ -6,7 +6,6 @@ everything is killed is not done again. The folder appears whole or not at all, 
 whatever happened on the way. Memory does not grow with the data. Knows nothing of models.
 """
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -16,28 +15,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
-import pyarrow as pa
-from datasets.arrow_writer import ArrowWriter
 from filelock import FileLock, Timeout
 
 from genie.checkpoint import write_whole
-from genie.data import SPLITS, Card, fixed_lists, shard_name
+from genie.data import SPLITS, Card
 from genie.errors import UserError
 from genie.machine import end_with
 from genie.parts import FrameOptions, Part, make_part, read_part
+from genie.shards import ShardWriter, StoredVideo, list_videos, seal, write_card
 from genie.sources import find_sources, list_sources, name_sources
 from genie.splits import Piece, choose_splits, no_video_for, split_of_folder
 
 HELDOUT_SHARE = 0.1
 PENDING_PER_WORKER = 4
 CHUNK_BYTES = 8 * 2**20
-SHARD_BYTES = 256 * 2**20
 
 
 def prepare(
@@ -86,7 +82,7 @@ def prepare(
             card = _describe(parts, pieces, options, source)
             for split in SPLITS:
                 _write_split(split, pieces[split], work, card)
-            _write_card(card, work)
+            write_card(card, work)
             shutil.rmtree(work / "parts")
             (work / "options.json").unlink()
             os.replace(work, out)
@@ -216,54 +212,14 @@ def _open_work(out: Path, options: FrameOptions) -> Path:
 
 
 def _write_split(split: str, pieces: Sequence[Piece], work: Path, card: Card) -> None:
-    """A data set that `datasets.load_from_disk` opens, in shards of about `SHARD_BYTES`."""
     folder = work / split
     folder.mkdir()
-    length = 3 * card.height * card.width
-    features = datasets.Features(
-        {
-            "frame": datasets.List(datasets.Value("uint8"), length=length),
-            "number": datasets.Value("int32"),
-        }
-    )
-    shards = list(_group(pieces, max(1, SHARD_BYTES // length)))
-    names = [shard_name(number, len(shards)) for number in range(len(shards))]
-    card.shards[split] = [sum(piece.stop - piece.start for piece in shard) for shard in shards]
-    for name, shard in zip(names, shards, strict=True):
-        with ArrowWriter(path=str(folder / name), features=features) as writer:
-            for piece in shard:
-                for frames, numbers in _read_rows(piece, work, length):
-                    table = {"frame": fixed_lists(frames), "number": pa.array(numbers)}
-                    writer.write_table(pa.table(table))
-            writer.finalize()
-    datasets.DatasetInfo(features=features).write_to_directory(str(folder))
-    state = {
-        "_data_files": [{"filename": name} for name in names],
-        "_fingerprint": card.fingerprint,
-        "_format_columns": None,
-        "_format_kwargs": {},
-        "_format_type": None,
-        "_output_all_columns": False,
-        "_split": None,
-    }
-    write_whole(folder / "state.json", json.dumps(state, indent=1))
-
-
-def _group(pieces: Sequence[Piece], most_rows: int) -> Iterator[list[Piece]]:
-    """Pieces in the rows of one shard each, a long piece cut where a shard is full."""
-    shard: list[Piece] = []
-    room = most_rows
+    writer = ShardWriter(folder, (card.height, card.width))
     for piece in pieces:
-        start = piece.start
-        while start < piece.stop:
-            stop = min(piece.stop, start + room)
-            shard.append(replace(piece, start=start, stop=stop))
-            room, start = room - (stop - start), stop
-            if room == 0:
-                yield shard
-                shard, room = [], most_rows
-    if shard:
-        yield shard
+        for frames, numbers in _read_rows(piece, work, 3 * card.height * card.width):
+            writer.write(frames, numbers)
+    writer.finish()
+    seal(folder, writer.shards, split, card)
 
 
 def _read_rows(piece: Piece, work: Path, length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -303,20 +259,15 @@ def _describe(
     source: dict[str, Any],
 ) -> Card:
     usable = [part for part in parts if not part.problem]
-    digests = {split: hashlib.sha256(split.encode()) for split in SPLITS}
-    for split, digest in digests.items():
-        for piece in pieces[split]:
-            told = f"{piece.name} {piece.start} {piece.stop} {piece.scenes} "
-            digest.update(os.fsencode(told + piece.part.digest))
-    fingerprints = {split: digest.hexdigest()[:16] for split, digest in digests.items()}
-    whole = hashlib.sha256("".join(fingerprints.values()).encode())
+    stored = {
+        split: [StoredVideo(p.name, p.scenes, p.part.digest, p.start) for p in pieces[split]]
+        for split in SPLITS
+    }
     return Card(
         height=options.size[0],
         width=options.size[1],
         fps=options.fps or usable[0].fps,
-        fingerprint=whole.hexdigest()[:16],
-        split_fingerprints=fingerprints,
-        videos={split: {p.name: p.scenes for p in pieces[split]} for split in SPLITS},
+        **list_videos(stored),
         skipped={part.label: part.problem for part in parts if part.problem},
         num_decoded=sum(part.num_decoded for part in usable),
         num_still=sum(part.num_still for part in usable),
@@ -324,38 +275,3 @@ def _describe(
         num_cuts=sum(part.num_cuts for part in usable),
         source=source,
     )
-
-
-def _write_card(card: Card, folder: Path) -> None:
-    write_whole(folder / "card.json", json.dumps(asdict(card), indent=1))
-    splits = "\n".join(
-        f"| {split} | {len(card.videos[split])} | {sum(map(len, card.videos[split].values()))} | "
-        f"{card.num_frames(split)} | {card.num_hours(split):.2f} |"
-        for split in SPLITS
-    )
-    skipped = "\n".join(f"- {label}: {reason}" for label, reason in card.skipped.items())
-    text = f"""---
-pretty_name: frames of {len(card.videos["train"]) + len(card.videos["heldout"])} videos
-task_categories: [video-classification]
----
-
-# Prepared videos
-
-{card.height}×{card.width} pixels, {card.fps:g} frames per second, fingerprint {card.fingerprint}.
-
-| split | videos | scenes | frames | hours |
-|---|---|---|---|---|
-{splits}
-
-{card.num_decoded} frames were looked at; {card.num_cuts} cuts were found; {card.num_still} frames
-were dropped because nothing had changed for long, {card.num_short} in scenes too short.
-
-Each split is a data set of the library `datasets` (`datasets.load_from_disk`), one row a frame:
-`frame` is 3×{card.height}×{card.width} bytes, channels first, and `number` is which frame of its
-video it is. card.json lists videos, scenes and sources.
-
-{len(card.skipped)} videos were left out.
-{skipped}
-"""
-    # A name that is no text is shown with question marks.
-    (folder / "README.md").write_bytes(text.encode(errors="replace"))

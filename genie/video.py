@@ -103,6 +103,22 @@ def stream_pictures(
         raise UserError(f"{path} holds no video frame: give a video with at least one picture")
 
 
+class Resizer:
+    """Brings pictures to one size, just as they come out of a lossless video that is so read."""
+
+    def __init__(self, size: Size, fit: Fit = "crop") -> None:
+        """As `stream_pictures`."""
+        self._size, self._fit = size, fit
+        self._converter = VideoReformatter()
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        """A uint8 (h, w, 3) picture at the size; always an array of its own."""
+        if picture.shape[:2] == self._size:
+            return picture.copy()
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        return _to_picture(frame, self._converter, self._size, self._fit)
+
+
 def read_fps(path: str | Path) -> float:
     """Average frames per second that the file declares; 15 if it tells none.
 

@@ -12,7 +12,7 @@ from conftest import HEIGHT, WIDTH, scrolling_ground
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genie import data, preparing, video
+from genie import data, preparing, shards, video
 from genie.data import Clips, FrameStore, TokenStore
 from genie.errors import UserError
 from genie.parts import FrameOptions
@@ -105,7 +105,7 @@ def sharded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         film = [picture for scene in scenes for picture in scene]
         video.write(folder / "videos" / f"{name}.mp4", film, fps=10.0, lossless=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparing, "SHARD_BYTES", 13 * 3 * HEIGHT * WIDTH)
+        patch.setattr(shards, "SHARD_BYTES", 13 * 3 * HEIGHT * WIDTH)
         options = FrameOptions(size=(HEIGHT, WIDTH), min_frames=9)
         preparing.prepare([folder / "videos"], folder / "out", options, workers=1)
     return folder / "out"

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("genie", "train", "play")
 # What prepares videos and what reads them again.
-DATA = ("genie.sources", "genie.preparing", "genie.data")
+DATA = ("genie.sources", "genie.shards", "genie.data")
 NETS = ("genie.tokenizer", "genie.latent_action", "genie.dynamics")
 # These know nothing of ours but the one error class.
 LEAVES = (

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from zoo import Clip, Zoo, make_zoo, original
 
-from genie import preparing, video
+from genie import preparing, shards, video
 from genie.data import SPLITS, Card, Clips, FrameStore, read_card
 from genie.errors import UserError
 from genie.parts import FrameOptions
@@ -359,7 +359,7 @@ def test_pieces_leave_no_trace_in_the_data(
     whole = put(source, tmp_path / "whole")
     frame_bytes = 3 * SIZE[0] * SIZE[1]
     monkeypatch.setattr(preparing, "CHUNK_BYTES", chunk * frame_bytes)
-    monkeypatch.setattr(preparing, "SHARD_BYTES", shard * frame_bytes)
+    monkeypatch.setattr(shards, "SHARD_BYTES", shard * frame_bytes)
     pieces = put(source, tmp_path / "pieces")
     assert replace(pieces, shards=whole.shards) == whole
     for split in SPLITS:
@@ -367,8 +367,8 @@ def test_pieces_leave_no_trace_in_the_data(
         frames, again = (store.read(0, len(store)) for store in stores)
         assert torch.equal(frames, again)
         assert torch.equal(stores[0].numbers(), stores[1].numbers())
-        shards = list((tmp_path / "pieces" / split).glob("*.arrow"))
-        assert len(shards) == len(pieces.shards[split]) == math.ceil(len(frames) / shard)
+        files = list((tmp_path / "pieces" / split).glob("*.arrow"))
+        assert len(files) == len(pieces.shards[split]) == math.ceil(len(frames) / shard)
         assert sum(pieces.shards[split]) == len(frames)
 
 

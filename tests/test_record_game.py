@@ -1,19 +1,28 @@
 """Recording of real games: reproducible, lossless, cleanly split, and told in one line if not."""
 
 import contextlib
+import hashlib
 import importlib
 import importlib.util
 import json
+import re
 import subprocess
 import sys
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import av
+import datasets
 import numpy as np
 import pytest
 
 from genie import video
+from genie.data import SPLITS, FrameStore, read_card
 from genie.errors import UserError
+from genie.parts import FrameOptions
+from genie.preparing import prepare
+from train.true_actions import TrueActions
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "record_game.py"
 OPTIONS = {
@@ -38,11 +47,15 @@ needs_atari = pytest.mark.skipif(
 )
 
 
-def record(out: Path, **changes: str | int) -> subprocess.CompletedProcess:
-    """Run the script as a user does."""
+def words(out: Path, **changes: str | int) -> list[str]:
+    """The options as a user writes them."""
     options = {**OPTIONS, "out": out, **changes}
-    flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, SCRIPT, *flags]
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+
+def record(out: Path, *flags: str, **changes: str | int) -> subprocess.CompletedProcess:
+    """Run the script as a user does."""
+    command = [sys.executable, SCRIPT, *words(out, **changes), *flags]
     return subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parents[1])
 
 
@@ -59,6 +72,12 @@ def record_game(monkeypatch):
     """The script as a module."""
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     return importlib.import_module("record_game")
+
+
+@pytest.fixture
+def players(record_game):
+    """Who plays, as a module."""
+    return importlib.import_module("players")
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +119,18 @@ def test_same_seed_gives_the_same_recording(recording, record_game, tmp_path):
         path = f"{name}.mp4"
         same = video.read(recording / path).equal(video.read(tmp_path / "again" / path))
         assert same, f"other frames in {name}"
+
+
+@needs_procgen
+def test_names_and_actions_are_those_that_protocols_were_made_of(recording):
+    taken = true_actions(recording)
+    told = hashlib.sha256()
+    for name in sorted(taken):
+        told.update(name.encode() + taken[name].tobytes())
+    assert told.hexdigest()[:16] == "b294b364ba43d81b", (
+        "shipped protocols name videos that the command no longer records; if that is meant, make "
+        "them anew, and then this"
+    )
 
 
 @needs_procgen
@@ -178,9 +209,8 @@ class CountingHand:
 
 
 def test_no_video_crosses_a_reset_and_actions_line_up(record_game):
-    progress = record_game.tqdm(total=150, disable=True)
     games = CountingGames(length=41)  # odd: resets fall inside a stored step of two game steps
-    episodes = list(record_game.play_episodes(games, CountingHand(), 2, progress))
+    episodes = list(record_game.play_episodes(games, CountingHand(), 2, 150))
     assert len(episodes) > 3
     for episode in episodes:
         pixels = np.stack([frame[0, 0] for frame in episode.frames])
@@ -189,15 +219,34 @@ def test_no_video_crosses_a_reset_and_actions_line_up(record_game):
         assert episode.actions == pixels[1:, 2].tolist(), "action t must lead from t to t+1"
 
 
+def test_lengths_are_seconds_of_the_game(record_game, players):
+    held = record_game.RecordingConfig.hold_s
+    assert players.Lengths.at(15, held) == players.Lengths((2, 6), (15, 45), 3)
+    assert players.Lengths.at(30, held) == players.Lengths((4, 12), (30, 90), 6)
+    assert players.Lengths.at(1, (0.1, 0.4)).hold == (1, 1), "nothing is pressed for no frame"
+
+
+@needs_procgen
+def test_without_action_repeat_a_button_is_held_for_twice_as_many_frames(record_game):
+    held = []
+    for frame_skip in (1, 2):
+        options = config(record_game, Path("unused"), **{"frame-skip": frame_skip})
+        with contextlib.closing(record_game.make_games(options, "train")) as games:
+            hand = record_game.make_hand(options, record_game.Recorder(), "train", games)
+        held.append(hand.lengths.hold)
+    assert held == [(4, 12), (2, 6)]
+
+
 # Procgen's, as games.combos has them.
 COMBOS = [("LEFT",), ("LEFT", "UP"), ("DOWN",), (), ("UP",), ("RIGHT",), ("RIGHT", "UP")]
 PICTURES = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8, 3), dtype=np.uint8)
 
 
 @pytest.fixture
-def explorer(record_game):
+def explorer(players):
     """One game's explorer, which by itself would hold a button for 50 frames."""
-    return record_game.Explorer(COMBOS, 1, (50, 50), np.random.default_rng(0))
+    lengths = players.Lengths(hold=(50, 50), travel=(15, 45), stuck=3)
+    return players.Explorer(COMBOS, 1, lengths, np.random.default_rng(0))
 
 
 def test_an_explorer_that_is_stuck_presses_up_and_if_that_does_not_help_lets_it_go(explorer):
@@ -218,9 +267,8 @@ def test_an_explorer_gets_on_where_a_wanderer_is_stuck(record_game):
             record_game, Path("unused"), game="ninja", hand=hand, distribution="hard", num_envs=16
         )
         with contextlib.closing(record_game.make_games(options, "train")) as games:
-            player = record_game.HANDS[hand](games.combos, 16, (2, 6), np.random.default_rng(0))
-            with record_game.tqdm(total=1500, disable=True) as progress:
-                films = [e.frames for e in record_game.play_episodes(games, player, 2, progress)]
+            player = record_game.make_hand(options, record_game.Recorder(), "train", games)
+            films = [e.frames for e in record_game.play_episodes(games, player, 2, 1500)]
         same = [np.abs(a - b.astype(int)).mean() < 1 for film in films
                 for a, b in zip(film[:-4], film[4:], strict=True)]  # fmt: skip
         still[hand] = np.mean(same)
@@ -228,9 +276,9 @@ def test_an_explorer_gets_on_where_a_wanderer_is_stuck(record_game):
 
 
 def test_short_episodes_are_dropped(record_game):
+    episode = importlib.import_module("episodes").Episode
     short, long = (
-        record_game.Episode(level=0, frames=[np.zeros((64, 64, 3), np.uint8)] * count)
-        for count in (15, 16)
+        episode(level=0, frames=[np.zeros((64, 64, 3), np.uint8)] * count) for count in (15, 16)
     )
     assert short.num_kept == 0 and long.num_kept == 16
 
@@ -261,7 +309,10 @@ def test_videos_hold_what_the_game_shows_under_the_true_actions(record_game, tmp
         ({"game": "CartPole-v1", "hand": "explore"}, "for Procgen: CartPole-v1 has none"),
         ({"num-levels": 0}, "--num-levels is 0"),
         ({"num-levels": 1_000_001}, "1000000"),
-        ({"hold": (6, 2)}, "--hold"),
+        ({"hold-s": (0.4, 0.1)}, "--hold-s"),
+        ({"hold-s": (0.0, 0.1)}, "--hold-s"),
+        ({"processes": 0}, "--processes is 0"),
+        ({"processes": 7}, "--heldout-frames is 100; give at least 112"),
         ({"frames": 3}, "--frames is 3"),
         ({"frame-skip": 0}, "--frame-skip is 0"),
         ({"seed": -1}, "--seed is -1"),
@@ -309,6 +360,136 @@ def test_an_interrupted_recording_leaves_nothing(record_game, tmp_path, monkeypa
     monkeypatch.setattr(record_game.video, "write", interrupt)
     with pytest.raises(KeyboardInterrupt):
         record_game.main(config(record_game, tmp_path / "new"))
+    assert not list(tmp_path.iterdir())
+
+
+# Straight into a prepared folder, and by several processes
+
+
+@dataclass(frozen=True)
+class Film:
+    """What a prepared folder holds of one video."""
+
+    scenes: list[int]
+    numbers: list[int]
+    frames: np.ndarray
+
+
+def films(folder: Path) -> dict[str, Film]:
+    """By name, of both splits."""
+    found = {}
+    for split in SPLITS:
+        store, scenes = FrameStore.open(folder, split), read_card(folder).videos[split]
+        numbers = store.numbers().tolist()
+        for name, (a, b) in zip(store.video_names, pairwise(store.video_starts), strict=True):
+            frames = store.read(int(a), int(b)).numpy()
+            found[name] = Film(scenes[name], numbers[a:b], frames)
+    return found
+
+
+def assert_is_like_prepared(arrays: Path, recording: Path) -> None:
+    """A folder of arrays is what comes of the videos of a recording with the same options."""
+    prepared = arrays.with_name("prepared")
+    prepare([recording], prepared, FrameOptions(cuts=False), workers=1)
+    ours, theirs = films(arrays), films(prepared)
+    assert ours.keys() == theirs.keys()
+    for name, film in ours.items():
+        assert (film.scenes, film.numbers) == (theirs[name].scenes, theirs[name].numbers), name
+        assert np.array_equal(film.frames, theirs[name].frames), f"other frames in {name}"
+    assert read_card(arrays).fps == read_card(prepared).fps
+    first, second = true_actions(arrays), true_actions(recording)
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+@needs_procgen
+def test_arrays_are_what_preparing_makes_of_the_videos(recording, record_game, tmp_path):
+    out = tmp_path / "arrays"
+    record_game.main(config(record_game, out, arrays=True))
+    assert_is_like_prepared(out, recording)
+    assert not list(out.rglob("*.mp4"))
+    truth, store = TrueActions.open(out / "true_actions.npz"), FrameStore.open(out, "heldout")
+    assert truth.of_store(store).max() >= 0
+    assert len(datasets.load_from_disk(out / "heldout")) == len(store)
+
+
+@needs_atari
+def test_pictures_of_other_sizes_come_to_arrays_as_videos_do(atari, record_game, tmp_path):
+    out = tmp_path / "arrays"
+    record_game.main(config(record_game, out, **ATARI, arrays=True))
+    assert_is_like_prepared(out, atari)
+
+
+DIVIDED = {"frames": 401, "heldout-frames": 101, "num-envs": 2, "processes": 2}
+
+
+@pytest.fixture(scope="module")
+def divided(tmp_path_factory) -> Path:
+    """A small prepared folder that two processes have recorded."""
+    out = tmp_path_factory.mktemp("divided") / "coinrun"
+    run = record(out, "--arrays", **DIVIDED)
+    assert run.returncode == 0, run.stderr
+    return out
+
+
+@needs_procgen
+def test_several_processes_record_at_least_what_is_asked_for(divided):
+    card, told = read_card(divided), json.loads((divided / "recording.json").read_text())
+    names = [name for split in SPLITS for name in card.videos[split]]
+    assert len(names) == len(set(names)) and set(names) == true_actions(divided).keys()
+    numbers = [int(name.split("-")[-1]) for name in names]
+    assert {number % 2 for number in numbers} == {0, 1}, "a process recorded nothing"
+    for split, wanted in (("train", 401), ("heldout", 101)):
+        assert wanted <= card.num_frames(split) == told["splits"][split]["frames"]
+        assert len(card.shards[split]) == 2, "a process wrote no shard"
+    assert {path.name for path in divided.parent.iterdir()} == {divided.name}
+
+
+@needs_procgen
+def test_what_several_processes_record_depends_on_nothing_but_the_options(
+    divided, record_game, tmp_path
+):
+    """The same shares recorded one after the other in this process."""
+    options = config(record_game, tmp_path, arrays=True, **DIVIDED)
+    for split in SPLITS:
+        (tmp_path / split).mkdir()
+    shares = [
+        record_game.record_share(
+            options, record_game.Recorder(number, 2), tmp_path, lambda num_frames: None
+        )
+        for number in range(2)
+    ]
+    record_game.complete(options, shares, tmp_path)
+    assert read_card(tmp_path) == read_card(divided)
+    first, second = (next(iter(share.splits["train"].actions.values())) for share in shares)
+    assert first[:50].tolist() != second[:50].tolist(), "two processes play alike"
+
+
+@needs_procgen
+def test_every_process_has_videos_of_its_own_in_the_same_folder(record_game, tmp_path):
+    options = config(record_game, tmp_path, **DIVIDED)
+    for split in SPLITS:
+        (tmp_path / split).mkdir()
+    names = []
+    for number in range(2):
+        recorder = record_game.Recorder(number, 2)
+        share = record_game.record_share(options, recorder, tmp_path, lambda num_frames: None)
+        names += [f"{split}/{name}" for split in SPLITS for name in share.splits[split].actions]
+    assert video_names(tmp_path) == sorted(names)
+
+
+@needs_procgen
+def test_a_command_that_is_killed_leaves_no_process_and_no_folder(tmp_path):
+    flags = words(tmp_path / "new", frames=10**7, processes=2)
+    command = subprocess.Popen(
+        [sys.executable, SCRIPT, *flags, "--arrays"], cwd=SCRIPT.parents[1], stderr=subprocess.PIPE
+    )
+    with command:
+        shown = b""
+        while not re.search(rb"[1-9]\d*/", shown):  # until the bar tells of frames
+            shown = shown[-100:] + command.stderr.read(1)
+        command.kill()
+        command.stderr.read()  # ends when no process has it any more
     assert not list(tmp_path.iterdir())
 
 
@@ -392,7 +573,7 @@ def test_the_same_seed_gives_the_same_atari_recording(atari, record_game, tmp_pa
 def test_a_game_that_gives_no_pictures_is_drawn(record_game, tmp_path):
     pytest.importorskip("pygame")
     changes = {"game": "CartPole-v1", "frames": 80, "heldout-frames": 40, "frame-skip": 1}
-    changes |= {"num-envs": 2, "num-levels": 20}
+    changes |= {"num-envs": 2, "num-levels": 20, "hold-s": (0.02, 0.1)}
     out = tmp_path / "cartpole"
     record_game.main(config(record_game, out, **changes))
     card = json.loads((out / "recording.json").read_text())

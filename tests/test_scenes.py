@@ -224,12 +224,9 @@ def record(game: str, num_frames: int) -> list[list[np.ndarray]]:
     recorder = importlib.import_module("record_game")
     config = recorder.RecordingConfig(game=game, out=Path("unused"), num_envs=16)
     games = recorder.make_games(config, "train")
-    hand = recorder.Wanderer(games.combos, 16, config.hold, np.random.default_rng(0))
-    with recorder.tqdm(total=num_frames, disable=True) as progress:
-        episodes = [
-            episode.frames
-            for episode in recorder.play_episodes(games, hand, config.frame_skip, progress)
-        ]
+    hand = recorder.make_hand(config, recorder.Recorder(), "train", games)
+    played = recorder.play_episodes(games, hand, config.frame_skip, num_frames)
+    episodes = [episode.frames for episode in played]
     games.close()
     return episodes
 

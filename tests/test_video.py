@@ -92,6 +92,16 @@ def test_lossless_video_comes_back_exactly(clip: list[np.ndarray], tmp_path: Pat
     assert video.read_fps(path) == pytest.approx(12)
 
 
+@pytest.mark.parametrize("of", [(32, 48), (61, 33), (16, 24), (24, 32)])
+@pytest.mark.parametrize("fit", ["crop", "letterbox", "stretch"])
+def test_a_resizer_gives_what_reading_a_lossless_video_gives(tmp_path: Path, of, fit: video.Fit):
+    frames = noise(3, *of)
+    video.write(tmp_path / "clip.mkv", frames, fps=5.0, lossless=True)
+    read = list(video.stream_pictures(tmp_path / "clip.mkv", SIZE, fit=fit))
+    resizer = video.Resizer(SIZE, fit)
+    assert np.array_equal([resizer(frame) for frame in frames], read)
+
+
 def test_lossless_keeps_noise_and_odd_sides(tmp_path: Path):
     frames = noise(5, height=17, width=23)
     video.write(tmp_path / "odd.mp4", frames, fps=7.5, lossless=True)

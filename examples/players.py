@@ -1,0 +1,159 @@
+"""Hands that play games: one that presses anything, one that wanders, one that also looks.
+
+In: the pictures that games show. Out: a button combination for each. Lengths are seconds of the
+game, so that hands play alike however many game steps a stored frame takes. Knows no games.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# A picture whose mean change (0..255) is below this stands still, and an explorer is stuck after so
+# long. Measured on hard levels: after four frames at 15 a second, 2 % of Ninja's pictures and 7 %
+# of Jumper's are what they were, where a wanderer leaves 16 % and 17 %.
+STILL, STUCK_S = 1.0, 0.2
+# Measured in CoinRun, which starts at a level's left wall: longer travels spend more of their
+# leftward half against that wall.
+TRAVEL_S = (1.0, 3.0)
+# Buttons for a travel to the right and how often they are held; mirrored for the left.
+HABITS = {
+    ("RIGHT",): 0.40,
+    ("RIGHT", "UP"): 0.26,
+    (): 0.14,
+    ("UP",): 0.05,
+    ("LEFT",): 0.08,
+    ("LEFT", "UP"): 0.04,
+    ("DOWN",): 0.03,
+}
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long a hand does something, in stored frames; fewest and most where it is drawn."""
+
+    hold: tuple[int, int]
+    travel: tuple[int, int]
+    stuck: int
+
+    @classmethod
+    def at(cls, fps: float, hold_s: tuple[float, float]) -> "Lengths":
+        """Lengths of a game of which so many frames are stored for a second of it; at least one."""
+
+        def frames(seconds: float) -> int:
+            return max(1, round(seconds * fps))
+
+        hold, travel = (tuple(map(frames, pair)) for pair in (hold_s, TRAVEL_S))
+        return cls(hold, travel, frames(STUCK_S))
+
+
+class Presser:
+    """Presses any buttons, each for a few frames. Randomness: `generator` only."""
+
+    def __init__(
+        self, num_combos: int, num_envs: int, lengths: Lengths, generator: np.random.Generator
+    ) -> None:
+        self.num_combos, self.lengths, self.generator = num_combos, lengths, generator
+        self.actions = np.zeros(num_envs, dtype=np.int32)
+        self.hold_left = np.zeros(num_envs, dtype=np.int64)
+
+    def act(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the button combination of every game for the next stored frame.
+
+        Args:
+            pictures: what each game shows now; this hand presses blindly.
+        """
+        chosen = self.choose()
+        holds = self.generator.integers(*self.lengths.hold, len(chosen), endpoint=True)
+        released = self.hold_left == 0
+        self.actions = np.where(released, chosen, self.actions).astype(np.int32)
+        self.hold_left = np.where(released, holds, self.hold_left) - 1
+        return self.actions
+
+    def choose(self) -> np.ndarray:
+        """Return what each game would press if its button were let go now."""
+        return self.generator.integers(self.num_combos, size=len(self.actions))
+
+
+class Wanderer(Presser):
+    """Holds buttons like somebody exploring: moves on one way for a while, jumps, pauses, turns.
+
+    Travels go right and left in turn, so that both directions earn a latent action, and last long
+    enough to get somewhere; uniformly random buttons would leave the agent where it started.
+    Randomness: `generator` only.
+    """
+
+    def __init__(
+        self,
+        combos: Sequence[tuple[str, ...]],
+        num_envs: int,
+        lengths: Lengths,
+        generator: np.random.Generator,
+    ) -> None:
+        super().__init__(len(combos), num_envs, lengths, generator)
+        rightward = [combos.index(buttons) for buttons in HABITS]
+        leftward = [combos.index(_mirrored(buttons)) for buttons in HABITS]
+        self.choices = np.array([leftward, rightward])
+        self.travels_right = np.arange(num_envs) % 2
+        self.travel_left = generator.integers(1, lengths.travel[1], num_envs, endpoint=True)
+
+    def choose(self) -> np.ndarray:
+        """Go on with the travel, or turn round."""
+        num_envs = len(self.actions)
+        travels = self.generator.integers(*self.lengths.travel, num_envs, endpoint=True)
+        habits = self.generator.choice(len(HABITS), num_envs, p=np.fromiter(HABITS.values(), float))
+        arrived = self.travel_left == 0
+        self.travels_right = self.travels_right ^ arrived
+        self.travel_left = np.where(arrived, travels, self.travel_left) - 1
+        return self.choices[self.travels_right, habits]
+
+
+class Explorer(Wanderer):
+    """Wanders, and where the picture has stood still for long, does something else.
+
+    Held UP is let go, since Ninja jumps only then and a held jump may hang under a ledge; otherwise
+    UP is pressed. Either way, the side is drawn anew. Randomness: `generator` only.
+    """
+
+    def __init__(
+        self,
+        combos: Sequence[tuple[str, ...]],
+        num_envs: int,
+        lengths: Lengths,
+        generator: np.random.Generator,
+    ) -> None:
+        super().__init__(combos, num_envs, lengths, generator)
+        sides = "LEFT", "RIGHT"
+        self.walks = np.array([combos.index((side,)) for side in sides])
+        self.jumps = np.array([combos.index((side, "UP")) for side in sides])
+        self.holds_up = np.array(["UP" in buttons for buttons in combos])
+        self.seen: np.ndarray | None = None
+        self.still_for = np.zeros(num_envs, dtype=np.int64)
+
+    def act(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """See `Presser.act`; this hand looks."""
+        stuck = self._look(np.stack(pictures)) >= self.lengths.stuck
+        self.still_for[stuck] = 0  # the new buttons get as long to show something
+        side = self.generator.integers(0, 2, len(stuck))
+        otherwise = np.where(self.holds_up[self.actions], self.walks[side], self.jumps[side])
+        self.actions = np.where(stuck, otherwise, self.actions).astype(np.int32)
+        holds = self.generator.integers(*self.lengths.hold, len(stuck), endpoint=True)
+        self.hold_left = np.where(stuck, holds, self.hold_left)
+        return super().act(pictures)
+
+    def _look(self, pictures: np.ndarray) -> np.ndarray:
+        """For how many frames each picture has stood still."""
+        if self.seen is not None:
+            # The difference within uint8: three times as quick as with room for a sign.
+            change = np.maximum(pictures, self.seen) - np.minimum(pictures, self.seen)
+            change = change.reshape(len(change), -1).mean(axis=1)
+            self.still_for = np.where(change < STILL, self.still_for + 1, 0)
+        self.seen = pictures
+        return self.still_for
+
+
+HANDS = {"wander": Wanderer, "explore": Explorer}
+
+
+def _mirrored(buttons: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple({"LEFT": "RIGHT", "RIGHT": "LEFT"}.get(button, button) for button in buttons)
