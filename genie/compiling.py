@@ -23,3 +23,13 @@ def compile_parts(net: nn.Module) -> None:
 def uncompiled() -> AbstractContextManager[None]:
     """Within it, nets run as if they had never been compiled, so that no other shape is."""
     return torch.compiler.set_stance("force_eager")
+
+
+def failed_to_compile(error: Exception) -> bool:
+    """Whether it was the compiler that failed, and not what was being compiled."""
+    return isinstance(error, torch._dynamo.exc.TorchDynamoException)
+
+
+def give_up_compiling() -> None:
+    """Side effect: from here on, nets run as if they had never been compiled."""
+    torch.compiler.set_stance("force_eager")

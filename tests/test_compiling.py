@@ -1,6 +1,7 @@
 """What is compiled ahead is what the stages need, and evaluations compile nothing more."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,8 +18,7 @@ from train.compile_cache import load_compiled, save_compiled
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# In a process of its own, apart from the shape checks of the tests, which cannot be traced. What
-# would be compiled is only noted: each graph, and the layouts of what goes into it.
+# What would be compiled is only noted: each graph, and the layouts of what goes into it.
 SCRIPT = """
 import json, sys
 from dataclasses import replace
@@ -57,16 +57,54 @@ print(json.dumps({"ahead": len(ahead), "training": len(noted), "other": other}))
 def test_stages_compile_what_was_compiled_ahead_and_evaluations_nothing(
     prepared_folder: Path, tmp_path: Path
 ):
+    said = in_a_process(SCRIPT, prepared_folder, tmp_path / "run")
+    found = json.loads(said.splitlines()[-1])
+    assert found["ahead"] >= found["training"] > 6, "three nets have more parts than that"
+    assert not found["other"], "a step or an evaluation compiles something else"
+
+
+FAILING = """
+import sys
+from pathlib import Path
+import torch
+from safetensors.torch import load_file
+from test_train import open_stores, small_trainer, to_its_end
+
+data, folder = map(Path, sys.argv[1:])
+real_compile = torch.compile
+
+def fail(*_):
+    raise ValueError("no kernel for this device")
+
+torch.compile = lambda function, **_: real_compile(function, backend=fail)
+stores, weights = open_stores(data), []
+for compiles in (False, True):
+    run = folder / str(compiles)
+    print("compiled:", compiles)
+    to_its_end(small_trainer(stores, run, "dynamics", compile=compiles))
+    weights.append(load_file(run / "weights.safetensors"))
+assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+"""
+
+
+def in_a_process(script: str, *words: Path) -> str:
+    """What a script prints; apart from the shape checks of the tests, which cannot be traced."""
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, prepared_folder, tmp_path / "run"],
+        [sys.executable, "-W", "ignore", "-c", script, *words],
         capture_output=True,
         text=True,
         cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"},
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    found = json.loads(result.stdout.splitlines()[-1])
-    assert found["ahead"] >= found["training"] > 6, "three nets have more parts than that"
-    assert not found["other"], "a step or an evaluation compiles something else"
+    return result.stdout
+
+
+def test_a_compiler_that_fails_costs_no_run(prepared_folder: Path, tmp_path: Path):
+    """The run says so, and learns what it would have learnt."""
+    said = in_a_process(FAILING, prepared_folder, tmp_path)
+    plain, compiled = said.split("compiled: True")
+    assert "no kernel for this device" in compiled and "warning" not in plain
 
 
 def test_a_torn_cache_is_said_and_does_no_harm(tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -76,11 +76,12 @@ PRESETS = {
     ),
     "quarter": DynamicsStage(
         clip_frames=16,
-        model=DynamicsConfig(dim=320, num_blocks=6, num_heads=5, window=12),
+        model=DynamicsConfig(window=12),
+        sampling=SamplingConfig(guidance=1.0),
         loop=LoopConfig(
             num_steps=3_000,
             batch_size=32,
-            learning_rate=8e-4,
+            learning_rate=1e-3,
             average=0.999,
             compile=True,
             pictures=False,

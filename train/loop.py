@@ -35,7 +35,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from tqdm import tqdm
 
 from genie import video
-from genie.compiling import compile_parts, uncompiled
+from genie.compiling import compile_parts, failed_to_compile, give_up_compiling, uncompiled
 from genie.data import Clips
 from genie.errors import UserError
 from genie.machine import best_device, has_fast_bf16
@@ -162,10 +162,12 @@ class Trainer:
             if self._lacks_evaluation():
                 self._judge(bar, self.is_over)
             watch.start()
+            compiled = not config.compile
             while not self.is_over:
                 with watch.waiting():
                     parts = [next(batches) for _ in range(config.accumulation)]
-                metrics = self._train_step(parts)
+                metrics = self._train_step(parts) if compiled else self._first_step(parts, bar)
+                compiled = True
                 self.step += 1
                 self.average.update(self.step)
                 watch.num_steps += 1
@@ -224,6 +226,19 @@ class Trainer:
         """At how many evaluations in a row, the newest being the last, the net had collapsed."""
         past = reversed(self.folder.evaluations() if self.advise else [])
         return sum(1 for _ in takewhile(self.advise, past))
+
+    def _first_step(self, parts: list[Any], bar: tqdm) -> dict[str, Any]:
+        """A step that compiles; where that fails, the run goes on without, and says so."""
+        try:
+            return self._train_step(parts)
+        except RuntimeError as error:
+            if not failed_to_compile(error):
+                raise
+            why = " ".join(str(error).split())[:200]
+            bar.write(f"warning: {self.name} is not compiled, since the compiler failed: {why}")
+        give_up_compiling()
+        self.optimizer.zero_grad(set_to_none=True)
+        return self._train_step(parts)
 
     def _train_step(self, parts: list[Any]) -> dict[str, Any]:
         rate = learning_rate(self.config, self.step, self.progress.share(self.step))

@@ -133,6 +133,9 @@ def set_up(config: StageConfig) -> None:
     if config.loop.compile:
         check_compiler(best_device())
         load_compiled(config.compile_cache)
+    if best_device().type == "cuda":
+        torch.backends.cudnn.benchmark = True  # sizes stay, so that trying kernels pays
+        torch.set_float32_matmul_precision("high")
     if PIPELINE in os.environ:
         end_with_parent()
     if config.threads:

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# A world of a full game within a quarter of an hour of one GPU, from the game to the world: recorded
+# straight into arrays on all cores while the GPU compiles, then trained by the clock.
+#
+#     bash examples/quarter.sh
+#
+# Everything in small, on a laptop:
+#
+#     FRAMES=6000 HELDOUT=4000 UNTIL=240 PRESET=tiny DATA=data/small OUT=runs/small/world \
+#         RUN=runs/small bash examples/quarter.sh
+#
+# Stopped or killed, the same command goes on. CACHE=FOLDER keeps what was compiled, so that the next
+# machine with such a GPU does not compile again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON=${PYTHON:-.venv/bin/python}
+GAME=${GAME:-coinrun}
+FRAMES=${FRAMES:-1200000}
+HELDOUT=${HELDOUT:-30000}      # frames of levels that are never trained on
+UNTIL=${UNTIL:-780}            # seconds from now until the world is there
+PRESET=${PRESET:-quarter}
+PROCESSES=${PROCESSES:-$(nproc)}
+DATA=${DATA:-data/$GAME-full}
+RUN=${RUN:-runs/$GAME-full}
+OUT=${OUT:-checkpoints/$GAME-full}
+CACHE=${CACHE:-$RUN/compiled}
+
+# Beside this shell, which can then end them when it is told to stop: background jobs of a script do
+# not hear Ctrl-C.
+PIDS=()
+start() { "$@" & PIDS+=($!); }
+stop() {
+    trap '' INT TERM
+    echo "stopped; repeat the command to go on" >&2
+    kill -TERM "${PIDS[@]}" 2>/dev/null || true
+    wait || true
+    exit "$1"
+}
+trap 'stop 130' INT
+trap 'stop 143' TERM
+
+# No action repeat, as in the figures that others publish.
+if [ ! -f "$DATA/card.json" ]; then
+    start "$PYTHON" examples/record_game.py --game "$GAME" --distribution hard --hand explore \
+        --frame-skip 1 --num-levels 10000 --frames "$FRAMES" --heldout-frames "$HELDOUT" \
+        --arrays --processes "$PROCESSES" --out "$DATA"
+    recorder=${PIDS[-1]}
+    if nvidia-smi >/dev/null 2>&1; then
+        start "$PYTHON" -m train.warm_up --preset "$PRESET" --compile-cache "$CACHE"
+        wait "${PIDS[-1]}" || true # what went wrong there goes wrong in a stage, which says it
+    fi
+    wait "$recorder"
+fi
+start "$PYTHON" -m train --data "$DATA" --out "$OUT" --run "$RUN" --preset "$PRESET" \
+    --until $((UNTIL - SECONDS)) --compile-cache "$CACHE"
+wait "${PIDS[-1]}"
+echo "measure it: $PYTHON -m train.evaluate $OUT $DATA --true-actions $DATA/true_actions.npz --out report"
