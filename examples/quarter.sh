@@ -6,7 +6,7 @@
 #
 # Everything in small, on a laptop:
 #
-#     FRAMES=6000 HELDOUT=4000 UNTIL=240 PRESET=tiny DATA=data/small OUT=runs/small/world \
+#     FRAMES=6000 HELDOUT=4000 UNTIL=400 PRESET=tiny DATA=data/small OUT=runs/small/world \
 #         RUN=runs/small bash examples/quarter.sh
 #
 # Stopped or killed, the same command goes on. CACHE=FOLDER keeps what was compiled, so that the next
