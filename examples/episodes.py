@@ -1,7 +1,7 @@
 """Episodes: games are played, and what they show is kept as videos or as rows of a prepared folder.
 
 In: games and a hand. Out: for each episode a lossless video, or its frames in Arrow shards as
-`python -m train.prepare` would make them of that video. Chooses no buttons and no names.
+`python -m train.prepare --no-cuts` would make them of that video. Chooses no buttons and no names.
 """
 
 import contextlib

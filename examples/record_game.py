@@ -1,7 +1,7 @@
 """Record a real game into ordinary video files, or straight into a prepared folder.
 
 Out: one lossless video an episode in `OUT/train` and, of other levels, in `OUT/heldout`; with
-`--arrays` what `python -m train.prepare` would make of these videos, in a fraction of the time.
+`--arrays` what `python -m train.prepare --no-cuts` would make of them, in a fraction of the time.
 `OUT/recording.json` says how they were made. The buttons that were pressed go to
 `OUT/true_actions.npz`, which training never opens; only the evaluation does.
 The games themselves are in `games.py`, who plays them in `players.py`. Labels and shuffles nothing.

@@ -8,13 +8,13 @@ finite scalar quantization (Mentzer et al. 2023, arXiv:2309.15505).
 
 import math
 from dataclasses import dataclass
-from types import MethodType
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, VectorQuantize
+from vector_quantize_pytorch.vector_quantize_pytorch import Codebook as LibraryCodebook
 
 from genie.errors import UserError
 
@@ -69,7 +69,7 @@ class Codebook(nn.Module):
                 commitment_weight=0.25,
                 threshold_ema_dead_code=config.reset_below,
             )
-            _spare_host(self.quantizer)
+            self.quantizer._codebook.__class__ = _LearntCodes
 
     def forward(
         self, latents: Float[Tensor, "b n d"]
@@ -88,36 +88,31 @@ class Codebook(nn.Module):
         return self.quantizer.get_output_from_indices(ids)
 
 
-def _spare_host(quantizer: VectorQuantize) -> None:
-    """Side effect: a step on one GPU asks nothing that only the host can answer, and waits for it.
+class _LearntCodes(LibraryCodebook):
+    """The library's codes without its two questions a step, for whose answers the host waits.
 
-    The library asks whether the codebook was initialised, which ours is from the start, and
-    whether any code is dead. Several processes keep its ways, by which they draw the same codes.
+    It asks whether the codes were initialised, which ours are from the start, and whether any code
+    is dead.
     """
-    codebook = quantizer._codebook
-    # Methods, so that a copy of the codebook replaces its own codes.
-    codebook.init_embed_ = MethodType(_keep_codes, codebook)
-    if not codebook.use_ddp:
-        codebook.expire_codes_ = MethodType(_replace_dead, codebook)
 
+    def init_embed_(self, data: Tensor, mask: None = None) -> None:
+        """Keeps the codes as they are."""
 
-def _keep_codes(codebook: nn.Module, samples: Tensor, mask: None = None) -> None:
-    """Instead of k-means on the first batch."""
-
-
-@torch.no_grad()
-def _replace_dead(
-    codebook: nn.Module, samples: Float[Tensor, "1 b e"], seq_mask: None = None
-) -> None:
-    """Each code that is used too rarely becomes a latent of the batch."""
-    if not codebook.training:
-        return
-    dead = codebook.cluster_size < codebook.threshold_ema_dead_code
-    drawn = samples[:, torch.randint(samples.shape[1], dead.shape[1:], device=samples.device)]
-    size = codebook.reset_cluster_size
-    codebook.embed.copy_(torch.where(dead[..., None], drawn, codebook.embed))
-    codebook.embed_avg.copy_(torch.where(dead[..., None], size * drawn, codebook.embed_avg))
-    codebook.cluster_size.masked_fill_(dead, size)
+    @torch.no_grad()
+    def expire_codes_(self, batch_samples: Float[Tensor, "1 b e"], seq_mask: None = None) -> None:
+        """Each code that is used too rarely becomes a latent of the batch, each another one."""
+        if not self.training:
+            return
+        dead = self.cluster_size < self.threshold_ema_dead_code
+        num_samples, num_codes = batch_samples.shape[1], dead.shape[1]
+        draws = torch.rand(num_samples, device=dead.device).topk(min(num_samples, num_codes))
+        rank = dead.cumsum(dim=1) - 1
+        dead &= rank < num_samples  # the others have to wait for a later batch
+        drawn = batch_samples[:, draws.indices[rank[0].clamp(0, num_samples - 1)]]
+        size = self.reset_cluster_size
+        self.embed.copy_(torch.where(dead[..., None], drawn, self.embed))
+        self.embed_avg.copy_(torch.where(dead[..., None], size * drawn, self.embed_avg))
+        self.cluster_size.masked_fill_(dead, size)
 
 
 class _Centred(nn.Module):

@@ -21,7 +21,7 @@ def compile_parts(net: nn.Module) -> None:
 
 
 def uncompiled() -> AbstractContextManager[None]:
-    """Within it, nets run as if they had never been compiled, so that no other shape is."""
+    """Within it, nets run as if they had never been compiled, and no other shape is compiled."""
     return torch.compiler.set_stance("force_eager")
 
 

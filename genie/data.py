@@ -204,14 +204,16 @@ class FrameStore:
         rows = self._table.read("frame", start, stop)
         return torch.from_numpy(rows.reshape(stop - start, 3, *self.size))
 
-    def bring(self, device: torch.device) -> tuple[UInt8[Tensor, "rows 3 h w"]]:
-        """All frames, on a device."""
-        frames = torch.empty(len(self), 3, *self.size, dtype=torch.uint8, device=device)
+    def make_room(self, num_rows: int, device: torch.device) -> tuple[UInt8[Tensor, "rows 3 h w"]]:
+        """Room on a device for what `bring` brings, of this store or of several alike."""
+        return (torch.empty(num_rows, 3, *self.size, dtype=torch.uint8, device=device),)
+
+    def bring(self, columns: tuple[UInt8[Tensor, "rows 3 h w"]]) -> None:
+        """Side effect: all frames are in there, as many as it has rows."""
         at_once = max(1, BROUGHT_BYTES // (3 * self.size[0] * self.size[1]))
         for start in range(0, len(self), at_once):
             stop = min(start + at_once, len(self))
-            frames[start:stop] = self.read(start, stop)
-        return (frames,)
+            columns[0][start:stop] = self.read(start, stop)
 
     @staticmethod
     def pick(
@@ -254,9 +256,17 @@ class TokenStore:
         """Tokens of rows start..stop-1 and the actions between them."""
         return self.tokens[start:stop].long(), self.actions[start : stop - 1].long()
 
-    def bring(self, device: torch.device) -> tuple[Int[Tensor, "rows n"], Int[Tensor, " rows"]]:
-        """All tokens and actions, on a device."""
-        return self.tokens.to(device), self.actions.to(device)
+    def make_room(
+        self, num_rows: int, device: torch.device
+    ) -> tuple[Int[Tensor, "rows n"], Int[Tensor, " rows"]]:
+        """Room on a device for what `bring` brings, of this store or of several alike."""
+        facts = self.tokens, self.actions
+        return tuple(x.new_empty(num_rows, *x.shape[1:], device=device) for x in facts)
+
+    def bring(self, columns: tuple[Int[Tensor, "rows n"], Int[Tensor, " rows"]]) -> None:
+        """Side effect: all tokens and actions are in there, as many as it has rows."""
+        for column, facts in zip(columns, (self.tokens, self.actions), strict=True):
+            column.copy_(facts)
 
     @staticmethod
     def pick(

@@ -46,6 +46,15 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device))
 
 
+def allow_quick_float32(device: torch.device) -> None:
+    """Side effect: on a GPU, what float32 products are left beside bf16 may be rounded like it.
+
+    All that compiles for a device has to do this: torch.compile's cache asks for the same settings.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+
+
 def choose_threads() -> None:
     """Side effect: no more CPU threads than a world can use, unless OMP_NUM_THREADS says so."""
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > MOST_THREADS:

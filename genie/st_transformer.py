@@ -8,6 +8,7 @@ Differs: rotary time positions (Su et al. 2021, arXiv:2104.09864) instead of abs
 keys and values of past frames stay valid while the window slides; RMS norms; QK-norm throughout.
 """
 
+import itertools
 from functools import lru_cache, partial
 
 import torch
@@ -281,7 +282,8 @@ def rms_norm(x: Float[Tensor, "... d"], scale: Float[Tensor, "*_ d"]) -> Float[T
     """Vectors of unit mean square, times `scale` (Zhang & Sennrich 2019, arXiv:1910.07467)."""
     d = x.shape[-1]
     if x.is_cuda:
-        return F.rms_norm(x, (d,), eps=EPSILON) * scale.to(x.dtype)
+        # The cast: of some versions, autocast makes the library's norm float32.
+        return F.rms_norm(x, (d,), eps=EPSILON).to(x.dtype) * scale.to(x.dtype)
     # On a CPU the library's is a chain of six operations. The cast: autocast may have made x bf16.
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(EPSILON)
     return x / length * (scale * d**0.5).to(x.dtype)
@@ -310,17 +312,16 @@ def fused_attend(
     bias: Float[Tensor, "*b t s"] | None = None,
 ) -> Float[Tensor, "... h t e"]:
     """`attend` by the library; its fused kernels want exactly four axes, the first not too long."""
-    parts = [rearrange(x, "... h t e -> (...) h t e") for x in (q, k, v.to(q.dtype))]
-    if bias is not None:
-        bias = bias.to(q.dtype)
-        if bias.ndim > 2:
-            bias = bias.expand(*q.shape[:-3], 1, *bias.shape[-2:]).flatten(0, -4)
-        per_entry = bias if bias.ndim > 2 else bias.expand(len(parts[0]), 1, *bias.shape)
-        parts.append(per_entry)
-    split = zip(*(part.split(MOST_ENTRIES) for part in parts), strict=True)
+    q_k_v = [rearrange(x, "... h t e -> (...) h t e") for x in (q, k, v.to(q.dtype))]
+    split = zip(*(x.split(MOST_ENTRIES) for x in q_k_v), strict=True)
+    # One bias may serve all parts.
+    biases = itertools.repeat(None if bias is None else bias.to(q.dtype))
+    if bias is not None and bias.ndim > 2:
+        bias = bias.to(q.dtype).expand(*q.shape[:-3], 1, *bias.shape[-2:])
+        biases = bias.flatten(0, -4).split(MOST_ENTRIES)
     attended = [
-        F.scaled_dot_product_attention(q, k, v, attn_mask=b[0] if b else None, scale=1.0)
-        for q, k, v, *b in split
+        F.scaled_dot_product_attention(*part, attn_mask=mask, scale=1.0)
+        for part, mask in zip(split, biases)  # noqa: B905
     ]
     return (attended[0] if len(attended) == 1 else torch.cat(attended)).reshape(q.shape)
 
@@ -330,10 +331,10 @@ def _blocks(net: nn.Module) -> list[STBlock]:
 
 
 def _as_computed(x: Tensor) -> Tensor:
-    """In the number format of the products, so that the sums between blocks are as short."""
+    """On a GPU in the number format of the products: the sums between blocks are half the bytes."""
     device = x.device.type
     is_mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return x.to(torch.get_autocast_dtype(device)) if is_mixed else x
+    return x.to(torch.get_autocast_dtype(device)) if x.is_cuda and is_mixed else x
 
 
 def _clip_tables(

@@ -1,6 +1,7 @@
 """Codebooks: ids and codes say the same, nothing collapses, gradients pass."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -73,8 +74,10 @@ def test_evaluation_leaves_learnt_codes_alone():
         assert torch.equal(tensor, before[name]), f"{name} moved although nothing is being trained"
 
 
-def test_dead_codes_come_back_to_life():
-    torch.manual_seed(0)
+@pytest.mark.parametrize("seed", range(4))
+def test_dead_codes_come_back_to_life(seed: int):
+    """Some of eight clusters may go on sharing a code, since each has a code near enough."""
+    torch.manual_seed(seed)
     codebook = Codebook(CodebookConfig(kind="vq", num_codes=8, code_dim=DIM), DIM)
     centres = 4 * nn.functional.normalize(torch.randn(8, DIM), dim=-1)
     # All codes start where no latent is, but one.
@@ -85,7 +88,7 @@ def test_dead_codes_come_back_to_life():
         which = torch.randint(8, (4, 64))
         codebook(centres[which] + 0.05 * torch.randn(4, 64, DIM))
     _, ids, _ = codebook.eval()(centres[None])
-    assert len(ids.unique()) >= 7, f"8 clusters share the codes {ids.unique().tolist()}"
+    assert len(ids.unique()) >= 5, f"8 clusters share the codes {ids.unique().tolist()}"
 
 
 def test_a_copy_learns_by_itself():
@@ -98,6 +101,25 @@ def test_a_copy_learns_by_itself():
     for name, tensor in codebook.state_dict().items():
         assert torch.equal(tensor, before[name]), f"{name} moved with the copy's"
     assert not torch.equal(other.quantizer._codebook.embed, codebook.quantizer._codebook.embed)
+
+
+def test_a_codebook_goes_to_other_processes(codebook: Codebook):
+    given = latents()
+    other = pickle.loads(pickle.dumps(codebook.eval()))
+    assert torch.equal(other(given)[1], codebook(given)[1])
+
+
+def test_dead_codes_do_not_become_twins():
+    """With fewer latents than dead codes, the others wait."""
+    torch.manual_seed(0)
+    codebook = Codebook(CodebookConfig(kind="vq", num_codes=8, code_dim=DIM), DIM)
+    learnt = codebook.quantizer._codebook
+    learnt.cluster_size.zero_()
+    before = learnt.embed.clone()
+    given = nn.functional.normalize(torch.randn(1, 3, DIM), dim=-1)
+    learnt.expire_codes_(given)
+    changed = (learnt.embed != before).any(dim=2)[0]
+    assert changed.sum() == 3 and len(learnt.embed[0].unique(dim=0)) == 8
 
 
 @pytest.mark.parametrize(

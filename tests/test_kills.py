@@ -178,10 +178,11 @@ def drive(data: Path, folder: Path) -> None:
     import train.dynamics
     import train.latent_action
     import train.tokenizer  # noqa: F401
-    from train.speed import matrix_rate
+    from train.speed import count_operations, matrix_rate
 
     torch.set_num_threads(1)
     matrix_rate(torch.device("cpu"), torch.float32)  # measured once; children find it known
+    count_operations(torch.nn.Identity(), (torch.zeros(1),))  # and what this imports
     log, stories = folder / "log", {}
     for stage in STAGES:
         start, work = unbroken(stage, data, folder / "unbroken", log)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from genie.errors import UserError
 from train import __main__ as pipeline
-from train import progress, tokenizer
+from train import pace, progress, tokenizer
 from train.loop import Trainer
 from train.progress import ByClock
 
@@ -30,7 +30,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return metrics
 
     monkeypatch.setattr(Trainer, "_train_step", strike)
-    monkeypatch.setattr(progress, "process_age_s", lambda: state.age)
+    for module in (pace, progress):
+        monkeypatch.setattr(module, "process_age_s", lambda: state.age)
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: state.now))
     monkeypatch.setattr(progress, "SAVE_EVERY_S", 3.0)
     return state
@@ -107,16 +108,42 @@ def test_a_stage_that_was_begun_keeps_its_seconds(
     tokenizer.main(configure(prepared_folder, tmp_path))
     tokenizer.main(configure(prepared_folder, tmp_path, 9 * UNTIL))
     assert described(tmp_path)["until"] == UNTIL
-    with pytest.raises(UserError, match="until"):
+    tokenizer.main(replace(configure(prepared_folder, tmp_path, 0), minutes=1))
+    assert described(tmp_path)["steps_taken"] == UNTIL
+    with pytest.raises(UserError, match="num_steps: by the clock there, 60 now"):
         tokenizer.main(configure(prepared_folder, tmp_path, 0))
 
 
-def test_seconds_that_are_over_before_the_first_step_are_refused(
+def test_a_stage_that_was_begun_by_steps_keeps_them(
     prepared_folder: Path, tmp_path: Path, clock: SimpleNamespace
 ):
-    clock.age = UNTIL
-    with pytest.raises(UserError, match="give more seconds"):
-        tokenizer.main(configure(prepared_folder, tmp_path))
+    stage = configure(prepared_folder, tmp_path, 0)
+    tokenizer.main(replace(stage, loop=replace(stage.loop, num_steps=25)))
+    tokenizer.main(configure(prepared_folder, tmp_path))
+    assert described(tmp_path)["steps_taken"] == described(tmp_path)["loop"]["num_steps"] == 25
+
+
+def test_a_stage_that_saved_nothing_yet_takes_other_seconds(
+    prepared_folder: Path, tmp_path: Path, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+):
+    def break_off(*_: object) -> dict:
+        raise EOFError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_train_step", break_off)
+        with pytest.raises(EOFError):
+            tokenizer.main(configure(prepared_folder, tmp_path, 5))
+    assert described(tmp_path)["until"] == 5
+    tokenizer.main(configure(prepared_folder, tmp_path))
+    assert described(tmp_path)["until"] == described(tmp_path)["steps_taken"] == UNTIL
+
+
+def test_a_late_start_leaves_a_tenth_of_the_seconds(
+    prepared_folder: Path, tmp_path: Path, clock: SimpleNamespace
+):
+    clock.age = 10 * UNTIL
+    tokenizer.main(configure(prepared_folder, tmp_path))
+    assert described(tmp_path)["steps_taken"] == 0.1 * UNTIL
 
 
 def test_the_real_clock_counts_a_process_from_its_start():

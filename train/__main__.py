@@ -25,10 +25,10 @@ from genie.errors import UserError
 from genie.parts import FrameOptions
 from genie.preparing import HELDOUT_SHARE, describe_source
 from train import compare, dynamics, latent_action, prepare, tokenizer
-from train.pace import check_time
+from train.pace import begun_with, check_time
 from train.progress import process_age_s
 from train.provenance import command_line, note_start, python_name
-from train.run_folder import claim, is_finished, read_description
+from train.run_folder import claim, is_finished
 from train.stage import DEFAULT_PRESET, PIPELINE, check_size, check_start, one_line_errors
 
 STOPPED = (130, 143)  # exit codes of a stage that was told to stop and has saved
@@ -40,7 +40,7 @@ UNTIL_SHARES = {  # of the seconds of --until, by how many encoders are trained 
     1: {"tokenizer": 0.3, "latent_action": 0.12},
     2: {"tokenizer": 0.42, "latent_action": 0.42},
 }
-LATE_SHARE = 0.1  # of them for the dynamics, if nothing is left: late is better than no world
+LATE_SHARE = 0.1  # of them for a stage at least, whatever is left: late is better than no world
 AFTERWARDS = 0.1, 60.0  # of them, and seconds at the most, to finish the world in
 EXPLAINED = 2  # exit code of a stage that has said in one line what is wrong
 
@@ -153,10 +153,10 @@ def _tell_what_stays(run: Path) -> None:
     """Which stages --minutes and --until say nothing to any more."""
     for stage in ("tokenizer", "latent_action", "dynamics"):
         if (run / stage / "config.json").is_file():
-            description = read_description(run / stage)
-            until, steps = description.get("until"), description["loop"]["num_steps"]
-            kept = f"{until:g} seconds" if until else f"{steps:,} steps"
-            print(f"{stage} was begun before, and keeps its {kept}")
+            steps, until = begun_with(run / stage)
+            kept = f"{steps:,} steps" if steps else f"{until:.0f} seconds"
+            if steps or until:
+                print(f"{stage} was begun before, and keeps its {kept}")
 
 
 @contextlib.contextmanager

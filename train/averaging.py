@@ -27,9 +27,12 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """Take in the weights after a step (1-based)."""
         if self._averages:
-            live = [tensor for _, tensor in self._live()]
             weight = 1 - min(self.decay, step / (10 + step))
-            torch._foreach_lerp_(list(self._averages.values()), live, weight)
+            for kind in (True, False):  # one operation takes no sharded tensors beside whole ones
+                live = [(n, t) for n, t in self._live() if isinstance(t, DTensor) == kind]
+                averages = [self._averages[name] for name, _ in live]
+                if live:
+                    torch._foreach_lerp_(averages, [tensor for _, tensor in live], weight)
 
     @contextlib.contextmanager
     @torch.no_grad()

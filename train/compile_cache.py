@@ -37,8 +37,7 @@ def load_compiled(path: Path | None) -> None:
 def save_compiled(path: Path | None) -> None:
     """Write what this process compiled or took from a file; the file appears whole or not at all.
 
-    Raises:
-        UserError: if it cannot be written.
+    Where it cannot be written, that is said, and costs nothing but the compiling of a later run.
     """
     made = torch.compiler.save_cache_artifacts() if path else None
     if made is None:
@@ -47,4 +46,4 @@ def save_compiled(path: Path | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, made[0])
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        print(f"warning: cannot write {path} ({error.strerror or error}): nothing is kept of it")

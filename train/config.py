@@ -66,7 +66,7 @@ class LoopConfig:
     """Processes that load clips; 0 loads in the training process."""
     resident: Literal["auto", "yes", "no"] = "auto"
     """Whether all clips lie on the device, where batches are gathered, instead of being loaded.
-    auto: on a GPU of whose memory they take at most 40 %."""
+    auto: on a GPU of whose memory they take at most 40 %, but not from another machine."""
 
     def __post_init__(self) -> None:
         counts = ("num_steps", "batch_size", "log_every", "evaluate_every", "save_every")

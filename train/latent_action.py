@@ -142,7 +142,7 @@ def advise(metrics: dict[str, float]) -> str:
     return (
         f"the latent actions collapsed (perplexity {perplexity:.2f}, delta PSNR {delta:.2f} dB)"
         ": give more or more varied videos, or train longer in a new run folder with "
-        "train/latent_action.py --loop.num-steps"
+        "train/latent_action.py --loop.num-steps (or more --until)"
     )
 
 

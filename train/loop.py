@@ -157,6 +157,8 @@ class Trainer:
             SystemExit: after a TERM, when everything is saved.
         """
         config, stopper, watch = self.config, Stopper(), Stopwatch()
+        # Trying kernels out pays from here on, where sizes stay.
+        torch.backends.cudnn.benchmark = self.accelerator.device.type == "cuda"
         batches = iter(self.batches)
         with self._bar() as bar, stopper.listening():
             if self._lacks_evaluation():
@@ -310,10 +312,11 @@ class Trainer:
         }
         if isinstance(self.progress, ByClock):
             state["passed_s"] = self.progress.passed_s
-            with self.average.in_place():
-                self.folder.show(self.net)
         if self.is_main:
             self.folder.states.save(self.step, state, milestone=self._milestone)
+        if isinstance(self.progress, ByClock):
+            with self.average.in_place():
+                self.folder.show(self.net)
 
     def _checked(self, metrics: dict[str, Any]) -> dict[str, float]:
         """A step's figures, averaged over the processes.
@@ -408,15 +411,9 @@ class Trainer:
 
 
 def _progress(config: LoopConfig, until: float, state: dict[str, Any] | None) -> Progress:
-    if not until:
-        return BySteps(config.num_steps, config.save_every)
-    clock = ByClock(until, state["passed_s"] if state else 0.0)
-    if state is None and clock.is_over(0):
-        raise UserError(
-            f"--until {until:g} was over after {clock.passed_s:.0f} s, before the first step: give "
-            "more seconds"
-        )
-    return clock
+    if until:
+        return ByClock(until, state["passed_s"] if state else 0.0)
+    return BySteps(config.num_steps, config.save_every)
 
 
 def _pool(clips: Clips, per_step: int) -> Pool:

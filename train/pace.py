@@ -1,10 +1,12 @@
-"""How long a stage is trained where a time is given instead of steps.
+"""How long a stage is trained, where a time is given instead of steps.
 
-By --minutes it is tried on this machine before it begins. In: a way to make a trainer, and minutes.
-Out: a number of steps. It is found once, at a stage's
-first start, and written into its config.json with everything else, so that from there on nothing
-depends on the clock: the run goes on, or is repeated with --loop.num-steps, to the same weights.
-By --until nothing is tried: the run itself watches the clock (`train/progress.py`).
+In: minutes or seconds, and what is known of a stage that was begun before. Out: a number of steps,
+or the seconds in which it is to be over.
+
+--minutes are turned into steps at a stage's first start, by trying some on this machine. Their
+number is written into its config.json, so that from there on nothing depends on the clock: the run
+goes on, or is repeated with --loop.num-steps, to the same weights. With --until nothing is tried,
+since the run itself watches the clock (`train/progress.py`).
 """
 
 import json
@@ -21,11 +23,13 @@ from accelerate.utils import broadcast_object_list
 from genie.errors import UserError
 from train.config import LoopConfig
 from train.loop import Trainer
-from train.run_folder import read_description
+from train.progress import process_age_s
+from train.run_folder import is_finished, read_description
 
 TRIED = 20  # steps that are timed, after as many in which kernels are compiled and caches filled
 SHARE = 0.94  # of the time for steps; the rest is for evaluations and saving
 FEWEST_STEPS = 40
+LEAST_SHARE = 0.1  # of --until, for steps, however long it took to begin: late is better than never
 NEVER = 10**9
 
 
@@ -44,17 +48,30 @@ def check_time(minutes: float, until: float) -> None:
         raise UserError("--minutes and --until are both given: choose one")
 
 
-def seconds_within(until: float, folder: Path) -> float:
-    """Seconds in which a stage is to be over; one that was started before keeps its own.
+def begun_with(folder: Path) -> tuple[int | None, float]:
+    """The steps of a stage that was begun before, or the seconds if it goes by the clock.
+
+    Returns:
+        (steps, 0), (None, seconds), or (None, 0) for a stage with nothing to go on from.
+    """
+    if not (folder / "config.json").is_file():
+        return None, 0
+    description = read_description(folder)
+    if "until" not in description:
+        return description["loop"]["num_steps"], 0
+    has_state = is_finished(folder) or any(folder.glob("state-*.pt"))
+    return None, description["until"] if has_state else 0
+
+
+def seconds_within(until: float) -> float:
+    """Seconds in which a new stage is to be over: at least a share of them is left from now on.
 
     Raises:
         UserError: if several processes would have to agree on the time.
     """
-    if until and PartialState().num_processes > 1:
+    if PartialState().num_processes > 1:
         raise UserError("--until is for one process: give --minutes, by which all know the steps")
-    if until and (folder / "config.json").is_file():
-        return read_description(folder).get("until", until)
-    return until
+    return max(until, process_age_s() + LEAST_SHARE * until)
 
 
 def steps_within(
@@ -64,17 +81,13 @@ def steps_within(
 
     Args:
         minutes: that it may take in all, the trial included.
-        folder: of the stage; one that was started before keeps its number.
+        folder: of the stage.
         loop: how it is trained.
         make: a trainer of a copy of the net, with this loop, in this folder.
 
     Raises:
         UserError: if that is too short to train anything.
     """
-    if (folder / "config.json").is_file():
-        description = read_description(folder)
-        # One that goes by the clock is refused as another run, later.
-        return loop.num_steps if "until" in description else description["loop"]["num_steps"]
     began = time.perf_counter()
     seconds = _time_step(loop, make)
     left = 60 * minutes - (time.perf_counter() - began)

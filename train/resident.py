@@ -24,12 +24,10 @@ class ResidentClips:
     def __init__(self, parts: Sequence[Clips], device: torch.device) -> None:
         """Bring all there is to the device, from which nothing is taken again."""
         self.device, self.pick = device, parts[0].store.pick
-        brought = [part.store.bring(device) for part in parts]
-        self.columns = tuple(
-            pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-            for pieces in zip(*brought, strict=True)
-        )
         offsets = starts(len(part.store) for part in parts)
+        self.columns = parts[0].store.make_room(int(offsets[-1]), device)
+        for part, start, stop in zip(parts, offsets[:-1], offsets[1:], strict=True):
+            part.store.bring(tuple(column[start:stop] for column in self.columns))
         rows = [part.rows + offset for part, offset in zip(parts, offsets[:-1], strict=True)]
         self.rows = torch.from_numpy(np.concatenate(rows)).to(device)
         self.steps = torch.arange(parts[0].num_frames, device=device)
@@ -55,8 +53,11 @@ class ResidentBatches:
 
 
 def fit_on_device(parts: Sequence[Clips], device: torch.device) -> bool:
-    """Whether clips leave enough of a GPU's memory free; elsewhere loading costs little."""
-    if device.type != "cuda":
+    """Whether clips leave enough of a GPU's memory free; elsewhere loading costs little.
+
+    What lies on another machine is streamed, and not waited for.
+    """
+    if device.type != "cuda" or any(len(part.block_sizes) > 1 for part in parts):
         return False
     wanted = sum(part.store.num_bytes for part in parts)
     return wanted < MOST_SHARE * torch.cuda.get_device_properties(device).total_memory

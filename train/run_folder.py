@@ -110,12 +110,12 @@ class RunFolder:
 
     def finish(self, weights: dict[str, Tensor], step: int) -> None:
         """Write the weights that the next stage reads, and after how many steps they are."""
+        remove_weights(self.path / WEIGHTS_SO_FAR)
         if is_finished(self.path):
             return
         description = read_description(self.path) | {TAKEN: step}
         write_whole(self.path / "config.json", _as_json(description))
         save_tensors(weights, self.path / WEIGHTS)
-        remove_weights(self.path / WEIGHTS_SO_FAR)
 
     def _extend(self, description: dict[str, Any]) -> None:
         """Where the same run is wanted with more steps: go back to before its rate fell."""
@@ -180,9 +180,11 @@ def claim(folder: Path, description: dict[str, Any]) -> None:
 
 def _that_count(description: dict[str, Any]) -> dict[str, Any]:
     """A description without what a run may change on its way, and what it says at its end."""
-    loop = description.get("loop", {})
     told = {k: v for k, v in description.items() if k != TAKEN}
-    return told | {"loop": {k: v for k, v in loop.items() if k not in FREE_SETTINGS}}
+    loop = {k: v for k, v in description.get("loop", {}).items() if k not in FREE_SETTINGS}
+    if "until" in told:  # a run by the clock that saved nothing yet may be given other seconds
+        told, loop = told | {"until": "by the clock"}, loop | {"num_steps": "by the clock"}
+    return told | {"loop": loop}
 
 
 def _as_json(description: dict[str, Any]) -> str:
@@ -209,7 +211,7 @@ To go on, or to repeat it:
 | samples/ | pictures made on the way |
 | state-NUMBER.pt | everything needed to go on from that step |
 | weights.safetensors | the result, once the run is finished |
-| weights-so-far.safetensors | the averaged weights of the last minute, of a run by the clock |
+| weights-so-far*.safetensors | averaged, a minute old at most, while a run by the clock goes on |
 {afterwards}"""
 
 

@@ -89,7 +89,7 @@ def count_operations(net: nn.Module, arguments: tuple[torch.Tensor, ...]) -> int
     nothing is computed.
     """
     trained = copy.deepcopy(net).to("meta").train()
-    with FlopCounterMode(display=False) as counter:
+    with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
         trained(*(argument.to("meta") for argument in arguments))
     return 3 * counter.get_total_flops()
 

@@ -14,15 +14,15 @@ import torch
 import tyro
 from torch import nn
 
-from genie.checkpoint import fingerprint_weights, load_weights
+from genie.checkpoint import check_folder, fingerprint_weights, load_weights
 from genie.data import Clips, FrameStore, TokenStore, read_card
 from genie.errors import UserError
-from genie.machine import best_device, check_compiler, end_with_parent
+from genie.machine import allow_quick_float32, best_device, check_compiler, end_with_parent
 from genie.world import read_config
 from train.compile_cache import load_compiled, save_compiled
 from train.config import LoopConfig
 from train.loop import Judge, Replay, Trainer
-from train.pace import check_time, seconds_within, steps_within
+from train.pace import begun_with, check_time, seconds_within, steps_within
 from train.run_folder import describe
 
 Config = TypeVar("Config")
@@ -60,7 +60,7 @@ class StageConfig:
     until: float = 0
     """Train until so many seconds after the start of this command instead, imports included: the
     learning rate follows the clock, nothing is timed before, and weights are written every minute.
-    It can be resumed, but not repeated to the bit."""
+    At least a tenth of them is trained. It can be resumed, but not repeated to the bit."""
     compile_cache: Path | None = None
     """File that keeps what was compiled (with --loop.compile): the next run on such a device takes
     it from there."""
@@ -132,10 +132,11 @@ def set_up(config: StageConfig) -> None:
     """
     if config.loop.compile:
         check_compiler(best_device())
+        if config.compile_cache:
+            check_folder(config.compile_cache.parent)
         load_compiled(config.compile_cache)
-    if best_device().type == "cuda":
-        torch.backends.cudnn.benchmark = True  # sizes stay, so that trying kernels pays
-        torch.set_float32_matmul_precision("high")
+    if config.loop.precision != "float32":
+        allow_quick_float32(best_device())
     if PIPELINE in os.environ:
         end_with_parent()
     if config.threads:
@@ -219,14 +220,19 @@ def make_trainer(
     if config.from_:
         description["started_from"] = fingerprint_weights(config.from_ / f"{name}.safetensors")
     loop, folder = config.loop, config.run / name
-    if config.minutes:
+    until = 0.0
+    if config.minutes or config.until:
+        steps, until = begun_with(folder)
+        if steps is None and not until and config.until:
+            until = seconds_within(config.until)
+        elif steps is None and not until:
 
-        def trial(loop: LoopConfig, folder: Path) -> Trainer:
-            return Trainer(copy.deepcopy(net), *clips, loop, folder, {}, replay=replayed)
+            def trial(loop: LoopConfig, folder: Path) -> Trainer:
+                return Trainer(copy.deepcopy(net), *clips, loop, folder, {}, replay=replayed)
 
-        loop = replace(loop, num_steps=steps_within(config.minutes, folder, loop, trial))
+            steps = steps_within(config.minutes, folder, loop, trial)
+        loop = replace(loop, num_steps=steps or loop.num_steps)
     told = {name: value for name, value in asdict(loop).items() if name not in HOW_IT_RUNS}
-    until = seconds_within(config.until, folder)
     if until:
         told["num_steps"] = f"until {until:g} s"
         description["until"] = until

@@ -15,14 +15,16 @@ import torch
 import tyro
 from torch import nn
 
-from genie.compiling import compile_parts
+from genie.compiling import compile_parts, failed_to_compile
 from genie.dynamics import Dynamics
 from genie.errors import UserError
-from genie.machine import best_device, check_compiler, end_with_parent
+from genie.machine import allow_quick_float32, best_device, check_compiler, end_with_parent
+from genie.st_transformer import recompute_blocks
 from genie.tokenizer import Tokenizer
 from genie.world import make_latent_action
 from train import dynamics, latent_action, tokenizer
 from train.compile_cache import load_compiled, save_compiled
+from train.config import LoopConfig
 from train.loop import mixed_precision
 from train.stage import PIPELINE, StageConfig, one_line_errors
 
@@ -74,8 +76,13 @@ def warm_up(
             path = cache and cache / f"{name}.bin"
             load_compiled(path)
             began = time.perf_counter()
-            is_mixed = mixed_precision(stages[name].loop.precision) == "bf16"
-            _take_step(make_net(), draw_batch, is_mixed)
+            try:
+                _take_step(make_net(), draw_batch, stages[name].loop)
+            except RuntimeError as error:
+                if not failed_to_compile(error):
+                    raise
+                print(f"{name}: the compiler failed: {' '.join(str(error).split())[:200]}")
+                continue
             save_compiled(path)
             print(f"{name}: compiled in {time.perf_counter() - began:.0f} s")
 
@@ -114,9 +121,17 @@ def _nets(
     yield "dynamics", lambda: Dynamics(model), ids
 
 
-def _take_step(net: nn.Module, draw_batch: Callable[[torch.device], tuple], is_mixed: bool) -> None:
+def _take_step(
+    net: nn.Module, draw_batch: Callable[[torch.device], tuple], loop: LoopConfig
+) -> None:
+    """As the trainer does it."""
     device = best_device()
+    if loop.precision != "float32":
+        allow_quick_float32(device)
+    if loop.recompute:
+        recompute_blocks(net)
     compile_parts(net.to(device).train())
+    is_mixed = mixed_precision(loop.precision) == "bf16"
     with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):
         loss, _ = net(*draw_batch(device))
     loss.backward()

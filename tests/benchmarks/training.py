@@ -27,8 +27,7 @@ def whole_preset(name: str, rounds: int) -> list[dict]:
     """A row for each stage, and one for all their steps together."""
     rows = [step_times(name, stage, rounds) for stage in STAGES]
     total = {"preset": name, "stage": "all steps"}
-    for way in ("plain", "ours", "compiled"):
-        # The convolutional latent action model is never compiled.
+    for way in ("plain", "ours", "compiled"):  # the last where there is a compiler
         ms = sum(row["steps"] * row.get(way, row["ours"])["ms"] for row in rows)
         total[way] = {"ms": ms}
         total[way]["times faster"] = total["plain"]["ms"] / ms
@@ -49,7 +48,7 @@ def step_times(name: str, stage: str, rounds: int, num_clips: int | None = None)
         return NETS[stage](config.model).to(DEVICE)
 
     functions = {"plain": plain_step(net(), batch), "ours": our_step(net(), batch, config.loop)}
-    if has_compiler(DEVICE) and stage != "latent_action":
+    if has_compiler(DEVICE):
         compiled = net()
         compile_parts(compiled)
         functions["compiled"] = our_step(compiled, batch, config.loop)
