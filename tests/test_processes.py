@@ -149,7 +149,9 @@ def tokenizers(prepared_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 def alone(prepared: Path, run: Path) -> None:
     """The same run by this process."""
     tiny = tokenizer.PRESETS["tiny"]
-    loop = replace(tiny.loop, num_steps=12, log_every=1, save_every=4, precision="float32")
+    loop = replace(
+        tiny.loop, num_steps=12, log_every=1, save_every=4, precision="float32", average=0.9
+    )
     tokenizer.main(replace(tiny, data=prepared, run=run, threads=1, loop=loop))
 
 

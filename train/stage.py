@@ -89,12 +89,13 @@ def check_start(world: Path | None, replay: str | None, *folders: str) -> None:
         folders: prepared ones whose frames must have the world's size.
 
     Raises:
-        UserError: naming both sizes; or if there is a replay but no world.
+        UserError: naming both sizes; if there is no such world; or if there is a replay but none.
     """
     if world is None:
         if replay:
             raise UserError("--replay is for a world that is trained further: give --from as well")
         return
+    read_config(world)  # before any folder is made
     for folder in (*folders, *([replay] if replay else [])):
         card = read_card(folder)
         check_size(world, (card.height, card.width), folder)
