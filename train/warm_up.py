@@ -54,7 +54,10 @@ def main(config: WarmUpConfig) -> None:
     check_compiler(best_device())
     if PIPELINE in os.environ:
         end_with_parent()
-    warm_up(*(each[config.preset] for each in presets), config.size, config.compile_cache)
+    chosen = [each[config.preset] for each in presets]
+    if not any(stage.loop.compile for stage in chosen):
+        print(f"preset {config.preset} compiles nothing")
+    warm_up(*chosen, config.size, config.compile_cache)
 
 
 def warm_up(
