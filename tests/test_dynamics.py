@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from genie import dynamics as dynamics_module
 from genie.dynamics import Dynamics, DynamicsConfig
 from genie.errors import UserError
 
@@ -170,6 +171,26 @@ def test_perfect_logits_have_no_loss(clip, masking: str):
     let_know(dynamics, (tokens + 1) % SIZE)
     loss, metrics = dynamics(tokens, actions)
     assert loss.item() > 10 and metrics["accuracy"] == 0, "wrong answers cost nothing"
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_the_loss_is_the_mean_over_hidden_tokens(clip, share: float, monkeypatch):
+    """All of them where they are few; where they are more than are asked for, over some of them."""
+    tokens, actions = clip
+    dynamics = make(corruption=0.0, action_dropout=0.0, changed_weight=3.0).train()
+    hidden = torch.rand(tokens.shape, generator=torch.manual_seed(3)) < share
+    monkeypatch.setattr(dynamics_module, "_frame_mask", lambda _: hidden.clone())
+    losses = [dynamics(tokens, actions)[0].item() for _ in range(300 if share > 0.8 else 2)]
+    logits = dynamics.logits(tokens, actions, hidden)
+    hidden[:, 0] = False
+    entropy = F.cross_entropy(logits[hidden], tokens[hidden], reduction="none")
+    same = F.pad(tokens[:, 1:] == tokens[:, :-1], (0, 0, 1, 0))[hidden]
+    weight = torch.where(same, 1.0, 4.0)
+    wanted = ((weight * entropy).sum() / weight.sum()).item()
+    if share < 0.8:
+        assert losses == pytest.approx([wanted] * 2, rel=1e-5)
+    else:
+        assert len(set(losses)) > 1 and sum(losses) / 300 == pytest.approx(wanted, rel=5e-3)
 
 
 @pytest.mark.parametrize("masking", ["frame", "clip"])
