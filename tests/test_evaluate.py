@@ -27,7 +27,7 @@ from genie.preparing import prepare
 from genie.world import World, read_config
 from train import evaluate, sampling
 from train.figures import _mean_with_error
-from train.long_rollouts import long_figures, longest_scenes, run_on
+from train.long_rollouts import long_figures, longest_scenes, run_on, steps_within
 from train.pictures import contact_sheet, draw_pictures
 from train.report import HEIGHT, WIDTH, page
 from train.rollouts import HISTORY, draw_clips, infer, roll
@@ -129,6 +129,8 @@ class PerfectWorld:
 
     def start(self, prompt: torch.Tensor, *, seed: int) -> "PerfectWorld":
         return self
+
+    num_passes = num_steps = 1
 
     def step(self, action: int) -> None:
         pass
@@ -502,9 +504,9 @@ def test_the_command_line_says_in_one_line_what_is_wrong(tmp_path: Path):
 
 def test_a_perfect_world_runs_on_as_its_game_does(landscape, walks):
     world = PerfectWorld(landscape)
-    run = run_on(world, walks, longest_scenes(walks), 50, seed=0)
+    run = run_on(world, walks, longest_scenes(walks), steps_within(50), seed=0)
     figures = long_figures(world, walks, run, seed=0)
-    assert list(figures) == ["real", "10", "50"]
+    assert list(figures) == ["real", "tokenizer", "10", "50"]
     assert [len(truth) for truth in run.truths] == [length - HISTORY for length in LENGTHS]
     for step, num_true in (("10", 5), ("50", 2)):
         assert figures[step]["num_true"] == num_true, (
@@ -529,7 +531,7 @@ def test_worlds_that_blur_or_stop_are_told(landscape, walks):
 
 def long_figures_of(change, landscape: Landscape, walks: WalkStore) -> dict:
     world = PerfectWorld(landscape)
-    run = run_on(world, walks, longest_scenes(walks), 10, seed=0)
+    run = run_on(world, walks, longest_scenes(walks), steps_within(10), seed=0)
     run.windows[10][:] = change(run.windows[10])
     return long_figures(world, walks, run, seed=0)["10"]
 
@@ -541,27 +543,28 @@ def blur(films: torch.Tensor) -> torch.Tensor:
 
 def test_a_film_is_the_same_however_long_others_run_on(landscape, walks):
     world, scenes = PerfectWorld(landscape), longest_scenes(walks)
-    short, long = (run_on(world, walks, scenes, steps, seed=0) for steps in (50, 99))
+    short, long = (run_on(world, walks, scenes, steps_within(steps), seed=0) for steps in (50, 99))
     assert list(long.windows) == [10, 50], "99 frames are looked at after 50 of them"
-    longer = run_on(world, walks, scenes, 100, seed=0)
+    longer = run_on(world, walks, scenes, steps_within(100), seed=0)
     for step in (10, 50):
         assert torch.equal(short.windows[step], longer.windows[step])
 
 
-def test_real_frames_are_nearer_to_real_ones_than_blurred_ones(landscape, walks):
+def test_real_films_have_fewer_patches_never_seen_than_spoilt_ones(landscape, walks):
     world, scenes = PerfectWorld(landscape), longest_scenes(walks)
-    run = run_on(world, walks, scenes, 10, seed=0)
-    run.windows[10][:] = blur(run.windows[10])
+    run = run_on(world, walks, scenes, steps_within(10), seed=0)
+    run.windows[10][..., ::2, :] //= 2
     figures = long_figures(world, walks, run, seed=0)
-    low, high = figures["real"]["frechet_range"]
-    assert low <= figures["real"]["frechet"] <= high < figures["10"]["frechet"]
+    low, high = figures["real"]["never_seen_range"]
+    assert low <= figures["real"]["never_seen"] <= high < figures["10"]["never_seen"]
+    assert figures["tokenizer"]["never_seen"] <= high, "this tokenizer loses nothing"
 
 
 def test_a_film_never_starts_twice_the_same_way(landscape, walks):
     scenes = longest_scenes(walks)
-    run = run_on(PerfectWorld(landscape), walks, scenes, 10, seed=0)
-    again = run_on(PerfectWorld(landscape), walks, scenes, 10, seed=0)
-    other = run_on(PerfectWorld(landscape), walks, scenes, 10, seed=3)
+    run = run_on(PerfectWorld(landscape), walks, scenes, [10], seed=0)
+    again = run_on(PerfectWorld(landscape), walks, scenes, [10], seed=0)
+    other = run_on(PerfectWorld(landscape), walks, scenes, [10], seed=3)
     assert torch.equal(run.windows[10], again.windows[10])
     assert torch.equal(run.windows[10][:5], other.windows[10][:5]), "these follow the true videos"
     assert not torch.equal(run.windows[10][5], other.windows[10][5]), "this video has ended"
@@ -597,7 +600,7 @@ def test_the_report_holds_everything_itself(report: Path):
     figures = json.loads((report / "metrics.json").read_text())
     assert f"{figures['tokenizer']['psnr']:.2f} dB" in read.text
     curves = [found["points"].split() for tag, found in read.tags if tag == "polyline"]
-    assert [len(points) for points in curves] == [5, 5, 5, 5, 2, 2, 2, 2, 2]
+    assert [len(points) for points in curves] == [5, 5, 5, 5, 2, 2, 2, 2, 2, 2]
     for x, y in (point.split(",") for points in curves for point in points):
         assert 0 <= float(x) <= WIDTH and 0 <= float(y) <= HEIGHT
 
@@ -753,35 +756,65 @@ def test_a_folder_of_recordings_without_true_actions_is_refused(tmp_path: Path):
 
 
 def sweep(world: Path, data: Path, out: Path, **values) -> sampling.SamplingSweep:
-    small = {"passes": (1, 3), "num_clips": 4, "horizon": 5}
+    small = {
+        "passes": (1, 3),
+        "entropy_bounds": (0.0, 4.0),
+        "temperatures": (0.0, 1.0),
+        "num_clips": 4,
+        "horizon": 12,
+    }
     return sampling.SamplingSweep(world=world, data=data, out=out, **small | values)
 
 
-def test_every_way_of_sampling_is_measured_on_the_same_clips(
+def test_every_way_of_sampling_is_sent_through_the_same_course(
     tiny_world_folder: Path, prepared_folder: Path, tmp_path: Path, capsys
 ):
-    config = sweep(tiny_world_folder, prepared_folder, tmp_path / "out", temperatures=(0.0, 1.0))
-    sampling.main(config)
+    sampling.main(sweep(tiny_world_folder, prepared_folder, tmp_path / "out"))
     found = json.loads((tmp_path / "out" / "sampling.json").read_text())
-    ways = [(row["passes"], row["order"], row["temperature"]) for row in found["rows"]]
-    orders = [(1, "-"), (3, "confidence"), (3, "mixed"), (3, "random")]
-    assert ways == [(*way, temperature) for temperature in (0.0, 1.0) for way in orders]
-    assert all(len(row["psnr"]) == 5 and row["ms"] > 0 for row in found["rows"])
-    assert len({row["mean_psnr"] for row in found["rows"]}) > 4, "the ways do not differ"
+    ways = [(r["maskgit_steps"], r["temperature"], r["entropy_bound"]) for r in found["rows"]]
+    assert ways == [(1, 0, 0), (1, 1, 0), (3, 0, 0), (3, 0, 4), (3, 1, 0), (3, 1, 4)]
+    for row in found["rows"]:
+        assert 0 <= row["never_seen"] <= 100 and row["ms"] > 0
+        assert 1 <= row["passes"] <= row["maskgit_steps"]
+        assert row["entropy_bound"] or row["passes"] == row["maskgit_steps"]
+    assert len({row["psnr_15"] for row in found["rows"]}) > 3, "the ways do not differ"
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 1 + 8 + 2 and printed[-1] == sampling.line(found["chosen"])
+    assert len(printed) == 2 + 6 + 2 and printed[-1] == sampling.line(found["chosen"])
     assert read_config(tiny_world_folder) == tiny_world_config(), "the world was changed"
 
 
-def test_the_quickest_way_near_the_best_is_chosen():
+def test_the_quickest_that_looks_and_obeys_nearly_best_is_chosen():
     rows = [
-        {"mean_psnr": psnr, "ms": ms}
-        for psnr, ms in ((25.0, 40.0), (24.71, 9.0), (24.8, 12.0), (24.6, 1.0))
+        {"never_seen": never_seen, "agreement": agreement, "ms": ms}
+        for never_seen, agreement, ms in (
+            (5.0, 0.80, 40.0),
+            (5.9, 0.79, 20.0),  # the one
+            (5.5, 0.85, 30.0),
+            (5.5, 0.60, 10.0),  # does not obey
+            (6.1, 0.99, 5.0),  # melts
+        )
     ]
-    assert sampling.choose(rows) == {"mean_psnr": 24.71, "ms": 9.0}
+    rows[1]["agreement"] = 0.801
+    assert sampling.choose(rows) == rows[1]
 
 
-@pytest.mark.parametrize("values", [{"passes": (0,)}, {"passes": ()}, {"orders": ()}])
-def test_impossible_ways_are_refused(tiny_world_folder, prepared_folder, tmp_path, values):
-    with pytest.raises(UserError, match="passes"):
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"passes": (0,)}, "maskgit_steps is 0"),
+        ({"passes": ()}, "at least one value"),
+        ({"entropy_bounds": (-1.0,)}, "entropy_bound is -1"),
+        ({"horizon": 9}, "--horizon is 9"),
+    ],
+)
+def test_impossible_ways_are_refused(tiny_world_folder, prepared_folder, tmp_path, values, reason):
+    with pytest.raises(UserError, match=reason):
         sampling.main(sweep(tiny_world_folder, prepared_folder, tmp_path, **values))
+
+
+def test_too_few_videos_to_look_up_in_are_refused(
+    tiny_world_folder, prepared_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("train.patches.FEWEST_VIDEOS", 100)
+    with pytest.raises(UserError, match="patches are looked up in others"):
+        sampling.main(sweep(tiny_world_folder, prepared_folder, tmp_path))

@@ -1,4 +1,4 @@
-"""LPIPS and FVD by networks of the user's own: what they are shown, and bad files."""
+"""LPIPS, FID and FVD by networks of the user's own: what they are shown, and bad files."""
 
 from pathlib import Path
 
@@ -28,11 +28,20 @@ class Clips(nn.Module):
         return x.mean(dim=[1, 3, 4])[:, [0, -1]]
 
 
+class Pictures(nn.Module):
+    """Gives the brightness of the upper and the lower half of stored frames."""
+
+    def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
+        assert return_features and x.dtype == torch.uint8
+        halves = x.float().flatten(1, 2).unflatten(1, (2, -1))
+        return halves.mean(dim=[2, 3])
+
+
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     folder = tmp_path_factory.mktemp("networks")
-    paths = folder / "lpips.pt", folder / "i3d.pt"
-    for module, path in zip((Distance(), Clips()), paths, strict=True):
+    paths = folder / "lpips.pt", folder / "i3d.pt", folder / "inception.pt"
+    for module, path in zip((Distance(), Clips(), Pictures()), paths, strict=True):
         torch.jit.script(module).save(str(path))
     return paths
 
@@ -54,6 +63,9 @@ def test_the_users_networks_are_shown_what_they_were_made_for(files):
     bright = [2 * frames[:, [0, -1]].float().mean(dim=(2, 3, 4)) / 255 - 1 for frames in
               (torch.cat([prompts[:, None], x], dim=1) for x in (generated, future))]  # fmt: skip
     assert figures["fvd"] == pytest.approx(frechet_distance(*bright), rel=0.02)
+    halves = [frames.flatten(0, 1).float().flatten(1, 2).unflatten(1, (2, -1)).mean(dim=(2, 3))
+              for frames in (generated, future)]  # fmt: skip
+    assert figures["fid"] == pytest.approx(frechet_distance(*halves), rel=1e-3)
 
 
 class Answers(nn.Module):
@@ -84,12 +96,14 @@ class Answers(nn.Module):
         ("lpips", "one", "distances of 20 pairs"),
         ("fvd", "nan", "network gives"),
         ("fvd", "all", "features of shape"),
+        ("fid", "nan", "network gives"),
+        ("fid", "all", "features of shape"),
     ],
 )
 def test_a_network_that_answers_otherwise_is_refused(tmp_path: Path, kind: str, what: str, told):
     path = tmp_path / "net.pt"
     torch.jit.script(Answers(what)).save(str(path))
-    networks = (path, None) if kind == "lpips" else (None, path)
+    networks = [path if name == kind else None for name in ("lpips", "fvd", "fid")]
     with pytest.raises(UserError, match=told):
         Supplied.open(*networks).figures(*films(9))
 

@@ -31,7 +31,14 @@ from train.figures import (
     scroll_figures,
     usage_figures,
 )
-from train.long_rollouts import LONG_STEPS, long_figures, longest_scenes, run_on, scenes_of
+from train.long_rollouts import (
+    LONG_STEPS,
+    long_figures,
+    longest_scenes,
+    run_on,
+    scenes_of,
+    steps_within,
+)
 from train.pictures import draw_long, draw_pictures, write
 from train.protocol import find_sets, place
 from train.report import page
@@ -72,6 +79,8 @@ class EvaluateConfig:
     """TorchScript file of LPIPS, for which two batches of frames in -1..1 are a distance each."""
     fvd_network: Path | None = None
     """TorchScript file of I3D, such as i3d_torchscript.pt."""
+    fid_network: Path | None = None
+    """TorchScript file of Inception, such as inception-2015-12-05.pt."""
     seed: int = 0
     """Draws clips, random actions and the sampler's noise."""
     out: Path = Path("report")
@@ -120,7 +129,7 @@ def main(config: EvaluateConfig) -> None:
     if other:
         check_same_clips({game: work.facts for game, work in works.items()}, other, config.against)
     truth = TrueActions.open(config.true_actions) if config.true_actions else None
-    supplied = Supplied.open(config.lpips_network, config.fvd_network)
+    supplied = Supplied.open(config.lpips_network, config.fvd_network, config.fid_network)
     for work in works.values() if truth else ():
         truth.of_store(work.store)  # what does not fit is told before the minutes of rollouts
     games = {}
@@ -209,8 +218,8 @@ def evaluate(
     prompts, future = clips[:, HISTORY], clips[:, HISTORY + 1 :]
     generated = roll(world, prompts, actions[:, HISTORY:], seed, "rollout")
     by_networks = (supplied or Supplied()).figures(generated, future, prompts)
-    runs_on = long_steps >= LONG_STEPS[0]
-    running_on = run_on(world, store, work.scenes, long_steps, seed) if runs_on else None
+    steps = steps_within(long_steps)
+    running_on = run_on(world, store, work.scenes, steps, seed) if steps else None
     if pictures:
         (pictures / "long.png").unlink(missing_ok=True)  # of an earlier evaluation
         draw_pictures(world, clips[:, HISTORY:], generated, pictures, seed=seed)

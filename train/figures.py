@@ -156,7 +156,7 @@ def scroll_figures(world: World, prompts: UInt8[Tensor, "p 3 h w"], seed: int) -
 
 
 def latency_figures(world: World, prompt: UInt8[Tensor, "3 h w"], seed: int) -> dict:
-    """Time one session's steps from action to frame, decode included, in ms."""
+    """Time one session's steps from action to frame, decode included, in ms, and count passes."""
     session = world.start(prompt, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     num_warm_up = 5
@@ -170,6 +170,8 @@ def latency_figures(world: World, prompt: UInt8[Tensor, "3 h w"], seed: int) -> 
     return {
         "p50_ms": p50,
         "p95_ms": p95,
+        "mean_ms": sum(times[num_warm_up:]) / LATENCY_STEPS,
+        "passes": session.num_passes / session.num_steps,
         "num_steps": LATENCY_STEPS,
         "num_threads": torch.get_num_threads(),
         "device": str(world.device),

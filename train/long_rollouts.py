@@ -7,20 +7,21 @@ those of other true videos, one after the other: keys that somebody playing pres
 views would differ from real ones for that alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
 from genie import metrics, video
 from genie.data import Clips, FrameStore
 from genie.world import World
-from train.features import features_of
 from train.figures import likeness
-from train.rollouts import HISTORY, infer, reconstruct
+from train.patches import KnownPatches
+from train.rollouts import HISTORY, find_videos, infer, reconstruct
 
 LONG_STEPS = (10, 50, 100, 300, 1000)
 NUM_FILMS = 32
@@ -38,34 +39,40 @@ class LongRun:
     """The true video of each from its prompt on, as long as it lasts."""
     windows: dict[int, UInt8[Tensor, "b w 3 h w"]]
     """By step the last frames up to it."""
+    videos: Int[np.ndarray, " b"]
+    """The number of the video that each starts in."""
 
 
 def long_figures(world: World, store: FrameStore, run: LongRun, seed: int) -> dict[str, dict]:
-    """Figures by step, and under "real" those of real stretches beside real frames of other scenes.
+    """Figures by step; under "real" those of real films, under "tokenizer" what it makes of those.
 
+    `never_seen`: see `train.patches`; it is missing where there are too few videos.
     `sharpness`, `contrast` and `motion` are shares of the real frames', 1 being as sharp; `colour`
-    is how far the mean colour is off, 0..255; `frechet` is the distance of the features of a small
-    network (`train.features`; neither FID nor FVD), to be held beside that of as many real frames,
-    of which `frechet_range` has the least and the greatest of `NUM_DRAWS` draws and the rest are
-    means. `generated`, `copy_last_frame` and `tokenizer` are there while true videos last, for
-    `num_true` of them.
+    is how far the mean colour is off, 0..255. Real films are stretches of other scenes each, means
+    over `NUM_DRAWS` draws, of which `never_seen_range` has the least and the greatest. `generated`,
+    `copy_last_frame` and `tokenizer` are there while true videos last, for `num_true` of them.
     """
-    films = next(iter(run.windows.values()))
-    some, others = _two_halves(store, films.shape[1], seed)
-    real = _yardstick(_draw_real(store, some, NUM_REAL, 2, seed))
-    figures: dict[str, dict] = {"real": _looks_of_real(store, others, films.shape[:2], real, seed)}
+    ruler = Ruler.of(store, seed)
+    num_films, num_frames = next(iter(run.windows.values())).shape[:2]
+    draws = [_draw_films(store, num_films, num_frames, [seed, n]) for n in range(NUM_DRAWS)]
+    films, videos = draws[0]
+    figures = {
+        "real": _over_draws([ruler.looks(*draw, seed) for draw in draws]),
+        "tokenizer": ruler.looks(reconstruct(world, films), videos, seed),
+    }
     for step, window in run.windows.items():
-        figures[str(step)] = _looks(window, real) | _likeness_to_truth(world, run, step)
+        looks = ruler.looks(window, run.videos, seed)
+        figures[str(step)] = looks | _likeness_to_truth(world, run, step)
     return figures
 
 
 def run_on(
-    world: World, store: FrameStore, scenes: np.ndarray, num_steps: int, seed: int
+    world: World, store: FrameStore, scenes: np.ndarray, steps: Sequence[int], seed: int
 ) -> LongRun:
     """Roll out from the beginning of held-out scenes, of which the numbers are given.
 
     Args:
-        num_steps: to run on for; the last of `LONG_STEPS` within it is the last frame.
+        steps: numbers of frames after which films are looked at; the greatest is the last.
     """
     clips = [store.read(*store.scene_starts[scene : scene + 2].tolist()) for scene in scenes]
     skipped = [min(HISTORY, len(clip) - 1) for clip in clips]
@@ -73,7 +80,6 @@ def run_on(
     inferred = [
         infer(world, clip[None])[0, skip:] for clip, skip in zip(clips, skipped, strict=True)
     ]
-    steps = [step for step in LONG_STEPS if step <= num_steps]
     actions = _go_on(inferred, max(steps), seed)
     prompts = torch.stack([truth[:1] for truth in truths])
     running = world.start_many(prompts, seeds=[seed + 2**32 * n for n in range(len(prompts))])
@@ -83,7 +89,13 @@ def run_on(
         for step in steps:
             if step - WINDOW < now <= step:
                 films[step].append(frame)
-    return LongRun(truths, {step: torch.stack(film, dim=1) for step, film in films.items()})
+    windows = {step: torch.stack(film, dim=1) for step, film in films.items()}
+    return LongRun(truths, windows, find_videos(store, store.scene_starts[scenes]))
+
+
+def steps_within(num_steps: int) -> list[int]:
+    """Those of `LONG_STEPS` that films of so many frames reach."""
+    return [step for step in LONG_STEPS if step <= num_steps]
 
 
 def longest_scenes(store: FrameStore) -> np.ndarray:
@@ -111,69 +123,63 @@ def _go_on(inferred: list[Int[Tensor, " _"]], num_steps: int, seed: int) -> Int[
     return torch.stack(rows)
 
 
-def _two_halves(store: FrameStore, num_frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of scenes: real films must not be among the frames that they are held beside."""
-    long_enough = np.unique(scenes_of(Clips(store, num_frames).rows, store))
-    numbers = np.random.default_rng(seed).permutation(long_enough)
-    middle = max(1, len(numbers) // 2)
-    return numbers[:middle], numbers[middle:] if len(numbers) > 1 else numbers
+@dataclass(frozen=True)
+class Ruler:
+    """Real frames, that films are held beside."""
+
+    statistics: dict
+    known: KnownPatches | None
+
+    @classmethod
+    def of(cls, store: FrameStore, seed: int) -> "Ruler":
+        """Take it from all videos."""
+        rows = Clips(store, 2).rows
+        count = min(NUM_REAL, len(rows))
+        chosen = np.random.default_rng(seed).choice(rows, count, replace=False)
+        pairs = _read(store, np.sort(chosen), 2)
+        return cls(_statistics(pairs), KnownPatches.of(store, seed))
+
+    def looks(
+        self, films: UInt8[Tensor, "b w 3 h w"], videos: Int[np.ndarray, " b"], seed: int
+    ) -> dict[str, float]:
+        """Figures of films; `videos` are the numbers of those that they start in."""
+        found, wanted = _statistics(films), self.statistics
+        shares = {
+            name: found[name] / max(wanted[name], 1e-6)
+            for name in ("sharpness", "contrast", "motion")
+        }
+        colour = 255 * (found["colour"] - wanted["colour"]).abs().mean().item()
+        looks = {**shares, "colour": colour}
+        if self.known:
+            looks = {"never_seen": self.known.never_seen(films, videos, seed), **looks}
+        return looks
 
 
-def _draw_real(
-    store: FrameStore, scenes: np.ndarray, count: int, num_frames: int, seed: int
-) -> UInt8[Tensor, "b w 3 h w"]:
-    """Stretches of neighbouring real frames, anywhere in these scenes."""
-    rows = Clips(store, num_frames).rows
-    rows = rows[np.isin(scenes_of(rows, store), scenes)]
-    chosen = np.random.default_rng(seed).choice(rows, min(count, len(rows)), replace=False)
-    return _read(store, np.sort(chosen), num_frames)
+def _draw_films(
+    store: FrameStore, num_films: int, num_frames: int, seed: list[int]
+) -> tuple[UInt8[Tensor, "b w 3 h w"], Int[np.ndarray, " b"]]:
+    """Stretches of real frames, each of another scene as films are, and their videos' numbers."""
+    rng, rows = np.random.default_rng(seed), Clips(store, num_frames).rows
+    shuffled = rng.permutation(rows)
+    _, first = np.unique(scenes_of(shuffled, store), return_index=True)
+    chosen = np.sort(shuffled[rng.permutation(first)[:num_films]])
+    return _read(store, chosen, num_frames), find_videos(store, chosen)
 
 
-def _looks_of_real(
-    store: FrameStore,
-    scenes: np.ndarray,
-    size: tuple[int, int],
-    real: tuple[dict, Tensor],
-    seed: int,
-) -> dict[str, float | list[float]]:
-    """Figures of real stretches, each of another scene as films are, means over several draws."""
-    num_films, num_frames = size
-    rows = Clips(store, num_frames).rows
-    places = scenes_of(rows, store)
-    found = []
-    for draw in range(NUM_DRAWS):
-        rng = np.random.default_rng([seed, draw])
-        shuffled = rng.permutation(np.flatnonzero(np.isin(places, scenes)))
-        _, first = np.unique(places[shuffled], return_index=True)
-        chosen = rows[shuffled[rng.permutation(first)[:num_films]]]
-        found.append(_looks(_read(store, np.sort(chosen), num_frames), real))
-    distances = [looks["frechet"] for looks in found]
-    means = {name: sum(looks[name] for looks in found) / NUM_DRAWS for name in found[0]}
-    return means | {"frechet_range": [min(distances), max(distances)]}
+def _over_draws(looks: list[dict[str, float]]) -> dict[str, float | list[float]]:
+    means = {name: sum(draw[name] for draw in looks) / len(looks) for name in looks[0]}
+    if "never_seen" not in means:
+        return means
+    shares = [draw["never_seen"] for draw in looks]
+    return means | {"never_seen_range": [min(shares), max(shares)]}
 
 
 def _read(store: FrameStore, rows: np.ndarray, num_frames: int) -> UInt8[Tensor, "b w 3 h w"]:
     return torch.stack([store.read(row, row + num_frames) for row in rows.tolist()])
 
 
-def _looks(films: UInt8[Tensor, "b w 3 h w"], real: tuple[dict, Tensor]) -> dict[str, float]:
-    """Figures of films beside the `_yardstick` of real ones."""
-    found, features = _yardstick(films)
-    wanted, real_features = real
-    shares = {
-        name: found[name] / max(wanted[name], 1e-6) for name in ("sharpness", "contrast", "motion")
-    }
-    colour = 255 * (found["colour"] - wanted["colour"]).abs().mean().item()
-    frechet = metrics.frechet_distance(features, real_features)
-    return {**shares, "colour": colour, "frechet": frechet}
-
-
-def _yardstick(clips: UInt8[Tensor, "b w 3 h w"]) -> tuple[dict, Float[Tensor, "n f"]]:
-    """Statistics of the pixels, and features of every frame."""
-    return _statistics(video.to_float(clips)), features_of(clips.flatten(0, 1))
-
-
-def _statistics(clips: Float[Tensor, "b w 3 h w"]) -> dict:
+def _statistics(films: UInt8[Tensor, "b w 3 h w"]) -> dict:
+    clips = video.to_float(films)
     return {
         "sharpness": metrics.sharpness(clips).mean().item(),
         "contrast": clips.std(dim=(-2, -1)).mean().item(),

@@ -80,15 +80,17 @@ def charts(figures: dict) -> list[Chart]:
         Chart("PSNR by frames since the prompt, dB", likeness),
         Chart("delta PSNR, dB", {"delta PSNR": [(int(t), at["mean"]) for t, at in delta.items()]}),
     ]
-    steps = [step for step in long if step != "real"]
+    steps = [step for step in long if step.isdigit()]
     if steps:
         shares = ("sharpness", "contrast", "motion")
         curves = {name: [(int(step), long[step][name]) for step in steps] for name in shares}
         found.append(Chart("Running on: shares of real frames'", curves))
-        distances = [(int(step), long[step]["frechet"]) for step in steps]
-        floor = [(int(step), long["real"]["frechet"]) for step in steps]
-        curves = {"generated": distances, "real frames": floor}
-        found.append(Chart("Running on: Frechet distance to real frames", curves))
+    if steps and "never_seen" in long["real"]:
+        shares = {
+            name: [(int(step), long[of or step]["never_seen"]) for step in steps]
+            for name, of in {"generated": "", "tokenizer": "tokenizer", "real": "real"}.items()
+        }
+        found.append(Chart("Running on: patches never seen in the game, %", shares))
     return found
 
 

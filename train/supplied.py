@@ -1,9 +1,9 @@
-"""Figures that want networks whose weights nobody may hand on here: LPIPS and FVD.
+"""Figures that want networks whose weights nobody may hand on here: LPIPS, FID and FVD.
 
 In: TorchScript files that the user brings, and frames. Out: distances. Nothing is downloaded; where
 no file is given there is no such figure, and none of another network goes by the same name.
-Source: LPIPS, Zhang et al. 2018 (arXiv:1801.03924); FVD, Unterthiner et al. 2018
-(arXiv:1812.01717).
+Source: LPIPS, Zhang et al. 2018 (arXiv:1801.03924); FID, Heusel et al. 2017 (arXiv:1706.08500);
+FVD, Unterthiner et al. 2018 (arXiv:1812.01717).
 """
 
 import math
@@ -35,15 +35,18 @@ class Supplied:
     fvd: torch.jit.ScriptModule | None = None
     """Clips "b 3 t 224 224" in -1..1 to features, called with rescale=False, resize=False and
     return_features=True, as the I3D files in use are."""
+    fid: torch.jit.ScriptModule | None = None
+    """Stored frames "b 3 h w" to features, called with return_features=True, as the Inception files
+    in use are, which resize by themselves."""
 
     @classmethod
-    def open(cls, lpips: Path | None, fvd: Path | None) -> "Supplied":
+    def open(cls, lpips: Path | None, fvd: Path | None, fid: Path | None = None) -> "Supplied":
         """Read the files.
 
         Raises:
             UserError: if one cannot be read.
         """
-        return cls(*(path and _load(path) for path in (lpips, fvd)))
+        return cls(*(path and _load(path) for path in (lpips, fvd, fid)))
 
     @torch.no_grad()
     def figures(
@@ -52,7 +55,9 @@ class Supplied:
         future: UInt8[Tensor, "b s 3 h w"],
         prompts: UInt8[Tensor, "b 3 h w"],
     ) -> dict:
-        """LPIPS by step beside copying the prompt, and FVD of all clips, their prompts included.
+        """LPIPS by step beside copying the prompt, FID of all frames, FVD of all clips.
+
+        FVD's clips begin with their prompts.
 
         Raises:
             UserError: if a network does not take what it is given.
@@ -72,10 +77,13 @@ class Supplied:
             raise UserError("FVD wants 2 clips or more: give a larger --num-clips")
         if self.fvd is not None:
             features = (
-                self._features(torch.cat([prompts[:, None], frames], dim=1))
+                self._clip_features(torch.cat([prompts[:, None], frames], dim=1))
                 for frames in (generated, future)
             )
             figures["fvd"] = _finite("FVD", metrics.frechet_distance(*features))
+        if self.fid is not None:
+            features = (self._frame_features(frames) for frames in (generated, future))
+            figures["fid"] = _finite("FID", metrics.frechet_distance(*features))
         return figures
 
     def _lpips(self, frames: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> float:
@@ -89,7 +97,7 @@ class Supplied:
             )
         return _finite("LPIPS", distances.mean().item())
 
-    def _features(self, clips: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b f"]:
+    def _clip_features(self, clips: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b f"]:
         options = {"rescale": False, "resize": False, "return_features": True}
         found = []
         for part in clips.split(BATCH):
@@ -98,13 +106,24 @@ class Supplied:
             )
             batch = rearrange(frames, "(b t) c h w -> b c t h w", b=len(part))
             found.append(_ask("FVD", self.fvd, batch, **options))
-        features = torch.cat(found)
-        if features.ndim != 2 or len(features) != len(clips):
-            raise UserError(
-                f"the FVD network gives features of shape {tuple(features.shape)} of {len(clips)} "
-                "clips: a row of numbers each is wanted"
-            )
-        return features
+        return _checked("FVD", torch.cat(found), len(clips))
+
+    def _frame_features(self, films: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "n f"]:
+        frames = films.flatten(0, 1)
+        found = [
+            _ask("FID", self.fid, part.to(best_device()), return_features=True)
+            for part in frames.split(BATCH)
+        ]
+        return _checked("FID", torch.cat(found), len(frames))
+
+
+def _checked(name: str, features: Tensor, count: int) -> Float[Tensor, "n f"]:
+    if features.ndim != 2 or len(features) != count:
+        raise UserError(
+            f"the {name} network gives features of shape {tuple(features.shape)} of {count} "
+            "pictures or clips: a row of numbers each is wanted"
+        )
+    return features
 
 
 def _finite(name: str, figure: float) -> float:

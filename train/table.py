@@ -28,11 +28,13 @@ MAIN_FIGURES = {
     "eta squared up/down": ("scroll", "eta_squared", "up_down"),
     "sharpness t=10": ("long", "10", "sharpness"),
     "sharpness t=1000": ("long", "1000", "sharpness"),
-    "Frechet real frames": ("long", "real", "frechet"),
-    "Frechet t=10": ("long", "10", "frechet"),
-    "Frechet t=1000": ("long", "1000", "frechet"),
+    "never seen, real, %": ("long", "real", "never_seen"),
+    "never seen t=50, %": ("long", "50", "never_seen"),
+    "never seen t=1000, %": ("long", "1000", "never_seen"),
     "LPIPS t=4": ("lpips", "4", "generated"),
+    "FID": ("fid",),
     "FVD": ("fvd",),
+    "passes a frame": ("latency", "passes"),
     "latency p50, ms": ("latency", "p50_ms"),
 }
 
@@ -87,8 +89,8 @@ def game_table(figures: dict) -> str:
         *_true_action_lines(figures["true_actions"] or {}),
         *_scroll_lines(figures["scroll"]),
         *_long_lines(figures["long"]),
-        f"latency of a frame: p50 {latency['p50_ms']:.1f} ms, p95 {latency['p95_ms']:.1f} ms "
-        f"({latency['device']}, {latency['num_threads']} threads)",
+        f"latency of a frame: p50 {latency['p50_ms']:.1f} ms, p95 {latency['p95_ms']:.1f} ms, "
+        f"{latency['passes']:.1f} passes ({latency['device']}, {latency['num_threads']} threads)",
     ]
     return "\n".join(lines)
 
@@ -114,8 +116,9 @@ def _rollout_lines(figures: dict) -> Iterator[str]:
         for name in ("generated", "copy_last_frame"):
             cells = [f"{figures['lpips'][step][name]:.3f}" for step in steps]
             yield _row(f"LPIPS {name.replace('_', ' ')}", cells)
-    if "fvd" in figures:
-        yield f"FVD: {figures['fvd']:.1f}"
+    yield from (
+        f"{name.upper()}: {figures[name]:.1f}" for name in ("fid", "fvd") if name in figures
+    )
     deltas = [figures["delta_psnr"].get(step) for step in steps]
     yield _row("delta PSNR", [f"{delta['mean']:.2f}" if delta else "" for delta in deltas])
     reach = [delta and (delta["interval"][1] - delta["interval"][0]) / 2 for delta in deltas]
@@ -149,18 +152,23 @@ def _scroll_lines(figures: dict) -> Iterator[str]:
 
 
 def _long_lines(figures: dict) -> Iterator[str]:
-    steps = [step for step in figures if step != "real"]
+    steps = [step for step in figures if step.isdigit()]
     if not steps:
         return
-    yield _row("running on by itself", ["real", *(f"t={step}" for step in steps)])
+    shown = [figures[name] for name in ("real", "tokenizer", *steps)]
+    yield _row("running on by itself", ["real", "tokens", *(f"t={step}" for step in steps)])
+    if "never_seen" in shown[0]:
+        yield _row("  patches never seen", [f"{at['never_seen']:.1f}%" for at in shown])
+        low, high = figures["real"]["never_seen_range"]
+        yield f"    (real films: {low:.1f} to {high:.1f} %)"
     for name in ("sharpness", "contrast", "motion"):
-        yield _row(f"  {name}", [f"{at[name]:.2f}" for at in figures.values()])
-    yield _row("  colour off by", [f"{at['colour']:.1f}" for at in figures.values()])
-    yield _row("  Frechet distance", [f"{at['frechet']:.3f}" for at in figures.values()])
+        yield _row(f"  {name}", [f"{at[name]:.2f}" for at in shown])
+    yield _row("  colour off by", [f"{at['colour']:.1f}" for at in shown])
     for name in ("generated", "copy_last_frame", "tokenizer"):
         psnr = [f"{figures[s][name]['psnr']:.2f}" if name in figures[s] else "" for s in steps]
-        yield _row(f"  PSNR {name.replace('_', ' ')}", ["", *psnr])
-    yield _row("  true videos so long", ["", *(str(figures[step]["num_true"]) for step in steps)])
+        yield _row(f"  PSNR {name.replace('_', ' ')}", ["", "", *psnr])
+    true = (str(figures[step]["num_true"]) for step in steps)
+    yield _row("  true videos so long", ["", "", *true])
 
 
 def compare(figures: dict, other: dict) -> Iterator[str]:
