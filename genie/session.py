@@ -31,15 +31,19 @@ WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How new frames are drawn; found by free-running rollouts on held-out clips."""
+    """How new frames are drawn; found by what free-running films on held-out levels look like."""
 
-    maskgit_steps: int = 1
-    """Passes over a new frame; more is slower, and was no better."""
-    temperature: float = 0.3
+    maskgit_steps: int = 8
+    """Passes over a new frame at most."""
+    temperature: float = 0.7
     """Of the token draws; 0 takes the most likely token."""
-    choice_temperature: float = 1.0
+    choice_temperature: float = 0.0
     """Noise in the order in which tokens are revealed."""
-    guidance: float = 1.5
+    entropy_bound: float = 16.0
+    """In nats: a pass reveals tokens, the surest first, until what they leave open sums up to this,
+    so that a frame which only scrolls takes fewer passes than one with news. 0: always all passes,
+    by MaskGIT's schedule."""
+    guidance: float = 1.0
     """1: logits as they are. Above: what the action changes in them is enlarged; each pass then
     runs with and without the action, side by side."""
 
@@ -48,6 +52,8 @@ class SamplingConfig:
             raise UserError(f"maskgit_steps is {self.maskgit_steps}: use 1 to {MOST_STEPS}")
         if not (0 <= self.temperature < math.inf and 0 <= self.choice_temperature < math.inf):
             raise UserError("a temperature is negative or no number: use 0 or more")
+        if not 0 <= self.entropy_bound < math.inf:
+            raise UserError(f"entropy_bound is {self.entropy_bound}: use 0 (none) or more")
         if not 1 <= self.guidance < math.inf:
             raise UserError(f"guidance is {self.guidance}: use 1 (none) or more")
 
@@ -200,6 +206,8 @@ class Sessions:
         self._shown = nets.decoder.decoder.new_cache(b, num_tokens)
         self._seeds = torch.tensor(seeds, device=device)
         self._ages = torch.zeros(b, dtype=torch.long, device=device)
+        self.num_passes = 0
+        """Passes over new frames since the start, whether they are shown or only foreseen."""
         self._unsettled: tuple[Tensor, Tensor] | None = None
         self._foreseen: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -250,6 +258,7 @@ class Sessions:
             mask_id=self._nets.dynamics.mask_id,
             temperature=self.sampling.temperature,
             choice_temperature=self.sampling.choice_temperature,
+            entropy_bound=self.sampling.entropy_bound,
         )
         self._foreseen = actions, tokens, self._decode(tokens)
 
@@ -257,6 +266,7 @@ class Sessions:
         self, tokens: Int[Tensor, "b n"], actions: Int[Tensor, " b"]
     ) -> Float[Tensor, "b n v"]:
         """Of the next frame, with classifier-free guidance (Ho & Salimans 2022) by the action."""
+        self.num_passes += 1
         dynamics, guidance = self._nets.dynamics, self.sampling.guidance
         if guidance == 1:
             return dynamics.next_logits(tokens[:, None], actions[:, None], self._past)[:, 0]
@@ -308,6 +318,11 @@ class Session:
     def sampling(self) -> SamplingConfig:
         """How frames are drawn at present."""
         return self._running.sampling
+
+    @property
+    def num_passes(self) -> int:
+        """Passes over new frames so far, whether they are shown or only foreseen."""
+        return self._running.num_passes
 
     def tune(self, *, maskgit_steps: int | None = None, temperature: float | None = None) -> None:
         """See `Sessions.tune`."""

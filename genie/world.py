@@ -24,7 +24,7 @@ from genie.session import QuickNets, SamplingConfig, Session, Sessions
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 from genie.tokenizer import Tokenizer, TokenizerConfig
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 NETS = ("tokenizer", "latent_action", "dynamics")
 
 
@@ -163,7 +163,7 @@ class World(nn.Module):
         Args:
             prompt: one frame or several neighbouring ones (their motion continues), stored range.
             seed: same seed and actions give the same frames, bit for bit on one CPU.
-            maskgit_steps: passes over a frame; None takes the world's own.
+            maskgit_steps: passes over a frame at most; None takes the world's own.
             temperature: of the token draws; None takes the world's own.
         """
         frames = prompt[None] if getattr(prompt, "ndim", 0) == 3 else prompt
@@ -265,9 +265,19 @@ def read_config(folder: Path) -> WorldConfig:
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): restore the file") from error
     version = values.get("version") if isinstance(values, dict) else None
-    if version != FORMAT_VERSION:
+    if version == 2:
+        values = _from_version_2(values)
+    elif version != FORMAT_VERSION:
         raise UserError(
             f"{path} has version {version}, this program reads {FORMAT_VERSION}: "
             "update the program or train the world again"
         )
     return config_from_dict(WorldConfig, values, where=str(path))
+
+
+def _from_version_2(values: dict) -> dict:
+    """Worlds of version 2 draw as they always did: all passes, by MaskGIT's schedule."""
+    sampling = values.get("sampling")
+    if isinstance(sampling, dict):
+        sampling = {"entropy_bound": 0.0, **sampling}
+    return values | {"sampling": sampling, "version": FORMAT_VERSION}

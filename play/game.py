@@ -13,9 +13,14 @@ class Settings(NamedTuple):
     """How frames are drawn; may change while a game runs."""
 
     maskgit_steps: int
-    """Passes over a frame, at least 1."""
+    """Passes over a frame at most, at least 1."""
     temperature: float
     """Of the token draws, 0 or more."""
+
+    @property
+    def passes(self) -> str:
+        """For people: how many passes a frame takes."""
+        return "1 pass" if self.maskgit_steps == 1 else f"up to {self.maskgit_steps} passes"
 
 
 class Game(Protocol):

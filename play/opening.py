@@ -94,7 +94,7 @@ class Library:
 
     Args:
         seed: of every opening.
-        maskgit_steps: passes over a frame; None takes each world's own.
+        maskgit_steps: passes over a frame at most; None takes each world's own.
         temperature: of the token draws; None takes each world's own.
         fps: steps per second; None takes each world's own.
     """
@@ -165,7 +165,6 @@ class Library:
             own.maskgit_steps if self._steps is None else self._steps,
             own.temperature if self._temperature is None else self._temperature,
         )
-        passes = f"{settings.maskgit_steps} pass" + "es" * (settings.maskgit_steps > 1)
         return Opening(
             title=world.name,
             start=_starter(world, prompt),
@@ -177,7 +176,8 @@ class Library:
             world=world.name,
             fingerprint=world.fingerprint,
             prompt=prompt,
-            what_runs=f"{world.name} on {machine.describe(world.device)}, {passes} a frame",
+            what_runs=f"{world.name} on {machine.describe(world.device)}, "
+            f"{settings.passes} a frame",
             clip=None if film is None else _clip(world, film, len(prompt)),
             beside=beside,
         )

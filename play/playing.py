@@ -47,7 +47,7 @@ HELP = (
     ("F5  F9", "set a bookmark; come back to it"),
     ("Tab", "what if: the next second under each action; click one to go there"),
     ("-  +", "temperature"),
-    ("[  ]", "passes over a frame"),
+    ("[  ]", "most passes over a frame"),
     ("V", "beside the real video, from its beginning (video prompts)"),
     ("G", "save the last two minutes as a GIF"),
     ("M", "start and stop a film (MP4)"),
@@ -490,7 +490,7 @@ class Playing:
             f"frame {played.position}",
             f"seed {self.seed}",
             f"temperature {settings.temperature:g}",
-            f"{settings.maskgit_steps} pass" + "es" * (settings.maskgit_steps > 1),
+            settings.passes,
         ]
         if self._script:
             told.insert(0, "replay")

@@ -100,7 +100,13 @@ def tiny_world_config(**sampling) -> WorldConfig:
             window=4,
         ),
         sampling=SamplingConfig(
-            **{"maskgit_steps": 3, "temperature": 1.0, "guidance": 1.0} | sampling
+            **{
+                "maskgit_steps": 3,
+                "temperature": 1.0,
+                "choice_temperature": 1.0,
+                "entropy_bound": 15.0,  # some frames of these random nets take 2 passes, others 3
+            }
+            | sampling
         ),
         fps=12.0,
     )

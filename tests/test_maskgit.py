@@ -30,7 +30,8 @@ def random_logits(batch_size: int, num_tokens: int, seed: int = 0) -> torch.Tens
 
 
 def fill(predict, batch_size: int, num_tokens: int, seed: int = 0, **options) -> torch.Tensor:
-    options = {"num_steps": 4, "temperature": 1.0, "choice_temperature": 1.0} | options
+    defaults = {"temperature": 1.0, "choice_temperature": 1.0, "entropy_bound": 0.0}
+    options = {"num_steps": 4, **defaults, **options}
     shape = batch_size, options.pop("num_steps"), 2, num_tokens
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
     return fill_frame(predict, noise=noise, mask_id=MASK, **options)
@@ -135,7 +136,12 @@ def test_certain_tokens_are_drawn_whatever_the_noise():
     for number in (2**-24, 0.5, 1 - 2**-24):
         noise = torch.full((1, 3, 2, SIZE), number)
         tokens = fill_frame(
-            lambda _: logits, noise=noise, mask_id=MASK, temperature=1.0, choice_temperature=1.0
+            lambda _: logits,
+            noise=noise,
+            mask_id=MASK,
+            temperature=1.0,
+            choice_temperature=1.0,
+            entropy_bound=0.0,
         )
         assert torch.equal(tokens, answer)
 
@@ -155,3 +161,52 @@ def test_one_pass_and_more_passes_than_tokens_work(num_steps: int):
     tokens = fill(recorder, 2, 24, num_steps=num_steps)
     assert len(recorder.seen) == num_steps and (tokens != MASK).all()
     assert (recorder.seen[0] == MASK).all(), "the first pass must see nothing of the frame"
+
+
+@settings(deadline=None)
+@given(
+    num_steps=st.integers(2, 12),
+    bound=st.floats(0.1, 60.0),
+    choice_temperature=st.sampled_from([0.0, 1.0]),
+    seed=st.integers(0, 1000),
+)
+def test_a_pass_reveals_more_than_its_share_only_while_little_is_open(
+    num_steps, bound, choice_temperature, seed
+):
+    logits = 3 * random_logits(2, 20, seed)
+    entropy = torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1)
+    recorder = Recorder(logits)
+    options = {"num_steps": num_steps, "choice_temperature": choice_temperature}
+    tokens = fill(recorder, 2, 20, seed, entropy_bound=bound, **options)
+    assert (tokens != MASK).all()
+    for step, (before, after) in enumerate(itertools.pairwise([*recorder.seen, tokens]), start=1):
+        assert torch.equal(after[before != MASK], before[before != MASK]), "a token changed later"
+        share = 20 - math.floor(20 * math.cos(math.pi / 2 * step / num_steps))
+        for row in range(2):
+            shown = (before[row] == MASK) & (after[row] != MASK)
+            assert shown.any() or (before[row] != MASK).all(), "a pass was for nothing"
+            if shown.any() and (after[row] != MASK).sum() > share:
+                open_before_last = entropy[row][shown].sum() - entropy[row][shown].max()
+                assert open_before_last < bound + 1e-4
+
+
+def test_a_frame_that_is_certain_takes_one_pass_whoever_is_beside():
+    certain = 50.0 * torch.nn.functional.one_hot(torch.arange(12) % SIZE, SIZE)[None]
+    unsure = random_logits(1, 12)
+    for logits, num_passes in ((certain, 1), (unsure, 4), (torch.cat([certain, unsure]), 4)):
+        recorder = Recorder(logits)
+        tokens = fill(recorder, len(logits), 12, entropy_bound=1.0)
+        assert len(recorder.seen) == num_passes
+        if len(logits) == 2:
+            assert (recorder.seen[1][0] != MASK).all(), "the certain one waits for the other"
+            assert torch.equal(tokens[0], torch.arange(12) % SIZE)
+
+
+def test_a_wider_bound_takes_fewer_passes():
+    counts = []
+    for bound in (0.0, 2.0, 8.0, 32.0, 1e3):
+        recorder = Recorder(random_logits(1, 24))
+        fill(recorder, 1, 24, num_steps=12, entropy_bound=bound)
+        counts.append(len(recorder.seen))
+    assert counts[0] == 12 and counts[-1] == 1 and counts == sorted(counts, reverse=True)
+    assert len(set(counts)) >= 4, counts

@@ -90,6 +90,20 @@ def test_a_world_with_the_papers_latent_actions_comes_back(tmp_path: Path, promp
         assert (found == wanted).all()
 
 
+def test_a_world_of_version_2_draws_as_it_always_did(
+    tiny_world: World, tmp_path: Path, prompt: torch.Tensor
+):
+    tiny_world.save_pretrained(tmp_path / "old")
+    values = json.loads((tmp_path / "old" / "config.json").read_text())
+    del values["sampling"]["entropy_bound"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(values | {"version": 2}))
+    old = World.from_pretrained(tmp_path / "old").cpu()
+    assert old.config.sampling.entropy_bound == 0
+    session = old.start(prompt)
+    play(session, [1, 4, 2])
+    assert session.num_passes == 9, "three frames of always three passes"
+
+
 def test_place_that_cannot_be_written_is_refused(tiny_world: World, tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write"):
@@ -218,6 +232,8 @@ def test_configs_that_do_not_fit_each_other_are_named(net: str, change: dict, na
         {"temperature": float("nan")},
         {"guidance": float("nan")},
         {"choice_temperature": -1.0},
+        {"entropy_bound": -1.0},
+        {"entropy_bound": float("nan")},
         {"guidance": 0.5},
     ],
 )

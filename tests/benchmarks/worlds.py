@@ -84,6 +84,7 @@ class Uncached:
             mask_id=dynamics.mask_id,
             temperature=self.sampling.temperature,
             choice_temperature=self.sampling.choice_temperature,
+            entropy_bound=self.sampling.entropy_bound,
         )
         return self._decode(torch.cat([self.past, tokens[:, None]], dim=1))
 
