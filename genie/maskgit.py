@@ -43,8 +43,8 @@ def fill_frame(
         temperature: of the token draws; 0 takes the most likely token.
         choice_temperature: noise in the order of revealing, falling to 0 with the last pass. 0:
             strictly by confidence.
-        entropy_bound: in nats: a token is revealed if the entropies of the surer ones sum up to
-            less. 0 keeps to the share.
+        entropy_bound: in nats for each of the n tokens: a token is revealed if the entropies of the
+            surer ones sum up to less than n times that. 0 keeps to the share.
     """
     b, num_steps, _, n = noise.shape
     tokens = torch.full((b, n), mask_id, device=noise.device)
@@ -63,7 +63,7 @@ def fill_frame(
         ranked = confidence.masked_fill(~hidden, float("inf")).argsort(dim=-1)
         stays = rank < int(n * math.cos(math.pi / 2 * step / num_steps))
         if entropy_bound:
-            stays = stays & ~_is_safe(beliefs, hidden, ranked, entropy_bound)
+            stays = stays & ~_is_safe(beliefs, hidden, ranked, n * entropy_bound)
         tokens = _reveal(tokens, drawn, ranked, stays, mask_id)
         if entropy_bound and not (tokens == mask_id).any():
             break

@@ -71,7 +71,7 @@ class Options:
     seed: int = 0
     """The same seed and actions give the same frames."""
     steps: int | None = None
-    """MaskGIT steps a frame. Without it, the world's own."""
+    """Passes over a frame at most. Without it, the world's own."""
     temperature: float | None = None
     """Of the sampling, 0 or more. Without it, the world's own."""
 

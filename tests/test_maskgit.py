@@ -166,7 +166,7 @@ def test_one_pass_and_more_passes_than_tokens_work(num_steps: int):
 @settings(deadline=None)
 @given(
     num_steps=st.integers(2, 12),
-    bound=st.floats(0.1, 60.0),
+    bound=st.floats(0.005, 3.0),
     choice_temperature=st.sampled_from([0.0, 1.0]),
     seed=st.integers(0, 1000),
 )
@@ -187,7 +187,7 @@ def test_a_pass_reveals_more_than_its_share_only_while_little_is_open(
             assert shown.any() or (before[row] != MASK).all(), "a pass was for nothing"
             if shown.any() and (after[row] != MASK).sum() > share:
                 open_before_last = entropy[row][shown].sum() - entropy[row][shown].max()
-                assert open_before_last < bound + 1e-4
+                assert open_before_last < 20 * bound + 1e-4
 
 
 def test_a_frame_that_is_certain_takes_one_pass_whoever_is_beside():
@@ -195,7 +195,7 @@ def test_a_frame_that_is_certain_takes_one_pass_whoever_is_beside():
     unsure = random_logits(1, 12)
     for logits, num_passes in ((certain, 1), (unsure, 4), (torch.cat([certain, unsure]), 4)):
         recorder = Recorder(logits)
-        tokens = fill(recorder, len(logits), 12, entropy_bound=1.0)
+        tokens = fill(recorder, len(logits), 12, entropy_bound=0.1)
         assert len(recorder.seen) == num_passes
         if len(logits) == 2:
             assert (recorder.seen[1][0] != MASK).all(), "the certain one waits for the other"
@@ -204,7 +204,7 @@ def test_a_frame_that_is_certain_takes_one_pass_whoever_is_beside():
 
 def test_a_wider_bound_takes_fewer_passes():
     counts = []
-    for bound in (0.0, 2.0, 8.0, 32.0, 1e3):
+    for bound in (0.0, 0.1, 0.4, 1.5, 40.0):
         recorder = Recorder(random_logits(1, 24))
         fill(recorder, 1, 24, num_steps=12, entropy_bound=bound)
         counts.append(len(recorder.seen))

@@ -102,6 +102,10 @@ def test_a_world_of_version_2_draws_as_it_always_did(
     session = old.start(prompt)
     play(session, [1, 4, 2])
     assert session.num_passes == 9, "three frames of always three passes"
+    other = replace(old.config.sampling, entropy_bound=0.5)
+    keys_belong_to = old.fingerprint
+    old.config = replace(old.config, sampling=other)
+    assert old.fingerprint != keys_belong_to
 
 
 def test_place_that_cannot_be_written_is_refused(tiny_world: World, tmp_path: Path):

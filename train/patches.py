@@ -1,7 +1,7 @@
 """Never-seen patches: how much of what a world draws looks like nothing in the game.
 
-In: frames. Out: shares of patches in percent. A patch is a quarter of the frame high
-and wide, anywhere in it; it is looked up among patches of real frames of *other* videos. It is
+In: frames. Out: shares of patches in percent. A patch is a square anywhere in the frame, a quarter
+of its shorter side long; it is looked up among patches of real frames of *other* videos. It is
 strange by as much as it is further from the nearest of them than that one is from the rest, and
 counts as never seen if it is stranger than 95 % of the patches of real frames are. Walls that run
 ragged, holes and blobs show here, and only here: PSNR prefers a blur to a definite wall somewhere
@@ -32,8 +32,9 @@ NUM_ASKED = 8_000
 PATCHES_A_FRAME = 10  # that are known
 USUAL = 0.95  # of the patches of real frames are seen
 ALIKE = 0.02  # 5 of 255 shades: patches that are nearer than this are one and the same
-FEWEST_VIDEOS = 3  # so that a known patch has one that is neither its own nor the film's
+FEWEST_VIDEOS = 2  # so that there is another than the own
 AT_ONCE = 250
+READ_AT_ONCE = 2_000
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class KnownPatches:
     patches: Float[Tensor, "n p"]
     videos: Int[Tensor, " n"]
     """The number of the video that each is from."""
-    usual: float
+    radii: Float[Tensor, " n"]
+    """Distance to the nearest of another video; NaN until it is asked for."""
+    usual: float = 0.0
     """Strangeness that a share of `USUAL` of the real patches stays below."""
 
     @classmethod
@@ -52,11 +55,12 @@ class KnownPatches:
 
         The numbers depend on the seed and the videos alone.
         """
-        if len(store.video_names) < FEWEST_VIDEOS:
-            return None
         rng = np.random.default_rng(seed)
         count = min(NUM_KNOWN, PATCHES_A_FRAME * len(store))
-        known = cls(*_draw_real(store, count, rng), usual=0.0)
+        patches, videos = _draw_real(store, count, rng)
+        if len(videos.unique()) < FEWEST_VIDEOS:
+            return None
+        known = cls(patches, videos, torch.full((count,), torch.nan))
         strangeness = known._strangeness(*_draw_real(store, NUM_ASKED, rng))
         return replace(known, usual=strangeness.quantile(USUAL).item())
 
@@ -72,7 +76,8 @@ class KnownPatches:
         """
         rng = np.random.default_rng(seed)
         frames = rng.integers(films.shape[0] * films.shape[1], size=NUM_ASKED)
-        patches = _cut(films.flatten(0, 1), frames, rng)
+        tops, lefts = _places(films.shape[-2:], NUM_ASKED, rng)
+        patches = _cut(films.flatten(0, 1), frames, tops, lefts)
         own = torch.from_numpy(np.asarray(videos)[frames // films.shape[1]])
         return 100 * (self._strangeness(patches, own) > self.usual).double().mean().item()
 
@@ -81,9 +86,10 @@ class KnownPatches:
     ) -> Float[Tensor, " m"]:
         """How far the nearest known patch is, over how far that one is from its own nearest."""
         distances, nearest = self._nearest(patches, own)
-        neighbours, places = nearest.unique(return_inverse=True)
-        radii, _ = self._nearest(self.patches[neighbours], self.videos[neighbours])
-        return distances / (radii[places] + ALIKE)
+        new = nearest[self.radii[nearest].isnan()].unique()
+        if len(new):
+            self.radii[new], _ = self._nearest(self.patches[new], self.videos[new])
+        return distances / (self.radii[nearest] + ALIKE)
 
     def _nearest(
         self, patches: Float[Tensor, "m p"], own: Int[Tensor, " m"]
@@ -92,36 +98,49 @@ class KnownPatches:
         sizes, found = self.patches.square().sum(dim=1), []
         for some, videos in zip(patches.split(AT_ONCE), own.split(AT_ONCE), strict=True):
             squares = torch.addmm(sizes[None], some, self.patches.T, alpha=-2)
-            squares.masked_fill_(videos[:, None] == self.videos, torch.inf)
-            least, which = squares.min(dim=1)
-            found.append((least + some.square().sum(dim=1), which))
-        squares, nearest = map(torch.cat, zip(*found, strict=True))
-        return (squares.clamp(min=0) / patches.shape[1]).sqrt(), nearest
+            found.append(squares.masked_fill_(videos[:, None] == self.videos, torch.inf).argmin(1))
+        nearest = torch.cat(found)
+        # Taken anew: what is left of two large sums depends on how many are asked for at once.
+        return (patches - self.patches[nearest]).square().mean(dim=1).sqrt(), nearest
 
 
 def _draw_real(
     store: FrameStore, count: int, rng: np.random.Generator
 ) -> tuple[Float[Tensor, "n p"], Int[Tensor, " n"]]:
     """Patches of frames drawn at random, and the videos that they are from."""
-    num_frames = min(len(store), count)
-    rows = np.sort(rng.choice(len(store), num_frames, replace=False))
-    frames = torch.cat([store.read(row, row + 1) for row in rows.tolist()])
-    chosen = rng.integers(num_frames, size=count)
-    videos = find_videos(store, rows[chosen])
-    return _cut(frames, chosen, rng), torch.from_numpy(videos)
+    rows = np.sort(rng.choice(len(store), min(len(store), count), replace=False))
+    rows = rows[rng.integers(len(rows), size=count)]
+    tops, lefts = _places(store.size, count, rng)
+    patches = torch.empty(count, 3 * SIDE * SIDE)
+    for some in np.array_split(np.argsort(rows, kind="stable"), -(-count // READ_AT_ONCE)):
+        found, which = np.unique(rows[some], return_inverse=True)
+        frames = torch.cat([store.read(row, row + 1) for row in found.tolist()])
+        patches[some] = _cut(frames, which, tops[some], lefts[some])
+    return patches, torch.from_numpy(find_videos(store, rows))
+
+
+def _places(
+    size: tuple[int, int], count: int, rng: np.random.Generator
+) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
+    """Upper left corners of patches anywhere in frames of this size."""
+    side = _side(size)
+    tops, lefts = (rng.integers(whole - side, size=count, endpoint=True) for whole in size)
+    return tops, lefts
+
+
+def _side(size: tuple[int, int]) -> int:
+    return min(max(SIDE, min(size) // FRAME_SHARE), *size)
 
 
 def _cut(
-    frames: UInt8[Tensor, "n 3 h w"], chosen: Int[np.ndarray, " m"], rng: np.random.Generator
+    frames: UInt8[Tensor, "n 3 h w"],
+    chosen: Int[np.ndarray, " m"],
+    tops: Int[np.ndarray, " m"],
+    lefts: Int[np.ndarray, " m"],
 ) -> Float[Tensor, "m p"]:
-    """A patch of each chosen frame, anywhere in it, as `SIDE` x `SIDE` pixels."""
-    height, width = frames.shape[-2:]
-    side = max(SIDE, min(height, width) // FRAME_SHARE)
-    tops = rng.integers(height - side, size=len(chosen), endpoint=True)
-    lefts = rng.integers(width - side, size=len(chosen), endpoint=True)
-    within = np.arange(side)
+    """The patch of each chosen frame that begins there, as `SIDE` x `SIDE` pixels."""
+    within = np.arange(_side(frames.shape[-2:]))
     rows, columns = (tops[:, None] + within)[:, :, None], (lefts[:, None] + within)[:, None]
     pixels = rearrange(frames, "n c h w -> n h w c").numpy()[chosen[:, None, None], rows, columns]
     patches = rearrange(torch.from_numpy(pixels), "m h w c -> m c h w")
-    parts = [F.adaptive_avg_pool2d(video.to_float(part), SIDE) for part in patches.split(10_000)]
-    return torch.cat(parts).flatten(1)
+    return F.adaptive_avg_pool2d(video.to_float(patches), SIDE).flatten(1)

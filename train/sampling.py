@@ -4,7 +4,8 @@ Every combination of passes, temperatures, bounds and guidance makes the same fi
 levels, and is held beside the others by the share of patches that real frames never show, by how
 well actions obey, and by time. Named at the end: of those that are within `NEAR_BEST` points of the
 fewest never-seen patches, and whose actions agree within `AS_OBEDIENT` of the best, the quickest.
-PSNR is told, but does not choose: it prefers a blur to a definite picture. Changes nothing.
+PSNR is told, but does not choose: it prefers a blur to a definite picture. The first row is what
+the world does now. Changes nothing.
 """
 
 import json
@@ -46,9 +47,9 @@ class SamplingSweep:
     """Folder made by train.prepare; only its held-out videos are read."""
     passes: tuple[int, ...] = (1, 4, 8)
     """MaskGIT passes over a frame at most."""
-    entropy_bounds: tuple[float, ...] = (0.0, 16.0, 32.0)
-    """Nats that a pass may leave open; 0: always all passes."""
-    temperatures: tuple[float, ...] = (0.5, 1.0)
+    entropy_bounds: tuple[float, ...] = (0.0, 0.25, 0.5)
+    """Nats a token that a pass may leave open; 0: always all passes."""
+    temperatures: tuple[float, ...] = (0.3, 1.0)
     """Of the token draws."""
     choice_temperatures: tuple[float, ...] = (0.0,)
     """Noise in the order of revealing; 0: the surest first."""
@@ -87,13 +88,18 @@ class Course:
         """
         store = FrameStore.open(config.data, "heldout")
         check_sizes(world, store)
+        games = store.by_game()
+        if len(games) > 1:
+            raise UserError(
+                f"{config.data} has several games ({', '.join(games)}): prepare one by itself"
+            )
+        clips, _ = draw_clips(store, config.num_clips, max(PSNR_STEPS), config.seed)
         known = KnownPatches.of(store, config.seed)
         if known is None:
             raise UserError(
-                f"{config.data} holds out {len(store.video_names)} videos, of which patches are "
-                f"looked up in others: hold out {FEWEST_VIDEOS} or more"
+                f"{config.data} holds out too few videos to look patches up in others: hold out "
+                f"{FEWEST_VIDEOS} or more"
             )
-        clips, _ = draw_clips(store, config.num_clips, max(PSNR_STEPS), config.seed)
         actions = infer(world, clips)[:, HISTORY:]
         scenes = longest_scenes(store)
         return cls(store, known, clips, actions, scenes, config.horizon, config.seed)
@@ -109,12 +115,13 @@ def main(config: SamplingSweep) -> None:
     ways = settings(config)
     check_folder(config.out)
     world = World.from_pretrained(config.world)
+    ways = list(dict.fromkeys([world.config.sampling, *ways]))
+    configs = [replace(world.config, sampling=sampling) for sampling in ways]
     course = Course.of(config, world)
     print(header(config.horizon))
     rows = []
-    for sampling in ways:
-        world.config = replace(world.config, sampling=sampling)
-        rows.append(asdict(sampling) | measure(world, course))
+    for world.config in configs:
+        rows.append(asdict(world.config.sampling) | measure(world, course))
         print(line(rows[-1]), flush=True)
     chosen = choose(rows)
     config.out.mkdir(parents=True, exist_ok=True)

@@ -81,6 +81,8 @@ class Supplied:
                 for frames in (generated, future)
             )
             figures["fvd"] = _finite("FVD", metrics.frechet_distance(*features))
+        if self.fid is not None and generated.shape[0] * generated.shape[1] < 2:
+            raise UserError("FID wants 2 frames or more: give a larger --num-clips")
         if self.fid is not None:
             features = (self._frame_features(frames) for frames in (generated, future))
             figures["fid"] = _finite("FID", metrics.frechet_distance(*features))
