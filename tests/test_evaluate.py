@@ -786,18 +786,18 @@ def test_every_way_of_sampling_is_sent_through_the_same_course(
 
 
 def test_the_quickest_that_looks_and_obeys_nearly_best_is_chosen():
-    rows = [
-        {"never_seen": never_seen, "agreement": agreement, "ms": ms}
-        for never_seen, agreement, ms in (
-            (5.0, 0.80, 40.0),
-            (5.9, 0.79, 20.0),  # the one
-            (5.5, 0.85, 30.0),
-            (5.5, 0.60, 10.0),  # does not obey
-            (6.1, 0.99, 5.0),  # melts
-        )
-    ]
-    rows[1]["agreement"] = 0.801
-    assert sampling.choose(rows) == rows[1]
+    ways = {
+        "slow": (5.0, 0.98, 0.80, 40.0),
+        "best": (5.9, 1.05, 0.801, 20.0),
+        "slower": (5.5, 1.0, 0.85, 30.0),
+        "does not obey": (5.5, 1.0, 0.60, 10.0),
+        "melts": (6.1, 1.0, 0.99, 5.0),
+        "empty": (0.0, 0.5, 0.99, 1.0),
+        "noise": (0.0, 1.5, 0.99, 1.0),
+    }
+    names = ("never_seen", "sharpness", "agreement", "ms")
+    rows = [{"way": way, **dict(zip(names, row, strict=True))} for way, row in ways.items()]
+    assert sampling.choose(rows)["way"] == "best"
 
 
 @pytest.mark.parametrize(
@@ -818,5 +818,5 @@ def test_too_few_videos_to_look_up_in_are_refused(
     tiny_world_folder, prepared_folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("train.patches.FEWEST_VIDEOS", 100)
-    with pytest.raises(UserError, match="patches are looked up in others"):
+    with pytest.raises(UserError, match="look patches up in others"):
         sampling.main(sweep(tiny_world_folder, prepared_folder, tmp_path))

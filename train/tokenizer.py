@@ -59,7 +59,7 @@ PRESETS = {
     ),
     # A full game in a quarter of an hour of one GPU (`--until 780`), and yet a world that two CPU
     # cores play. 256 tokens a frame show a background; what they cost is saved on the dynamics,
-    # which is no larger than nano's.
+    # which is no larger than nano's and has no guidance.
     "quarter": TokenizerStage(
         clip_frames=16,
         model=TokenizerConfig(

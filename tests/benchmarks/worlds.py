@@ -17,19 +17,10 @@ from train import dynamics, latent_action, tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-USUAL_PASSES = 2
-
 
 def shipped_world() -> World:
-    """The one in checkpoints, with as many passes as its frames take under keys of real play.
-
-    Always the same number, so that what is held beside each other does the same work, whatever
-    the picture.
-    """
-    world = genie.load(REPOSITORY / "checkpoints" / "coinrun")
-    always = replace(world.config.sampling, maskgit_steps=USUAL_PASSES, entropy_bound=0.0)
-    world.config = replace(world.config, sampling=always)
-    return world
+    """The one in checkpoints."""
+    return genie.load(REPOSITORY / "checkpoints" / "coinrun")
 
 
 def paper_world() -> World:
