@@ -99,7 +99,9 @@ def note_share(prepared: Path, folder: Path) -> None:
     run = small_trainer(stores, folder, "tokenizer", **small)
     run.run()
     weights = list(run.net.parameters())
-    moments = [run.raw_optimizer.state[weight]["exp_avg"] for weight in weights]
+    states = [state for one in run.raw_optimizers for state in one.state.values()]
+    moments = [state.get("momentum", state.get("exp_avg")) for state in states]
+    assert len(moments) == len(weights)
     held = {
         name: sum(t.to_local().numel() for t in tensors) / sum(t.numel() for t in tensors)
         for name, tensors in (("weights", weights), ("moments", moments))

@@ -27,10 +27,12 @@ class LoopConfig:
     """Steps over which the rate rises from 0."""
     decay_share: float = 0.4
     """Share of the steps in which the rate falls (wsd only)."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """muon: Muon for the layers' matrices and kernels, AdamW for all else. adamw: for all."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's."""
     weight_decay: float = 1e-4
-    """AdamW's; matrices only."""
+    """Of matrices."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     average: float = 0.0

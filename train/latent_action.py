@@ -96,6 +96,7 @@ PRESETS = {
             final_learning_rate=3e-6,
             schedule="cosine",
             warmup_steps=5_000,
+            optimizer="adamw",
             betas=(0.9, 0.9),
             compile=True,
             recompute=True,

@@ -46,7 +46,7 @@ from train.config import LoopConfig
 from train.progress import ByClock, BySteps, Progress
 from train.resident import ResidentBatches, ResidentClips, fit_on_device
 from train.run_folder import RunFolder, is_finished
-from train.schedule import learning_rate, make_optimizer
+from train.schedule import learning_rate, make_optimizers
 from train.shared_memory import check_shared_memory
 from train.speed import Speedometer, Stopwatch
 from train.stopping import Stopper
@@ -206,7 +206,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _wrap(self, state: dict[str, Any] | None) -> None:
-        """The net as the processes share it, its optimiser and its average."""
+        """The net as the processes share it, its optimisers and its average."""
         config, net = self.config, self.net
         if config.recompute:
             recompute_blocks(net)
@@ -216,13 +216,13 @@ class Trainer:
             self.model = _shard(net, self.accelerator)
         else:
             self.model = self.accelerator.prepare(net)
-        self.raw_optimizer = make_optimizer(net, config)
+        self.raw_optimizers = make_optimizers(net, config)
         self.average = WeightAverage(net, config.average)
         if state:
             options = StateDictOptions(full_state_dict=True)
-            set_optimizer_state_dict(net, self.raw_optimizer, state["optimizer"], options=options)
+            set_optimizer_state_dict(net, self.raw_optimizers, state["optimizer"], options=options)
             self.average.load(state["average"])
-        self.optimizer = self.accelerator.prepare(self.raw_optimizer)
+        self.optimizers = [self.accelerator.prepare(one) for one in self.raw_optimizers]
 
     def _count_strikes(self) -> int:
         """At how many evaluations in a row, the newest being the last, the net had collapsed."""
@@ -239,13 +239,14 @@ class Trainer:
             why = " ".join(str(error).split())[:200]
             bar.write(f"warning: {self.name} is not compiled, since the compiler failed: {why}")
         give_up_compiling()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         return self._train_step(parts)
 
     def _train_step(self, parts: list[Any]) -> dict[str, Any]:
         rate = learning_rate(self.config, self.step, self.progress.share(self.step))
-        for group in self.raw_optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.raw_optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         seen: list[dict[str, Any]] = []
         for number, part in enumerate(parts):
             # A step's draws depend on its number alone, so a resumed run repeats an unbroken one.
@@ -255,10 +256,15 @@ class Trainer:
             self.accelerator.backward(loss / len(parts))
             seen.append({"loss": loss.detach()} | metrics)
         norm = self.accelerator.clip_grad_norm_(self.net.parameters(), self.config.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self._forget_gradients()
         means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
         return means | {"grad_norm": norm, "learning_rate": rate}
+
+    def _forget_gradients(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
 
     def _lacks_evaluation(self) -> bool:
         """Whether the state was saved, but the process killed before it was measured."""
@@ -303,7 +309,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Write everything needed to go on; every process takes part, the main one writes."""
-        optimizer = get_optimizer_state_dict(self.net, self.raw_optimizer, options=WHOLE)
+        optimizer = get_optimizer_state_dict(self.net, self.raw_optimizers, options=WHOLE)
         state = {
             "step": self.step,
             "net": get_model_state_dict(self.net, options=WHOLE),

@@ -181,7 +181,9 @@ def claim(folder: Path, description: dict[str, Any]) -> None:
 def _that_count(description: dict[str, Any]) -> dict[str, Any]:
     """A description without what a run may change on its way, and what it says at its end."""
     told = {k: v for k, v in description.items() if k != TAKEN}
-    loop = {k: v for k, v in description.get("loop", {}).items() if k not in FREE_SETTINGS}
+    # Runs of before there was a choice name no optimiser.
+    loop = {"optimizer": "adamw"} | description.get("loop", {})
+    loop = {k: v for k, v in loop.items() if k not in FREE_SETTINGS}
     if "until" in told:  # a run by the clock that saved nothing yet may be given other seconds
         told, loop = told | {"until": "by the clock"}, loop | {"num_steps": "by the clock"}
     return told | {"loop": loop}

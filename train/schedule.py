@@ -1,10 +1,10 @@
-"""The optimiser and how its learning rate goes over a run.
+"""The optimisers and how their learning rate goes over a run.
 
 In: a step's number and the share of the run before it. Out: the rate. Knows no nets but their
 parameters.
 
-Source: AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101); warm-up, stay, decay (Hu et al. 2024,
-arXiv:2404.06395).
+Source: Muon, see `train/muon.py`; AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101); warm-up,
+stay, decay (Hu et al. 2024, arXiv:2404.06395).
 """
 
 import math
@@ -13,6 +13,9 @@ import torch
 from torch import nn
 
 from train.config import LoopConfig
+from train.muon import Muon
+
+WIDE = 32  # numbers on the shorter side of a matrix, from which on Muon takes it
 
 
 def learning_rate(config: LoopConfig, step: int, share: float) -> float:
@@ -26,12 +29,31 @@ def learning_rate(config: LoopConfig, step: int, share: float) -> float:
     return warmup * (config.final_learning_rate + span * fall)
 
 
-def make_optimizer(net: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
-    """AdamW; only matrices decay."""
-    matrices = [p for p in net.parameters() if p.ndim >= 2]
-    vectors = [p for p in net.parameters() if p.ndim < 2]
+def make_optimizers(net: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices and kernels, AdamW for all else.
+
+    Of AdamW's, only what has two or more axes decays.
+    """
+    rate, decay = config.learning_rate, config.weight_decay
+    by_muon = _wide_weights(net) if config.optimizer == "muon" else []
+    known = set(map(id, by_muon))
+    rest = [weight for weight in net.parameters() if id(weight) not in known]
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=True)
+    if not by_muon:
+        return [adamw]
+    return [Muon(by_muon, learning_rate=rate, weight_decay=decay), adamw]
+
+
+def _wide_weights(net: nn.Module) -> list[nn.Parameter]:
+    """Of layers that multiply, those of which both sides are wide.
+
+    Embeddings are looked up, one row by itself; and where a side is narrow, such as a code's, there
+    are few directions to make alike.
+    """
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    weights = [layer.weight for layer in layers]
+    return [w for w in weights if min(len(w), w[0].numel()) >= WIDE]

@@ -127,6 +127,7 @@ PRESETS = {
             final_learning_rate=3e-4,
             schedule="cosine",
             warmup_steps=10_000,
+            optimizer="adamw",
             betas=(0.9, 0.9),
             compile=True,
             recompute=True,

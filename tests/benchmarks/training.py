@@ -15,7 +15,7 @@ from genie.world import make_latent_action
 from tests.benchmarks.timing import ratio, take_turns
 from train import dynamics, latent_action, tokenizer
 from train.config import LoopConfig
-from train.schedule import make_optimizer
+from train.schedule import make_optimizers
 from train.speed import count_operations, matrix_rate
 
 STAGES = {"tokenizer": tokenizer, "latent_action": latent_action, "dynamics": dynamics}
@@ -106,14 +106,15 @@ def our_step(
     net: nn.Module, batch: tuple[torch.Tensor, ...], config: LoopConfig
 ) -> Callable[[], None]:
     """What train/loop.py does, without its bookkeeping."""
-    optimizer = make_optimizer(net, config)
+    optimizers = make_optimizers(net, config)
 
     def step() -> None:
         with autocast(DEVICE):
             loss, _ = net(*batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
     return step
