@@ -368,6 +368,19 @@ def test_what_cannot_be_made_longer_is_refused(trainer, tmp_path: Path, first: d
     assert after == before, "a refused run was touched"
 
 
+def test_a_run_from_before_there_was_a_choice_of_optimisers_goes_on_with_adamw(
+    trainer, tmp_path: Path
+):
+    to_its_end(trainer(num_steps=5, optimizer="adamw"))
+    config = tmp_path / "run" / "config.json"
+    description = json.loads(config.read_text())
+    assert description["loop"].pop("optimizer") == "adamw"
+    config.write_text(json.dumps(description))
+    with pytest.raises(UserError, match="optimizer"):
+        trainer(num_steps=5, optimizer="muon")
+    to_its_end(trainer(num_steps=9, optimizer="adamw"))
+
+
 def test_a_finished_run_whose_states_were_deleted_is_left_alone(trainer, tmp_path: Path):
     metrics = to_its_end(trainer())
     for path in (tmp_path / "run").glob("state-*.pt"):
