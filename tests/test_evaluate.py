@@ -27,7 +27,7 @@ from genie.preparing import prepare
 from genie.world import World, read_config
 from train import evaluate, sampling
 from train.figures import _mean_with_error
-from train.long_rollouts import long_figures, longest_scenes, run_on, steps_within
+from train.long_rollouts import long_figures, longest_scenes, run_on, steps_to_look_at
 from train.pictures import contact_sheet, draw_pictures
 from train.report import HEIGHT, WIDTH, page
 from train.rollouts import HISTORY, draw_clips, infer, roll
@@ -504,7 +504,7 @@ def test_the_command_line_says_in_one_line_what_is_wrong(tmp_path: Path):
 
 def test_a_perfect_world_runs_on_as_its_game_does(landscape, walks):
     world = PerfectWorld(landscape)
-    run = run_on(world, walks, longest_scenes(walks), steps_within(50), seed=0)
+    run = run_on(world, walks, longest_scenes(walks), steps_to_look_at(50), seed=0)
     figures = long_figures(world, walks, run, seed=0)
     assert list(figures) == ["real", "tokenizer", "10", "50"]
     assert [len(truth) for truth in run.truths] == [length - HISTORY for length in LENGTHS]
@@ -531,7 +531,7 @@ def test_worlds_that_blur_or_stop_are_told(landscape, walks):
 
 def long_figures_of(change, landscape: Landscape, walks: WalkStore) -> dict:
     world = PerfectWorld(landscape)
-    run = run_on(world, walks, longest_scenes(walks), steps_within(10), seed=0)
+    run = run_on(world, walks, longest_scenes(walks), steps_to_look_at(10), seed=0)
     run.windows[10][:] = change(run.windows[10])
     return long_figures(world, walks, run, seed=0)["10"]
 
@@ -543,16 +543,18 @@ def blur(films: torch.Tensor) -> torch.Tensor:
 
 def test_a_film_is_the_same_however_long_others_run_on(landscape, walks):
     world, scenes = PerfectWorld(landscape), longest_scenes(walks)
-    short, long = (run_on(world, walks, scenes, steps_within(steps), seed=0) for steps in (50, 99))
+    short, long = (
+        run_on(world, walks, scenes, steps_to_look_at(steps), seed=0) for steps in (50, 99)
+    )
     assert list(long.windows) == [10, 50], "99 frames are looked at after 50 of them"
-    longer = run_on(world, walks, scenes, steps_within(100), seed=0)
+    longer = run_on(world, walks, scenes, steps_to_look_at(100), seed=0)
     for step in (10, 50):
         assert torch.equal(short.windows[step], longer.windows[step])
 
 
 def test_real_films_have_fewer_patches_never_seen_than_spoilt_ones(landscape, walks):
     world, scenes = PerfectWorld(landscape), longest_scenes(walks)
-    run = run_on(world, walks, scenes, steps_within(10), seed=0)
+    run = run_on(world, walks, scenes, steps_to_look_at(10), seed=0)
     run.windows[10][..., ::2, :] //= 2
     figures = long_figures(world, walks, run, seed=0)
     low, high = figures["real"]["never_seen_range"]

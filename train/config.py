@@ -28,7 +28,8 @@ class LoopConfig:
     decay_share: float = 0.4
     """Share of the steps in which the rate falls (wsd only)."""
     optimizer: Literal["muon", "adamw"] = "muon"
-    """muon: Muon for the layers' matrices and kernels, AdamW for all else. adamw: for all."""
+    """muon: Muon for the layers' matrices and kernels, AdamW for all else. adamw: for all, as the
+    shipped worlds were trained, and are trained further."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's."""
     weight_decay: float = 1e-4

@@ -72,7 +72,9 @@ PRESETS = {
     ),
     "nano": DynamicsStage(),
     "finetune": DynamicsStage(
-        loop=LoopConfig(num_steps=1000, batch_size=4, learning_rate=6e-4, average=0.99)
+        loop=LoopConfig(
+            num_steps=1000, batch_size=4, learning_rate=6e-4, average=0.99, optimizer="adamw"
+        )
     ),
     "quarter": DynamicsStage(
         clip_frames=16,

@@ -37,7 +37,7 @@ from train.long_rollouts import (
     longest_scenes,
     run_on,
     scenes_of,
-    steps_within,
+    steps_to_look_at,
 )
 from train.pictures import draw_long, draw_pictures, write
 from train.protocol import find_sets, place
@@ -218,7 +218,7 @@ def evaluate(
     prompts, future = clips[:, HISTORY], clips[:, HISTORY + 1 :]
     generated = roll(world, prompts, actions[:, HISTORY:], seed, "rollout")
     by_networks = (supplied or Supplied()).figures(generated, future, prompts)
-    steps = steps_within(long_steps)
+    steps = steps_to_look_at(long_steps)
     running_on = run_on(world, store, work.scenes, steps, seed) if steps else None
     if pictures:
         (pictures / "long.png").unlink(missing_ok=True)  # of an earlier evaluation

@@ -53,7 +53,7 @@ PRESETS = {
     ),
     "nano": LatentActionStage(),
     "finetune": LatentActionStage(
-        loop=LoopConfig(num_steps=900, batch_size=16, learning_rate=5e-4)
+        loop=LoopConfig(num_steps=900, batch_size=16, learning_rate=5e-4, optimizer="adamw")
     ),
     "quarter": LatentActionStage(
         clip_frames=8,

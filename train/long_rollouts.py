@@ -93,7 +93,7 @@ def run_on(
     return LongRun(truths, windows, find_videos(store, store.scene_starts[scenes]))
 
 
-def steps_within(num_steps: int) -> list[int]:
+def steps_to_look_at(num_steps: int) -> list[int]:
     """Those of `LONG_STEPS` that films of so many frames reach."""
     return [step for step in LONG_STEPS if step <= num_steps]
 

@@ -4,7 +4,7 @@ In: matrices and their gradients. Out: the matrices after a step. Knows no nets.
 
 A gradient of a matrix has a few strong directions, and a step along it, or along AdamW's scaled
 one, learns little of the others. The nearest orthogonal matrix has all of them at one length; a few
-products find it well enough. Matrices of one shape go through them together.
+products find it well enough, for all matrices of one shape at once.
 
 Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); the length of steps, such that
 AdamW's rate suits, after Liu et al. 2025 (arXiv:2502.16982).
@@ -36,7 +36,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self, weights: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float
     ) -> None:
-        """Args: as AdamW's, which they may be the same as."""
+        """Args: learning_rate: what suits AdamW suits here, too."""
         super().__init__(weights, {"lr": learning_rate, "weight_decay": weight_decay})
 
     @torch.no_grad()

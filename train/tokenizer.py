@@ -55,7 +55,9 @@ PRESETS = {
     ),
     "nano": TokenizerStage(),
     "finetune": TokenizerStage(
-        loop=LoopConfig(num_steps=900, batch_size=4, learning_rate=6e-4, average=0.99)
+        loop=LoopConfig(
+            num_steps=900, batch_size=4, learning_rate=6e-4, average=0.99, optimizer="adamw"
+        )
     ),
     # A full game in a quarter of an hour of one GPU (`--until 780`), and yet a world that two CPU
     # cores play. 256 tokens a frame show a background; what they cost is saved on the dynamics,
