@@ -11,11 +11,12 @@ import contextlib
 import importlib
 import io
 import itertools
-import re
 from collections.abc import Iterator
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
+from buttons import buttons_of
+from screens import Screen
 
 from genie.errors import UserError
 
@@ -38,8 +39,8 @@ PROCGEN = (
     "starpilot",
 )
 PROCGEN_RATE, ATARI_RATE, USUAL_RATE = 30.0, 60.0, 30.0  # game steps a second
+LONGEST_EPISODE_S = 600.0  # of an environment without a limit, which may never end by itself
 PROCGEN_THREADS = 4  # Procgen's own default; none where there is a process for every core
-DIRECTION = re.compile("UP|DOWN|LEFT|RIGHT|FIRE")
 
 
 class Games(Protocol):
@@ -154,20 +155,25 @@ class GymnasiumGames:
         if is_atari:  # the recorder repeats actions itself, and a button does what it says
             options = {"frameskip": 1, "repeat_action_probability": 0.0}
         try:
-            self._envs = [gymnasium.make(name, **options).unwrapped for _ in range(num_envs)]
+            made = [gymnasium.make(name, **options) for _ in range(num_envs)]
         except (gymnasium.error.Error, ImportError, TypeError) as error:
             why = " ".join(str(error).split())
             raise UserError(
                 f"no game is called {name!r} ({why}): give one of Procgen's ({', '.join(PROCGEN)}) "
-                "or a Gymnasium id such as ALE/Breakout-v5"
+                "or a Gymnasium id such as ALE/Breakout-v5; one of another package begins with "
+                "its name, such as minigrid:MiniGrid-Empty-8x8-v0"
             ) from error
-        self.combos = _buttons(self._envs[0], name)
-        self._limit = self._envs[0].spec.max_episode_steps if not is_atari else None
+        self._envs = [env.unwrapped for env in made]
         self.steps_per_second = ATARI_RATE if is_atari else _rate(self._envs[0])
+        # A limit belongs to a wrapper, and Atari's counts frames of another length.
+        told = made[0].spec.max_episode_steps if not is_atari else None
+        self._limit = told or round(LONGEST_EPISODE_S * self.steps_per_second)
+        self._buttons = buttons_of(self._envs[0], name)
+        self.combos = self._buttons.combos
         self._upcoming = levels
         self._ages, self.levels = [0] * num_envs, [0] * num_envs
         self.pictures = [np.empty(0, np.uint8)] * num_envs
-        self._shows_pictures = _is_picture_space(self._envs[0].observation_space)
+        self._screens = [Screen(env, name) for env in self._envs]
         self._blends = is_atari
         for index in range(num_envs):
             self._start(index)
@@ -177,7 +183,8 @@ class GymnasiumGames:
         ended = np.zeros(len(actions), dtype=bool)
         for index, env in enumerate(self._envs):
             for step in range(frame_skip):
-                observation, _, terminated, truncated, _ = env.step(int(actions[index]))
+                action = self._buttons.actions[actions[index]]
+                observation, _, terminated, truncated, _ = env.step(action)
                 self._ages[index] += 1
                 if terminated or truncated or self._ages[index] == self._limit:
                     self._start(index)
@@ -199,34 +206,17 @@ class GymnasiumGames:
         self.levels[index], self._ages[index] = level, 0
         self._show(index, observation, blend=False)
 
-    def _show(self, index: int, observation: np.ndarray, blend: bool) -> None:
-        picture = observation if self._shows_pictures else self._envs[index].render()
-        if picture.ndim == 2:
-            picture = np.stack([picture] * 3, axis=-1)
+    def _show(self, index: int, observation: Any, blend: bool) -> None:
+        picture = self._screens[index].picture(observation)
         if blend and self._blends:
             picture = np.maximum(picture, self.pictures[index])
-        self.pictures[index] = picture.astype(np.uint8, copy=False)
-
-
-def _buttons(env, name: str) -> list[tuple[str, ...]]:
-    space = env.action_space
-    if not hasattr(space, "n") or not hasattr(space, "start"):
-        raise UserError(f"{name} has no buttons but {space}: choose a game with discrete actions")
-    if hasattr(env, "get_action_meanings"):  # such as NOOP, FIRE or UPRIGHTFIRE
-        return [tuple(DIRECTION.findall(word)) for word in env.get_action_meanings()]
-    return [(f"ACTION{number}",) for number in range(int(space.n))]
+        self.pictures[index] = picture
 
 
 def _rate(env) -> float:
     """Steps a second; an environment need not tell."""
     told = env.metadata.get("render_fps")
     return float(told) if told and told > 0 else USUAL_RATE
-
-
-def _is_picture_space(space) -> bool:
-    shape = getattr(space, "shape", None) or ()
-    is_picture = (len(shape) == 3 and shape[2] == 3) or (len(shape) == 2 and min(shape) >= 16)
-    return is_picture and space.dtype == np.uint8
 
 
 def _import(package: str, command: str):

@@ -1,0 +1,107 @@
+"""The buttons of a Gymnasium environment, whatever shape its actions have.
+
+In: an environment. Out: combinations of buttons, each with the action that presses it. Plays
+nothing and draws no pictures.
+"""
+
+import itertools
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from genie.errors import UserError
+
+DIRECTION = re.compile("UP|DOWN|LEFT|RIGHT|FIRE")
+MOST_COMBOS = 256  # of a game with more, a short recording shows hardly any twice
+OPPOSITES = {"LEFT", "RIGHT"}, {"UP", "DOWN"}
+
+
+@dataclass(frozen=True)
+class Buttons:
+    """What can be pressed."""
+
+    combos: list[tuple[str, ...]]
+    """Names of the buttons that each combination holds."""
+    actions: list[Any]
+    """What the environment is given for it."""
+
+
+def buttons_of(env: Any, name: str) -> Buttons:
+    """The combinations of an environment with discrete actions.
+
+    Of buttons that are pressed independently (MultiBinary, MultiDiscrete), at most two together,
+    or one alone where pairs are too many; opposite directions never.
+
+    Args:
+        env: of Gymnasium, without wrappers.
+        name: its id, for the error.
+
+    Raises:
+        UserError: if its actions are not discrete, or too many.
+    """
+    from gymnasium import spaces
+
+    space = env.action_space
+    if isinstance(space, spaces.Discrete):
+        return _one_of(env, space)
+    if isinstance(space, spaces.MultiBinary):
+        return _together(space, np.zeros(space.shape), np.full(space.shape, 2), env, name)
+    if isinstance(space, spaces.MultiDiscrete):
+        return _together(space, space.start, space.nvec, env, name)
+    raise UserError(f"{name} has no buttons but {space}: choose a game with discrete actions")
+
+
+def _one_of(env: Any, space: Any) -> Buttons:
+    numbers = list(range(int(space.start), int(space.start + space.n)))
+    if hasattr(env, "get_action_meanings"):  # such as NOOP, FIRE or UPRIGHTFIRE
+        combos = [tuple(DIRECTION.findall(word)) for word in env.get_action_meanings()]
+    else:
+        combos = [(f"ACTION{number}",) for number in numbers]
+    return Buttons(combos, numbers)
+
+
+def _together(space: Any, start: np.ndarray, counts: np.ndarray, env: Any, name: str) -> Buttons:
+    """Args: counts: how many positions each button has, of which `start` is the one let go."""
+    rest, counts = np.asarray(start).ravel(), np.asarray(counts).ravel()
+    labels = _labels(env, counts)
+    presses = [
+        (button, position)
+        for button, count in enumerate(counts)
+        if labels[button]
+        for position in range(1, count)
+    ]
+    singles = [(), *((press,) for press in presses)]
+    pairs = [
+        pair
+        for pair in itertools.combinations(presses, 2)
+        if pair[0][0] != pair[1][0] and {labels[button] for button, _ in pair} not in OPPOSITES
+    ]
+    chosen = singles + pairs if len(singles + pairs) <= MOST_COMBOS else singles
+    if len(chosen) > MOST_COMBOS:
+        raise UserError(
+            f"{name} has {len(presses)} buttons and positions: choose a game with at most "
+            f"{MOST_COMBOS - 1}"
+        )
+    combos, actions = [], []
+    for held in chosen:
+        action = rest.copy()
+        for button, position in held:
+            action[button] += position
+        actions.append(action.reshape(space.shape).astype(space.dtype))
+        combos.append(
+            tuple(
+                labels[button] if counts[button] == 2 else f"{labels[button]}={position}"
+                for button, position in held
+            )
+        )
+    return Buttons(combos, actions)
+
+
+def _labels(env: Any, counts: np.ndarray) -> list[str]:
+    """A name for each button; "" for one that does nothing, which consoles name None."""
+    named = getattr(env, "buttons", None)
+    if isinstance(named, (list, tuple)) and len(named) == len(counts):
+        return [str(label or "") for label in named]
+    return [f"BUTTON{number}" for number in range(len(counts))]

@@ -1,0 +1,90 @@
+"""What a Gymnasium environment shows, as pictures: uint8, three colours, one size, or an error.
+
+In: whatever its observations or `render()` give. Out: uint8 (h, w, 3). Knows no actions.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from genie.errors import UserError
+
+SMALLEST = 16  # pixels of a side of an observation that is a picture, and no chart of symbols
+
+
+class Screen:
+    """Turns what one environment shows into pictures, and refuses what is none."""
+
+    def __init__(self, env: Any, name: str) -> None:
+        """Args: env: of Gymnasium, without wrappers; name: its id, for errors."""
+        self._env, self._name = env, name
+        self._observes = _is_picture_space(env.observation_space)
+        self._shape: tuple[int, ...] | None = None
+        self._peak: float | None = None
+
+    def picture(self, observation: Any) -> np.ndarray:
+        """What is on the screen now; transparency is laid on white.
+
+        Args:
+            observation: the newest one; where it is no picture, the environment draws one.
+
+        Raises:
+            UserError: if that is no picture, or of another size or range than the ones before.
+        """
+        shown = observation if self._observes else self._env.render()
+        picture = self._coloured(self._array(shown))
+        if self._shape not in (None, picture.shape):
+            raise self._refusal(f"a picture of {picture.shape} after one of {self._shape}")
+        self._shape = picture.shape
+        return picture
+
+    def _array(self, shown: Any) -> np.ndarray:
+        """(h, w, channels) with a range of 0..255."""
+        try:
+            array = np.asarray(shown)
+        except ValueError:  # lists of unequal lengths
+            array = np.empty(0, object)
+        if array.dtype.kind not in "buif":
+            raise self._refusal(f"{type(shown).__name__}, which is no picture")
+        if array.ndim == 2:
+            array = array[..., None]
+        if array.ndim == 3 and array.shape[2] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+            array = np.moveaxis(array, 0, -1)
+        if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or min(array.shape[:2]) < 8:
+            raise self._refusal(f"an array of shape {array.shape}, which is no picture")
+        if array.dtype == np.uint8:
+            return array
+        return self._ranged(array)
+
+    def _ranged(self, array: np.ndarray) -> np.ndarray:
+        """The same in uint8: floats and bools of 0..1 are scaled, numbers of 0..255 are not."""
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 255):  # nor if one is no number
+            raise self._refusal(f"values from {low:g} to {high:g}, not from 0 to 1 or 255")
+        if array.dtype.kind in "ui":
+            return array.astype(np.uint8)
+        peak = 1.0 if high <= 1 else 255.0
+        if high > 0 and array.dtype.kind == "f":  # a black picture tells nothing
+            if self._peak not in (None, peak):
+                raise self._refusal("pictures of 0 to 1 and of 0 to 255, which look alike")
+            self._peak = peak
+        return np.round(array * (255 / peak)).astype(np.uint8)
+
+    def _coloured(self, array: np.ndarray) -> np.ndarray:
+        if array.shape[2] == 4:
+            alpha = array[..., 3:].astype(np.uint16)
+            blended = array[..., :3] * alpha + 255 * (255 - alpha)
+            return ((blended + 127) // 255).astype(np.uint8)
+        return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array
+
+    def _refusal(self, what: str) -> UserError:
+        return UserError(
+            f"{self._name} shows {what}: wrap the environment so that render() gives uint8 "
+            "pictures (height, width, 3), or choose another game"
+        )
+
+
+def _is_picture_space(space: Any) -> bool:
+    shape = getattr(space, "shape", None) or ()
+    is_picture = len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
+    return is_picture and min(shape[:2]) >= SMALLEST and space.dtype == np.uint8
