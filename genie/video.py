@@ -34,6 +34,8 @@ DEFAULT_FPS = 15.0
 
 PALETTE_PIXELS = 16_384
 """How many pixels of a large picture choose its colours in a GIF."""
+GIF_SHORTEST = 2
+"""Hundredths of a second that a frame of a GIF lasts at least."""
 STRIP_PICTURES = 12
 
 THREADS = 1
@@ -203,7 +205,7 @@ def write(
 
     Raises:
         UserError: if there is nothing to write, the ending is unknown, the place not writable, or
-            `fps` out of range.
+            `fps` out of range, or a GIF is to show one picture for more than 655 s.
     """
     path = check_writable(path)
     if len(frames) == 0:
@@ -465,13 +467,36 @@ def _enlarged(frames: Sequence[np.ndarray], scale: int) -> Iterator[np.ndarray]:
 
 
 def _encode_gif(path: Path, frames: Sequence[np.ndarray], fps: float, scale: int) -> None:
-    images = (_indexed(frame) for frame in _checked(frames))
+    shown, lasting = zip(*_gif_times(len(frames), fps), strict=True)
+    images = (_indexed(frame) for frame in _checked([frames[number] for number in shown]))
     large = (
         image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
         for image in images
     )
-    options = {"format": "GIF", "save_all": True, "duration": 1000 / fps, "loop": 0}
-    next(large).save(path, append_images=large, **options)
+    options = {"format": "GIF", "save_all": True, "duration": lasting, "loop": 0}
+    try:
+        next(large).save(path, append_images=large, **options)
+    except OverflowError as error:
+        raise UserError(
+            "a picture stands still for longer than the 655 s that a GIF can tell: name an .mp4"
+        ) from error
+
+
+def _gif_times(num_frames: int, fps: float) -> Iterator[tuple[int, int]]:
+    """The frames that a GIF shows, and for how many milliseconds each.
+
+    A GIF counts in hundredths of a second, so that 15 frames per second last 7, 6, 7, 7, 6, ... of
+    them. Browsers slow down what lasts less than two, so faster films lose frames instead.
+    """
+    begins = [round(100 * number / fps) for number in range(num_frames + 1)]
+    number = 0
+    while number < num_frames:
+        following = number + 1
+        while following < num_frames and begins[following] - begins[number] < GIF_SHORTEST:
+            following += 1
+        lasts = max(begins[following] - begins[number], GIF_SHORTEST)
+        yield number, 10 * lasts
+        number = following
 
 
 def _indexed(frame: np.ndarray) -> Image.Image:

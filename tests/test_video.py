@@ -142,6 +142,42 @@ def test_gif_keeps_colours_speed_and_loops(tmp_path: Path):
         assert image.info["loop"] == 0, "a GIF of a game should loop"
 
 
+def gif_times(path: Path) -> list[int]:
+    """Milliseconds of each frame, as the file has them."""
+    with Image.open(path) as image:
+        return [frame.info["duration"] for frame in ImageSequence.Iterator(image)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.floats(0.5, 300))
+def test_a_gif_lasts_as_long_as_its_frames(small_files: Path, count: int, fps: float):
+    path, frames = small_files / "timed.gif", np.zeros((count, 8, 8, 3), np.uint8)
+    frames[::2] = 255
+    video.write(path, list(frames), fps=fps)
+    times = gif_times(path) if count > 1 else []
+    if count > 1 and len(times) > 1:
+        assert abs(sum(times) - 1000 * count / fps) <= 20, "faster or slower than told"
+        assert min(times) >= 20, "browsers slow this down"
+
+
+def test_a_gif_faster_than_gifs_can_be_leaves_out_frames(tmp_path: Path):
+    frames = [np.full((8, 8, 3), 2 * number, np.uint8) for number in range(120)]
+    video.write(tmp_path / "fast.gif", frames, fps=120.0)
+    times, found = gif_times(tmp_path / "fast.gif"), from_gif(tmp_path / "fast.gif")
+    assert sum(times) == 1000 and set(times) <= {20, 30}
+    assert np.all(np.diff(found[:, 0, 0, 0].astype(int)) > 0), "the order is lost"
+    video.write(tmp_path / "usual.gif", frames[:15], fps=15.0)
+    assert sum(gif_times(tmp_path / "usual.gif")) == 1000, "15 frames are a second"
+
+
+def test_a_picture_that_stands_for_longer_than_a_gif_can_tell_is_refused(tmp_path: Path):
+    frames = [np.zeros((8, 8, 3), np.uint8)] * 11
+    video.write(tmp_path / "still.gif", frames[:10], fps=1 / 60)
+    with pytest.raises(UserError, match="mp4"):
+        video.write(tmp_path / "still.gif", frames, fps=1 / 60)
+    assert [path.name for path in tmp_path.iterdir()] == ["still.gif"]
+
+
 def from_gif(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.stack([np.array(f.convert("RGB")) for f in ImageSequence.Iterator(image)])
