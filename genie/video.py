@@ -11,41 +11,43 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
-from math import isfinite, isqrt
+from math import isqrt
 from pathlib import Path
-from typing import Literal
 
 import av
 import numpy as np
 import torch
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import (
+    ColorPrimaries,
+    ColorRange,
+    Colorspace,
+    ColorTrc,
+    VideoReformatter,
+)
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from genie.decoding import (
+    DEFAULT_FPS,
+    MAX_FPS,
+    MIN_FPS,
+    THREADS,
+    Converter,
+    decode,
+    frame_rate,
+    in_one_line,
+    open_video,
+)
 from genie.errors import UserError
+from genie.fitting import MAX_IMAGE_PIXELS, Fit, Size, check_image_size, fit_image, to_rgb
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif"})
-MIN_IMAGE_SIDE = 8
-MAX_IMAGE_PIXELS = 100_000_000
-MIN_FPS, MAX_FPS = 0.01, 1000.0
-DEFAULT_FPS = 15.0
-"""Of files that do not tell their frames per second."""
-
 PALETTE_PIXELS = 16_384
 """How many pixels of a large picture choose its colours in a GIF."""
 GIF_SHORTEST = 2
 """Hundredths of a second that a frame of a GIF lasts at least."""
 STRIP_PICTURES = 12
-
-THREADS = 1
-"""That convert a picture: more of them take longer to start than to work."""
-ROUNDING = 1e-3
-"""Seconds by which two clocks may differ; containers round to milliseconds."""
-
-Size = tuple[int, int]
-Fit = Literal["crop", "letterbox", "stretch"]
-"""crop: what goes beyond the shape is cut off. letterbox: black bars. stretch: as it comes."""
 
 
 def read(
@@ -93,13 +95,13 @@ def stream_pictures(
     """As `stream`, numpy uint8 (h, w, 3)."""
     count = 0
     try:
-        for picture in _decode(_existing_file(path), size, fit, fps):
+        for picture in decode(_existing_file(path), size, fit, fps):
             yield picture
             count += 1
     except UserError:
         raise
     except Exception as error:  # a broken file makes the decoders raise nearly anything
-        why = _in_one_line(error)
+        why = in_one_line(error)
         raise UserError(f"{path} breaks off after {count} frames ({why})") from error
     if count == 0:
         raise UserError(f"{path} holds no video frame: give a video with at least one picture")
@@ -110,15 +112,14 @@ class Resizer:
 
     def __init__(self, size: Size, fit: Fit = "crop") -> None:
         """As `stream_pictures`."""
-        self._size, self._fit = size, fit
-        self._converter = VideoReformatter()
+        self._size, self._convert = size, Converter(size, fit)
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         """A uint8 (h, w, 3) picture at the size; always an array of its own."""
         if picture.shape[:2] == self._size:
             return picture.copy()
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-        return _to_picture(frame, self._converter, self._size, self._fit)
+        return self._convert(frame)
 
 
 def read_fps(path: str | Path) -> float:
@@ -127,8 +128,8 @@ def read_fps(path: str | Path) -> float:
     Raises:
         UserError: if the file is missing or not a video.
     """
-    with _open(_existing_file(path)) as container:
-        return float(_rate(container.streams.video[0]) or DEFAULT_FPS)
+    with open_video(_existing_file(path)) as container:
+        return float(frame_rate(container.streams.video[0]) or DEFAULT_FPS)
 
 
 def read_image(path: str | Path, size: Size, fit: Fit = "crop") -> UInt8[Tensor, "3 h w"]:
@@ -167,8 +168,8 @@ def _open_image(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of large or damaged files
             with Image.open(file, formats=formats) as image:
-                _check_image_size(name, image.width, image.height, max_pixels)
-                picture = _fit(_to_rgb(image), size, fit)
+                check_image_size(name, image.width, image.height, max_pixels)
+                picture = fit_image(to_rgb(image), size, fit)
     except Image.DecompressionBombError:
         raise UserError(
             f"{name} is larger than {max_pixels // 1_000_000} megapixels: scale it down"
@@ -178,7 +179,7 @@ def _open_image(
     except UnidentifiedImageError as error:
         raise UserError(f"{name} is not a readable image: give a PNG or JPEG") from error
     except Exception as error:  # a broken file makes Pillow raise nearly anything
-        why = _in_one_line(error)
+        why = in_one_line(error)
         raise UserError(f"{name} is not a readable image ({why}): give a PNG or JPEG") from error
     return torch.from_numpy(np.array(picture)).movedim(-1, 0).contiguous()
 
@@ -291,169 +292,6 @@ def _existing_file(path: str | Path) -> Path:
     return path
 
 
-def _open(path: Path) -> av.container.InputContainer:
-    try:
-        container = av.open(str(path), metadata_errors="replace")
-    except (av.error.FFmpegError, ValueError) as error:
-        why = _in_one_line(error)
-        raise UserError(f"{path} is not a readable video ({why})") from error
-    if not container.streams.video:
-        container.close()
-        raise UserError(f"{path} has no video stream: give a file with pictures")
-    return container
-
-
-def _decode(path: Path, size: Size | None, fit: Fit, fps: float | None) -> Iterator[np.ndarray]:
-    with _open(path) as container:
-        track = container.streams.video[0]
-        _check_image_size(path, track.width, track.height)
-        converter = VideoReformatter()  # frames that convert themselves start threads each
-        declared, rate = _declared_end(container, track), _rate(track)
-        clock = _Clock(float(1 / rate) if rate else 1 / DEFAULT_FPS)
-        frames = clock.follow(_undamaged(container.decode(track), path))
-        converted: tuple[av.VideoFrame, np.ndarray] | None = None
-        for frame in frames if fps is None else clock.ticks(frames, fps):
-            if converted is None or converted[0] is not frame:  # a slow video shows one for long
-                converted = frame, _to_picture(frame, converter, size, fit)
-            yield converted[1]
-        # Clocks round, and where frames last unequally the file need not tell for how long.
-        known = declared is not None and rate is not None and clock.num_frames
-        if known and declared - clock.end > 1.5 * clock.longest:
-            raise UserError(
-                f"{path} breaks off: its frames end at {clock.end:.1f} s, it declares "
-                f"{declared:.1f} s"
-            )
-
-
-def _undamaged(frames: Iterator[av.VideoFrame], path: Path) -> Iterator[av.VideoFrame]:
-    """The same frames; decoders go on after damage, and show what they make of it."""
-    for frame in frames:
-        if frame.is_corrupt:
-            raise UserError(f"{path} is damaged: its frame at {frame.time or 0:.1f} s is broken")
-        yield frame
-
-
-class _Clock:
-    """When the frames of a file are shown, in seconds."""
-
-    def __init__(self, usual: float) -> None:
-        """Args: usual: seconds that a frame lasts where it does not say."""
-        self.usual = self.longest = usual
-        self.num_frames, self.time, self.end = 0, 0.0, 0.0
-
-    def follow(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-        """The same frames; `time` is the newest one's, `end` when it ends."""
-        timed, unit = False, None
-        for frame in frames:
-            if unit is None:
-                unit = float(frame.time_base or 0)  # of all frames; to ask for it takes time
-            length = frame.duration * unit or self.usual
-            if frame.time is not None:
-                if timed:
-                    self.longest = max(self.longest, frame.time - self.time)
-                self.time, timed = frame.time, True
-            elif self.num_frames:
-                self.time += self.usual
-            self.num_frames += 1
-            self.end, self.longest = self.time + length, max(self.longest, length)
-            yield frame
-
-    def ticks(self, frames: Iterator[av.VideoFrame], fps: float) -> Iterator[av.VideoFrame]:
-        """Of the frames of `follow` the one that is shown at each tick, from the first frame on."""
-        shown, number, start = None, 0, 0.0
-        for frame in frames:
-            if shown is None:
-                start = self.time
-            while shown is not None and start + number / fps < self.time - ROUNDING:
-                yield shown
-                number += 1
-            shown = frame
-        while shown is not None and start + number / fps < self.end - ROUNDING:
-            yield shown
-            number += 1
-
-
-def _declared_end(container: av.container.InputContainer, track: av.VideoStream) -> float | None:
-    """The second at which a file says that its pictures end, if it does say."""
-    rate = _rate(track)
-    if container.format.name == "avi" and track.frames and rate:
-        return float(track.frames / rate)  # ffmpeg corrects the duration of an AVI that is cut
-    if track.duration:
-        # Frames before the start of an edit list are stored, but not shown and not in here.
-        return _start(track) + float(track.duration * track.time_base)
-    tagged = _seconds(track.metadata.get("DURATION", ""))
-    if tagged or len(container.streams) > 1:  # sound may be longer than the pictures
-        return tagged
-    return container.duration / av.time_base if container.duration else None
-
-
-def _seconds(clock: str) -> float | None:
-    """Matroska's h:m:s in seconds; None for whatever else stands there."""
-    try:
-        hours, minutes, seconds = clock.split(":")
-        total = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    except ValueError:
-        return None
-    return total if isfinite(total) else None
-
-
-def _start(track: av.VideoStream) -> float:
-    return float((track.start_time or 0) * (track.time_base or 0))
-
-
-def _rate(track: av.VideoStream) -> Fraction | None:
-    rate = track.average_rate
-    return rate if rate and MIN_FPS <= rate <= MAX_FPS else None
-
-
-def _to_picture(
-    frame: av.VideoFrame, converter: VideoReformatter, size: Size | None, fit: Fit
-) -> np.ndarray:
-    """One frame upright, in RGB and at its size, the colours converted and resized in one go."""
-    layout, turns = frame.format, round(frame.rotation / 90) % 4
-    has_alpha = any(component.is_alpha for component in layout.components)
-    height, width = (frame.height, frame.width)[:: -1 if turns % 2 else 1]
-    if has_alpha or (size and (width < size[1] or height < size[0])):
-        # Pillow blends, and enlarges small pixel art without blurring it.
-        format = "rgba" if has_alpha else "rgb24"
-        picture = _to_rgb(
-            Image.fromarray(converter.reformat(frame, format=format, threads=THREADS).to_ndarray())
-        )
-        picture = Image.fromarray(np.rot90(np.asarray(picture), turns)) if turns else picture
-        return np.array(_fit(picture, size, fit) if size else picture)
-    scaled = _scaled((height, width), size, fit) if size else (height, width)
-    rows, columns = scaled[:: -1 if turns % 2 else 1]
-    resized = converter.reformat(
-        frame, columns, rows, "rgb24", interpolation="AREA", threads=THREADS
-    )
-    picture = resized.to_ndarray()
-    picture = np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
-    return _placed(picture, size) if size and scaled != size else picture
-
-
-def _scaled(of: Size, to: Size, fit: Fit) -> Size:
-    """(height, width) that a picture is resized to before it is cropped or padded."""
-    if fit == "stretch":
-        return to
-    scales = to[0] / of[0], to[1] / of[1]
-    scale = max(scales) if fit == "crop" else min(scales)
-    return max(1, round(of[0] * scale)), max(1, round(of[1] * scale))
-
-
-def _placed(picture: np.ndarray, size: Size) -> np.ndarray:
-    """A picture centred in `size`: cropped where it is larger, black around where it is smaller."""
-    for axis, wanted in enumerate(size):
-        extra = picture.shape[axis] - wanted
-        if extra > 0:
-            inside = slice(extra // 2, extra // 2 + wanted)
-            picture = picture[inside] if axis == 0 else picture[:, inside]
-        elif extra < 0:
-            border = [(0, 0)] * 3
-            border[axis] = (-extra // 2, -extra - -extra // 2)
-            picture = np.pad(picture, border)
-    return np.ascontiguousarray(picture)
-
-
 def _checked(frames: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
     for frame in frames:
         if frame.shape != frames[0].shape:
@@ -532,53 +370,22 @@ def _encode(path: Path, pictures: Iterator[np.ndarray], fps: float, lossless: bo
         track.width, track.height = (width, height) if lossless else (width & ~1, height & ~1)
         track.pix_fmt = layout
         track.thread_count = 1
+        if not lossless:
+            # Players guess an untagged file's colours by its size, and so does `decoding`.
+            tags = track.codec_context
+            tags.colorspace, tags.color_range = Colorspace.ITU709, ColorRange.MPEG
+            tags.color_primaries, tags.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        converter = VideoReformatter()
         for picture in chain([first], pictures):
             picture = np.ascontiguousarray(picture[: track.height, : track.width])
-            container.mux(track.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if not lossless:
+                frame = converter.reformat(
+                    frame, format=layout, dst_colorspace=Colorspace.ITU709, threads=THREADS
+                )
+            container.mux(track.encode(frame))
         container.mux(track.encode())
 
 
 def _as_rate(fps: float) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
-
-
-def _in_one_line(error: Exception) -> str:
-    told = getattr(error, "strerror", None) or str(
-        error
-    )  # without the path, which is named already
-    return " ".join(told.split()) or type(error).__name__
-
-
-def _check_image_size(
-    name: object, width: int, height: int, max_pixels: int = MAX_IMAGE_PIXELS
-) -> None:
-    if min(width, height) < MIN_IMAGE_SIDE:
-        raise UserError(f"{name} is {width}x{height}: give at least {MIN_IMAGE_SIDE}x8 pixels")
-    if width * height > max_pixels:
-        raise UserError(f"{name} is larger than {max_pixels / 1e6:g} megapixels: scale it down")
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        # Pillow clips these modes at 255 instead of scaling them.
-        grey = np.asarray(image, dtype=np.float32)
-        peak = 65535 if image.mode.startswith("I;16") or grey.max() > 255 else 255
-        return Image.fromarray((grey.clip(0, peak) * (255 / peak)).astype(np.uint8)).convert("RGB")
-    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _fit(image: Image.Image, size: Size, fit: Fit = "crop") -> Image.Image:
-    height, width = size
-    if image.size == (width, height):
-        return image
-    # Small pixel art stays crisp when enlarged; photographs are averaged when reduced.
-    enlarge = image.width < width or image.height < height
-    method = Image.Resampling.NEAREST if enlarge else Image.Resampling.HAMMING
-    if fit == "stretch":
-        return image.resize((width, height), method)
-    fitted = ImageOps.fit if fit == "crop" else ImageOps.pad
-    return fitted(image, (width, height), method=method)

@@ -1,0 +1,204 @@
+"""Pixels that are not square, HDR, untagged colours, combs: all as a player shows them."""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, VideoReformatter
+
+from genie import video
+
+PQ, HLG = ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67
+
+
+def encode(
+    path: Path,
+    frames: Sequence[av.VideoFrame],
+    codec: str = "libx264",
+    options: dict[str, str] | None = None,
+    **context: object,
+) -> Path:
+    """Write frames as they are, 10 a second; `context` sets attributes of the encoder."""
+    with av.open(str(path), "w") as container:
+        track = container.add_stream(codec, rate=10, options=options or {"crf": "4"})
+        track.width, track.height = frames[0].width, frames[0].height
+        track.pix_fmt = frames[0].format.name
+        for name, value in context.items():
+            setattr(track.codec_context, name, value)
+        for frame in frames:
+            container.mux(track.encode(frame))
+        container.mux(track.encode())
+    return path
+
+
+def from_rgb(picture: np.ndarray, matrix: Colorspace = Colorspace.ITU601) -> av.VideoFrame:
+    """A frame in YUV of a matrix that nothing names."""
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+    frame = VideoReformatter().reformat(frame, format="yuv420p", dst_colorspace=matrix)
+    frame.colorspace = frame.color_trc = frame.color_primaries = 2
+    return frame
+
+
+# Pixels that are not square
+
+
+def disc(height: int, width: int, across: int, down: int) -> np.ndarray:
+    """A white ellipse in the middle of black."""
+    y, x = np.mgrid[:height, :width]
+    inside = ((x - width / 2 + 0.5) / across) ** 2 + ((y - height / 2 + 0.5) / down) ** 2 < 0.25
+    return np.repeat(inside[..., None] * np.uint8(255), 3, axis=2)
+
+
+@pytest.mark.parametrize("size", [None, (48, 48), (96, 160)])
+@pytest.mark.parametrize("pixel", [Fraction(2), Fraction(4, 3), Fraction(1), Fraction(1, 2)])
+def test_a_circle_stays_one_whatever_shape_the_stored_pixels_have(
+    tmp_path: Path, pixel: Fraction, size: tuple[int, int] | None
+):
+    stored = disc(96, 96, across=round(20 / pixel), down=20)
+    path = encode(tmp_path / "disc.mp4", [from_rgb(stored)] * 3, sample_aspect_ratio=pixel)
+    shown = video.read(path, size)[1].float().mean(0) > 127
+    across, down = shown.any(0).sum().item(), shown.any(1).sum().item()
+    assert across > 8 and abs(across - down) <= 3, f"the circle is {across}x{down}"
+
+
+# Colours
+
+
+PATCHES = np.array(
+    [[0, 0, 0], [64, 64, 64], [128, 128, 128], [220, 220, 220], [180, 40, 40], [40, 150, 60]]
+)
+
+
+def patchwork(height: int, width: int) -> np.ndarray:
+    """Patches of colours side by side."""
+    columns = np.arange(width) * len(PATCHES) // width
+    return np.broadcast_to(PATCHES[columns].astype(np.uint8), (height, width, 3))
+
+
+def middles(picture: np.ndarray) -> np.ndarray:
+    """The colour in the middle of each patch."""
+    height, width = picture.shape[:2]
+    columns = (np.arange(len(PATCHES)) + 0.5) * width / len(PATCHES)
+    return picture[height // 2, columns.astype(int)].astype(int)
+
+
+def found_in(path: Path) -> np.ndarray:
+    """The patches of a file's first frame."""
+    return middles(video.read(path)[0].movedim(0, -1).numpy())
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "matrix"),
+    [
+        (480, 640, Colorspace.ITU601),
+        (576, 720, Colorspace.ITU601),
+        (720, 1280, Colorspace.ITU709),
+        (1280, 720, Colorspace.ITU709),
+    ],
+)
+def test_untagged_colours_are_those_that_players_guess_by_the_size(
+    tmp_path: Path, height: int, width: int, matrix: Colorspace
+):
+    frame = from_rgb(patchwork(height, width), matrix)
+    found = found_in(encode(tmp_path / "untagged.mp4", [frame] * 2))
+    assert np.abs(found - PATCHES).max() <= 5, found
+
+
+@pytest.mark.parametrize("scale", [1, 12])
+def test_a_film_of_ours_comes_back_in_its_colours_and_says_what_they_are(
+    tmp_path: Path, scale: int
+):
+    path = tmp_path / "film.mp4"
+    video.write(path, [patchwork(64, 96)] * 3, fps=10.0, scale=scale)
+    assert np.abs(found_in(path) - PATCHES).max() <= 5
+    with av.open(str(path)) as container:
+        assert next(container.decode(video=0)).colorspace == Colorspace.ITU709
+
+
+def linear(code: np.ndarray) -> np.ndarray:
+    """SRGB, 0..255, to light, 0..1."""
+    code = code / 255
+    return np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
+
+
+def to_pq(light: np.ndarray) -> np.ndarray:
+    """Light, of which 1 is the white of 203 nits, to PQ's 0..1. Source: SMPTE ST 2084."""
+    y = (light * 203 / 10_000) ** 0.1593017578125
+    return ((0.8359375 + 18.8515625 * y) / (1 + 18.6875 * y)) ** 78.84375
+
+
+def to_hlg(light: np.ndarray) -> np.ndarray:
+    """Light, of which 1 is white, to HLG's 0..1, on a screen of 1000 nits. Source: BT.2100."""
+    shown = light * 203 / 1000
+    brightness = shown @ [0.2627, 0.6780, 0.0593]
+    scene = shown * np.maximum(brightness, 1e-9)[..., None] ** (1 / 1.2 - 1)
+    a, b, c = 0.17883277, 0.28466892, 0.55991073
+    low = np.sqrt(3 * scene)
+    return np.where(scene <= 1 / 12, low, a * np.log(np.maximum(12 * scene - b, 1e-9)) + c)
+
+
+def in_hdr(curve: Callable[[np.ndarray], np.ndarray], trc: ColorTrc) -> av.VideoFrame:
+    """The patches in the primaries and the matrix of BT.2020, 10 bits."""
+    wide = [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
+    red, green, blue = np.moveaxis(curve(linear(patchwork(64, 96)) @ np.array(wide).T), -1, 0)
+    luma = 0.2627 * red + 0.6780 * green + 0.0593 * blue
+    planes = [
+        64 + 876 * luma,
+        512 + 896 * (blue - luma) / 1.8814,
+        512 + 896 * (red - luma) / 1.4746,
+    ]
+    frame = av.VideoFrame(96, 64, "yuv444p10le")
+    for plane, values in zip(frame.planes, planes, strict=True):
+        rows = np.zeros((64, plane.line_size // 2), np.uint16)
+        rows[:, :96] = np.round(values)
+        plane.update(rows.tobytes())
+    frame.colorspace, frame.color_range = Colorspace.BT2020, 1
+    frame.color_trc, frame.color_primaries = trc, ColorPrimaries.BT2020
+    return frame
+
+
+@pytest.mark.parametrize(("curve", "trc"), [(to_pq, PQ), (to_hlg, HLG)])
+def test_high_dynamic_range_comes_to_the_colours_of_an_ordinary_screen(
+    tmp_path: Path, curve: Callable[[np.ndarray], np.ndarray], trc: ColorTrc
+):
+    frame = in_hdr(curve, trc)
+    tags = {name: getattr(frame, name) for name in ("colorspace", "color_trc", "color_primaries")}
+    path = encode(tmp_path / "hdr.mkv", [frame] * 2, "ffv1", {"level": "3"}, color_range=1, **tags)
+    assert np.abs(found_in(path) - PATCHES).max() <= 16, found_in(path)
+    small = middles(video.read(path, (64, 64), last=1)[0].movedim(0, -1).numpy())
+    assert small.max() > 210, "flat when resized"
+
+
+# Interlaced video
+
+
+def combs(picture: np.ndarray) -> float:
+    """How much neighbouring rows differ more than every second row does."""
+    rows = picture.astype(float).mean(axis=2)
+    return np.abs(np.diff(rows, axis=0)).mean() - np.abs(rows[2:] - rows[:-2]).mean()
+
+
+def test_combs_are_removed_and_no_frame_is_lost(tmp_path: Path):
+    moments = []
+    for time in range(24):  # a bar that goes right by four pixels a field
+        moment = np.full((96, 160, 3), 40, np.uint8)
+        moment[:, 20 + 4 * time : 40 + 4 * time] = 220
+        moments.append(moment)
+    woven = []
+    for first, second in zip(moments[::2], moments[1::2], strict=True):
+        both = second.copy()
+        both[1::2] = first[1::2]
+        woven.append(both)
+    assert combs(woven[5]) > 8
+    options = {"crf": "4", "flags": "+ildct+ilme", "x264-params": "bff=1"}
+    path = encode(tmp_path / "woven.mp4", [from_rgb(picture) for picture in woven], options=options)
+    shown = video.read(path).movedim(1, -1).numpy()
+    assert len(shown) == len(woven)
+    assert max(map(combs, shown)) < 2, "combs are left"
+    for picture, first in zip(shown[1:-1], moments[2::2], strict=False):
+        assert np.abs(picture.astype(int) - first).mean() < 5, "another moment is shown"
+    assert len(list(video.stream(path, fps=10.0))) == len(woven)
+    assert len(list(video.stream(path, fps=5.0))) == len(woven) // 2
