@@ -56,6 +56,8 @@ class Card:
     """Per split: the frames in each of its files."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Videos left out, each with its reason."""
+    damaged: dict[str, str] = field(default_factory=dict)
+    """Videos of which only the beginning is in, each with its reason."""
     num_decoded: int = 0
     """Frames that were looked at, of the videos that are in."""
     num_still: int = 0

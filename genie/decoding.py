@@ -19,8 +19,17 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, VideoReformatter
 from PIL import Image
 
-from genie.errors import UserError
+from genie.errors import BrokenOff, UserError
 from genie.fitting import Fit, Size, check_image_size, fit_image, place, scaled_shape, to_rgb
+
+# fmt: off
+VIDEO_SUFFIXES = frozenset({
+    ".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mts", ".m2ts", ".flv",
+    ".f4v", ".wmv", ".asf", ".mpg", ".mpeg", ".m2v", ".vob", ".3gp", ".3g2", ".ogv", ".ogm", ".mxf",
+    ".dv", ".nut", ".divx", ".rm", ".rmvb", ".y4m", ".mjpeg", ".apng",
+})
+# fmt: on
+"""Endings of files that are taken for videos; one that is none is told so when it is opened."""
 
 MIN_FPS, MAX_FPS = 0.01, 1000.0
 DEFAULT_FPS = 15.0
@@ -30,6 +39,10 @@ THREADS = 1
 """That convert a picture: more of them take longer to start than to work."""
 ROUNDING = 1e-3
 """Seconds by which two clocks may differ; containers round to milliseconds."""
+LEAST_JUMP = 1.0
+"""Seconds by which time must run back to be a joint; less is a muxer's disorder."""
+HEAD_BYTES = 4096
+"""At the start of a picture, in which it tells whether it moves."""
 
 HDR = {ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67}
 """Transfer curves of PQ and HLG."""
@@ -107,41 +120,103 @@ def open_video(path: Path) -> av.container.InputContainer:
     return container
 
 
-def decode(path: Path, size: Size | None, fit: Fit, fps: float | None) -> Iterator[np.ndarray]:
+def decode(
+    path: Path, size: Size | None, fit: Fit, fps: float | None, joints: set[int] | None = None
+) -> Iterator[np.ndarray]:
     """The pictures of a file; see `video.stream_pictures`.
 
     Raises:
-        UserError: if it is no video, damaged, or ends before its last frame; and whatever the
-            decoders raise of a broken file.
+        UserError: if it is no video.
+        BrokenOff: if it is damaged, or ends before its last frame.
     """
+    if is_animation(path):
+        clock = _Clock(1 / DEFAULT_FPS)
+        yield from _shown(clock, _animated(path), fps, Converter(size, fit), joints)
+        return
     with open_video(path) as container:
         track = container.streams.video[0]
         pixel = track.sample_aspect_ratio or Fraction(1)
         height, width = shown_shape(track.height, track.width, pixel)
         check_image_size(path, width, height)
-        convert = Converter(size, fit, pixel)
         declared, rate = _declared_end(container, track), frame_rate(track)
         clock = _Clock(float(1 / rate) if rate else 1 / DEFAULT_FPS)
-        frames = clock.follow(_deinterlaced(_undamaged(container.decode(track), path)))
-        converted: tuple[av.VideoFrame, np.ndarray] | None = None
-        for frame in frames if fps is None else clock.ticks(frames, fps):
-            if converted is None or converted[0] is not frame:  # a slow video shows one for long
-                converted = frame, convert(frame)
-            yield converted[1]
-        # Clocks round, and where frames last unequally the file need not tell for how long.
+        frames = _deinterlaced(_undamaged(container.decode(track), path))
+        yield from _shown(clock, frames, fps, Converter(size, fit, pixel), joints)
+        # Clocks round, and where frames last unequally the file need not tell for how long. What
+        # joined files declare is of one of them.
         known = declared is not None and rate is not None and clock.num_frames
-        if known and declared - clock.end > 1.5 * clock.longest:
-            raise UserError(
+        if known and not clock.num_joints and declared - clock.end > 1.5 * clock.longest:
+            raise BrokenOff(
                 f"{path} breaks off: its frames end at {clock.end:.1f} s, it declares "
                 f"{declared:.1f} s"
             )
+
+
+def _shown(
+    clock: "_Clock",
+    frames: Iterator[av.VideoFrame],
+    fps: float | None,
+    convert: Converter,
+    joints: set[int] | None,
+) -> Iterator[np.ndarray]:
+    """The pictures of the frames, or at every tick the one that is shown then."""
+    timed = clock.follow(frames)
+    converted: tuple[av.VideoFrame, np.ndarray] | None = None
+    part = 0
+    for number, (frame, its_part) in enumerate(timed if fps is None else clock.ticks(timed, fps)):
+        if converted is None or converted[0] is not frame:  # a slow video shows one for long
+            converted = frame, convert(frame)
+        if its_part != part and joints is not None:
+            joints.add(number)
+        part = its_part
+        yield converted[1]
+
+
+def is_film(path: Path) -> bool:
+    """Whether a file is a video by its ending, or a picture that moves."""
+    return path.suffix.lower() in VIDEO_SUFFIXES or is_animation(path)
+
+
+def is_animation(path: Path) -> bool:
+    """Whether a PNG or WebP moves; ffmpeg shows the first picture of a WebP at most."""
+    if path.suffix.lower() not in {".png", ".apng", ".webp"} or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:  # told when it is read
+        return False
+    if head.startswith(b"RIFF"):
+        return head[12:16] == b"VP8X" and bool(head[20] & 2)
+    return b"acTL" in head.partition(b"IDAT")[0]
+
+
+def animation_rate(path: Path) -> float:
+    """Frames per second of an animation, as its first frame tells."""
+    frame = next(_animated(path))
+    return float(1 / (frame.duration * frame.time_base))
+
+
+def _animated(path: Path) -> Iterator[av.VideoFrame]:
+    with Image.open(path) as image:
+        check_image_size(path, image.width, image.height)
+        time = 0
+        # What is shown by programs that know no animations need not be part of it.
+        for number in range(int(bool(image.info.get("default_image"))), image.n_frames):
+            image.seek(number)
+            frame = av.VideoFrame.from_ndarray(np.array(image.convert("RGBA")), format="rgba")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            # Browsers show what lasts for no time for a tenth of a second.
+            frame.duration = round(image.info.get("duration", 0)) or 100
+            time += frame.duration
+            yield frame
 
 
 def _undamaged(frames: Iterator[av.VideoFrame], path: Path) -> Iterator[av.VideoFrame]:
     """The same frames; decoders go on after damage, and show what they make of it."""
     for frame in frames:
         if frame.is_corrupt:
-            raise UserError(f"{path} is damaged: its frame at {frame.time or 0:.1f} s is broken")
+            raise BrokenOff(f"{path} is damaged: its frame at {frame.time or 0:.1f} s is broken")
         yield frame
 
 
@@ -187,39 +262,49 @@ def _pull(graph: av.filter.Graph, frame: av.VideoFrame | None) -> Iterator[av.Vi
             return
 
 
+Timed = tuple[av.VideoFrame, int]
+"""A frame, and of which of a file's joined parts it is."""
+
+
 class _Clock:
     """When the frames of a file are shown, in seconds."""
 
     def __init__(self, usual: float) -> None:
         """Args: usual: seconds that a frame lasts where it does not say."""
         self.usual = self.longest = usual
-        self.num_frames, self.time, self.end = 0, 0.0, 0.0
+        self.num_frames, self.num_joints, self.time, self.end = 0, 0, 0.0, 0.0
 
-    def follow(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-        """The same frames; `time` is the newest one's, `end` when it ends."""
-        timed = False
+    def follow(self, frames: Iterator[av.VideoFrame]) -> Iterator[Timed]:
+        """The same frames; `time` is the newest one's, `end` when it ends.
+
+        Where time jumps back, as where files were put end to end, it goes on from there.
+        """
+        timed, offset = False, 0.0
         for frame in frames:
             length = float(frame.duration * (frame.time_base or 0)) or self.usual
             if frame.time is not None:
+                if timed and frame.time + offset < self.time - LEAST_JUMP:
+                    offset = self.end - frame.time
+                    self.num_joints += 1
                 if timed:
-                    self.longest = max(self.longest, frame.time - self.time)
-                self.time, timed = frame.time, True
+                    self.longest = max(self.longest, frame.time + offset - self.time)
+                self.time, timed = frame.time + offset, True
             elif self.num_frames:
                 self.time += self.usual
             self.num_frames += 1
             self.end, self.longest = self.time + length, max(self.longest, length)
-            yield frame
+            yield frame, self.num_joints
 
-    def ticks(self, frames: Iterator[av.VideoFrame], fps: float) -> Iterator[av.VideoFrame]:
+    def ticks(self, frames: Iterator[Timed], fps: float) -> Iterator[Timed]:
         """Of the frames of `follow` the one that is shown at each tick, from the first frame on."""
         shown, number, start = None, 0, 0.0
-        for frame in frames:
+        for timed in frames:
             if shown is None:
                 start = self.time
             while shown is not None and start + number / fps < self.time - ROUNDING:
                 yield shown
                 number += 1
-            shown = frame
+            shown = timed
         while shown is not None and start + number / fps < self.end - ROUNDING:
             yield shown
             number += 1

@@ -7,3 +7,7 @@ class UserError(ValueError):
     The message is one line that says what was got, what is wanted and what to do. Command lines
     print it and exit with code 2; every other exception is a bug of ours and keeps its traceback.
     """
+
+
+class BrokenOff(UserError):
+    """Raised where a video breaks off; what came of it before is good."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from genie import video
 from genie.checkpoint import write_whole
-from genie.errors import UserError
+from genie.errors import BrokenOff, UserError
 from genie.scenes import SceneRules, keep
 from genie.sources import Source
 
@@ -73,6 +73,8 @@ class Part:
     """The source's name."""
     problem: str = ""
     """Why it cannot be used."""
+    damage: str = ""
+    """Why only its beginning can."""
     fps: float = 0.0
     """As the source declares."""
     digest: str = ""
@@ -102,9 +104,9 @@ def make_part(source: Source, options: FrameOptions, folder: Path) -> Part:
         try:
             _decode(source, options, partial, part)
         except UserError as error:
-            part.problem = str(error).removeprefix(f"{source.label} ")
+            part.problem = _about(error, source)
         if not part.problem and not part.scenes:
-            part.problem = (
+            part.problem = part.damage or (
                 f"has no scene of {options.min_frames} frames or more between its cuts and still "
                 f"stretches ({part.num_decoded} frames in all)"
             )
@@ -129,7 +131,8 @@ def _decode(source: Source, options: FrameOptions, partial: Path, part: Part) ->
     digest, num_kept = hashlib.sha256(), 0
     scene = _Scene(partial, options.min_frames, digest)
     with scene:
-        for kept in keep(_counted(source, options, part), rules):
+        joints: set[int] = set()
+        for kept in keep(_counted(source, options, part, joints), rules, joints):
             if kept.starts_scene and num_kept:
                 part.num_cuts += 1
                 scene.end(part)
@@ -140,10 +143,20 @@ def _decode(source: Source, options: FrameOptions, partial: Path, part: Part) ->
     part.digest = digest.hexdigest()[:32]
 
 
-def _counted(source: Source, options: FrameOptions, part: Part) -> Iterator[np.ndarray]:
-    for picture in source.pictures(options.size, options.fit, options.fps):
-        part.num_decoded += 1
-        yield picture
+def _counted(
+    source: Source, options: FrameOptions, part: Part, joints: set[int]
+) -> Iterator[np.ndarray]:
+    """The pictures of a source, up to where it breaks off."""
+    try:
+        for picture in source.pictures(options.size, options.fit, options.fps, joints):
+            part.num_decoded += 1
+            yield picture
+    except BrokenOff as error:
+        part.damage = _about(error, source)
+
+
+def _about(error: UserError, source: Source) -> str:
+    return str(error).removeprefix(f"{source.label} ")
 
 
 class _Scene:

@@ -49,7 +49,8 @@ def prepare(
 
     A video below a folder called heldout (or train) goes to that split; of the others a share,
     chosen by a hash of the name, is held out, and always at least one. Of a video that is alone
-    the last part is held out. Broken videos are skipped and named in the card.
+    the last part is held out. Of a broken video, what comes
+    before the damage is kept; it is named in the card, as is what is skipped.
 
     Args:
         places: files, folders or datasets, see `sources`.
@@ -269,6 +270,7 @@ def _describe(
         fps=options.fps or usable[0].fps,
         **list_videos(stored),
         skipped={part.label: part.problem for part in parts if part.problem},
+        damaged={part.label: part.damage for part in usable if part.damage},
         num_decoded=sum(part.num_decoded for part in usable),
         num_still=sum(part.num_still for part in usable),
         num_short=sum(part.num_short for part in usable),

@@ -14,7 +14,7 @@ as in motion compensation.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -53,11 +53,19 @@ class Kept:
     """Whether no clip may reach back beyond it."""
 
 
-def keep(pictures: Iterator[np.ndarray], rules: SceneRules) -> Iterator[Kept]:
-    """The pictures to keep, in order, a few behind what is read."""
+def keep(
+    pictures: Iterator[np.ndarray], rules: SceneRules, joints: Container[int] = ()
+) -> Iterator[Kept]:
+    """The pictures to keep, in order, a few behind what is read.
+
+    Args:
+        joints: numbers of pictures that begin a scene whatever they show; may be told as late as
+            with the picture itself.
+    """
     kept: np.ndarray | None = None
     num_still = 0
-    for number, (picture, starts_scene) in enumerate(_find_cuts(pictures, rules)):
+    for number, (picture, is_cut) in enumerate(_find_cuts(pictures, rules)):
+        starts_scene = is_cut or number in joints
         may_drop = rules.most_still is not None and not starts_scene
         if may_drop and _change(picture, kept) <= rules.still_below:
             num_still += 1

@@ -145,7 +145,10 @@ def write_card(card: Card, folder: Path) -> None:
         f"{card.num_frames(split)} | {card.num_hours(split):.2f} |"
         for split in card.videos
     )
-    skipped = "\n".join(f"- {label}: {reason}" for label, reason in card.skipped.items())
+    skipped, damaged = (
+        "\n".join(f"- {label}: {reason}" for label, reason in told.items())
+        for told in (card.skipped, card.damaged)
+    )
     text = f"""---
 pretty_name: frames of {len(card.videos["train"]) + len(card.videos["heldout"])} videos
 task_categories: [video-classification]
@@ -168,6 +171,9 @@ video it is. card.json lists videos, scenes and sources.
 
 {len(card.skipped)} videos were left out.
 {skipped}
+
+Of {len(card.damaged)} videos only the beginning is in.
+{damaged}
 """
     # A name that is no text is shown with question marks.
     (folder / "README.md").write_bytes(text.encode(errors="replace"))

@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ import fsspec
 import numpy as np
 
 from genie import video
+from genie.decoding import VIDEO_SUFFIXES, is_film
 from genie.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
@@ -54,19 +56,25 @@ class Source:
         text = f"{self.name}\0{self.label}\0{self.stamp}\0{times}"
         return hashlib.sha256(os.fsencode(text)).hexdigest()[:20]
 
-    def pictures(self, size: video.Size, fit: video.Fit, fps: float | None) -> Iterator[np.ndarray]:
+    def pictures(
+        self, size: video.Size, fit: video.Fit, fps: float | None, joints: set[int] | None = None
+    ) -> Iterator[np.ndarray]:
         """Pictures as uint8 (h, w, 3).
+
+        Args:
+            joints: see `video.stream_pictures`.
 
         Raises:
             UserError: if the source is broken.
         """
+        how = {"fit": fit, "fps": fps, "joints": joints}
         if not self.is_video:
             yield from self._images(size, fit)
         elif self.paths:
-            yield from video.stream_pictures(self.paths[0], size, fit=fit, fps=fps)
+            yield from video.stream_pictures(self.paths[0], size, **how)
         else:
             with self._as_file() as path:
-                yield from video.stream_pictures(path, size, fit=fit, fps=fps)
+                yield from video.stream_pictures(path, size, **how)
 
     def fps(self) -> float:
         """Frames per second that a video declares; of images the default."""
@@ -147,15 +155,18 @@ def _find(place: str) -> Iterator[Source]:
 
 
 def _from_folder(folder: Path) -> Iterator[Source]:
-    files = sorted(p for p in folder.rglob("*") if not p.is_dir())
-    videos = [p for p in files if p.suffix.lower() in video.VIDEO_SUFFIXES]
+    videos: list[Path] = []
     sequences: dict[Path, list[Path]] = {}
-    for path in files:
-        if path.suffix.lower() in IMAGE_SUFFIXES:
+    for path in _files_below(folder):
+        if is_film(path):
+            videos.append(path)
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
             sequences.setdefault(path.parent, []).append(path)
     if not videos and not sequences:
-        endings = ", ".join(sorted(video.VIDEO_SUFFIXES | IMAGE_SUFFIXES))
-        raise UserError(f"{folder} holds no videos: put files ending in {endings} there")
+        raise UserError(
+            f"{folder} holds no videos: put videos (mp4, mkv, webm, ...) or numbered pictures "
+            f"(png, jpg, ...) there{_in_brackets(count_others([str(folder)]))}"
+        )
     yield from (_from_file(path, folder) for path in videos)
     for parent, images in sorted(sequences.items()):
         images.sort(key=lambda image: _natural(image.name))
@@ -167,6 +178,37 @@ def _from_folder(folder: Path) -> Iterator[Source]:
             paths=tuple(images),
             is_video=False,
         )
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """All files, those of linked folders too, each folder once however many links lead there."""
+    files: list[Path] = []
+    seen: set[Path] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        if Path(parent).resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(Path(parent).resolve())
+        # Links come last: a folder's own name is the one that counts.
+        folders.sort(key=lambda name: ((Path(parent) / name).is_symlink(), name))
+        files += [Path(parent) / name for name in names]
+    return sorted(files)
+
+
+def count_others(places: Sequence[str]) -> dict[str, int]:
+    """Files of folders that are neither videos nor pictures, by their ending."""
+    counts: Counter[str] = Counter()
+    for place in places:
+        if Path(place).is_dir() and not _is_dataset(place):
+            for path in _files_below(Path(place)):
+                if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+                    counts[path.suffix.lower() or path.name] += 1
+    return dict(sorted(counts.items()))
+
+
+def _in_brackets(counts: dict[str, int]) -> str:
+    told = ", ".join(f"{count} {ending}" for ending, count in counts.items())
+    return f" (it holds {told})" if told else ""
 
 
 def _from_file(path: Path, below: Path) -> Source:

@@ -34,15 +34,16 @@ from genie.decoding import (
     MIN_FPS,
     THREADS,
     Converter,
+    animation_rate,
     decode,
     frame_rate,
     in_one_line,
+    is_animation,
     open_video,
 )
-from genie.errors import UserError
+from genie.errors import BrokenOff, UserError
 from genie.fitting import MAX_IMAGE_PIXELS, Fit, Size, check_image_size, fit_image, to_rgb
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif"})
 PALETTE_PIXELS = 16_384
 """How many pixels of a large picture choose its colours in a GIF."""
 GIF_SHORTEST = 2
@@ -83,26 +84,37 @@ def stream(
 
     Raises:
         UserError: if the file is missing, empty, not a video, smaller than 8x8 or over 100
-            megapixels, or ends before its last frame. The last is known only after all frames.
+            megapixels.
+        BrokenOff: if it is damaged, or ends before its last frame; the frames before are good.
     """
     for picture in stream_pictures(path, size, fit=fit, fps=fps):
         yield torch.from_numpy(picture).movedim(-1, 0).contiguous()
 
 
 def stream_pictures(
-    path: str | Path, size: Size | None = None, *, fit: Fit = "crop", fps: float | None = None
+    path: str | Path,
+    size: Size | None = None,
+    *,
+    fit: Fit = "crop",
+    fps: float | None = None,
+    joints: set[int] | None = None,
 ) -> Iterator[np.ndarray]:
-    """As `stream`, numpy uint8 (h, w, 3)."""
+    """As `stream`, numpy uint8 (h, w, 3).
+
+    Args:
+        joints: is given the numbers of pictures before which the file's time jumped back, as where
+            recordings were put end to end.
+    """
     count = 0
     try:
-        for picture in decode(_existing_file(path), size, fit, fps):
+        for picture in decode(_existing_file(path), size, fit, fps, joints):
             yield picture
             count += 1
     except UserError:
         raise
     except Exception as error:  # a broken file makes the decoders raise nearly anything
         why = in_one_line(error)
-        raise UserError(f"{path} breaks off after {count} frames ({why})") from error
+        raise BrokenOff(f"{path} breaks off after {count} frames ({why})") from error
     if count == 0:
         raise UserError(f"{path} holds no video frame: give a video with at least one picture")
 
@@ -128,7 +140,9 @@ def read_fps(path: str | Path) -> float:
     Raises:
         UserError: if the file is missing or not a video.
     """
-    with open_video(_existing_file(path)) as container:
+    if is_animation(_existing_file(path)):
+        return animation_rate(Path(path))
+    with open_video(Path(path)) as container:
         return float(frame_rate(container.streams.video[0]) or DEFAULT_FPS)
 
 

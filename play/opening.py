@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from genie.decoding import is_film
 from genie.errors import UserError
 from play import bindings
 from play.game import Settings, StartGame
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
-FILMS = frozenset({".gif", ".mp4", ".mkv", ".webm", ".mov", ".avi"})
 HISTORY = 8
 """Frames of a video that a world has seen before it goes on by itself."""
 MAX_CLIP = 300
@@ -134,7 +134,7 @@ class Library:
         from genie import video
 
         size = self.world(folder).size
-        if prompt.suffix.lower() not in FILMS:
+        if not is_film(prompt):
             return self.open_frames(folder, video.to_picture(video.read_image(prompt, size))[None])
         first, last = _both_ends(video.to_picture(frame) for frame in video.stream(prompt, size))
         beside = None
@@ -196,7 +196,7 @@ def prompts_for(world: Path) -> list[Path]:
         for folder in folders
         if folder.is_dir()
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in PICTURES | FILMS
+        if path.suffix.lower() in PICTURES or is_film(path)
     ]
 
 

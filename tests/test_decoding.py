@@ -8,8 +8,10 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, VideoReformatter
+from PIL import Image
 
 from genie import video
+from genie.decoding import is_film
 
 PQ, HLG = ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67
 
@@ -202,3 +204,68 @@ def test_combs_are_removed_and_no_frame_is_lost(tmp_path: Path):
         assert np.abs(picture.astype(int) - first).mean() < 5, "another moment is shown"
     assert len(list(video.stream(path, fps=10.0))) == len(woven)
     assert len(list(video.stream(path, fps=5.0))) == len(woven) // 2
+
+
+# Files put end to end, and files that break off
+
+
+def transport_stream(path: Path, seed: int, num_frames: int = 30) -> Path:
+    """A moving patchwork as a broadcaster or a capture card writes it."""
+    ground = np.random.default_rng(seed).integers(0, 255, (4, 40, 3), np.uint8)
+    ground = ground.repeat(16, axis=0).repeat(16, axis=1)
+    frames = [from_rgb(ground[:, 2 * t : 2 * t + 96]) for t in range(num_frames)]
+    return encode(path, frames, options={"crf": "10", "g": "10"})
+
+
+@pytest.mark.parametrize("fps", [None, 10.0, 4.0])
+def test_time_that_runs_back_ends_a_scene_and_goes_on(tmp_path: Path, fps: float | None):
+    parts = [transport_stream(tmp_path / f"{seed}.ts", seed) for seed in range(3)]
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    joints: set[int] = set()
+    shown = list(video.stream_pictures(path, fps=fps, joints=joints))
+    alone = [list(video.stream_pictures(part, fps=fps)) for part in parts]
+    assert abs(len(shown) - sum(map(len, alone))) <= 2, "pictures are lost or shown twice"
+    assert len(joints) == 2
+    first, second = sorted(joints)
+    for joint, before, after in zip((first, second), alone, alone[1:], strict=False):
+        assert np.abs(shown[joint - 1].astype(int) - before[-1]).mean() < 8
+        assert np.abs(shown[joint].astype(int) - after[0]).mean() < 8
+
+
+# Pictures that move
+
+
+def squares(count: int) -> list[Image.Image]:
+    """Red with a blue square that goes right, on nothing."""
+    images = []
+    for number in range(count):
+        picture = np.zeros((32, 48, 4), np.uint8)
+        picture[8:24, 4 * number : 4 * number + 12] = (30, 60, 200, 255)
+        images.append(Image.fromarray(picture))
+    return images
+
+
+@pytest.mark.parametrize("ending", [".png", ".apng", ".webp"])
+def test_an_animated_picture_is_a_video_with_its_own_times(tmp_path: Path, ending: str):
+    path, images = tmp_path / f"moves{ending}", squares(6)
+    kind = "WEBP" if ending == ".webp" else "PNG"
+    lasting = [100, 100, 300, 100, 100, 100]
+    images[0].save(
+        path, kind, save_all=True, append_images=images[1:], duration=lasting, lossless=True
+    )
+    shown = video.read(path).movedim(1, -1).numpy()
+    assert len(shown) == len(images)
+    for picture, image in zip(shown, images, strict=True):
+        white = Image.new("RGBA", image.size, "white")
+        wanted = np.asarray(Image.alpha_composite(white, image).convert("RGB"))
+        assert np.abs(picture.astype(int) - wanted).max() <= 2
+    assert len(list(video.stream(path, fps=10.0))) == 8, "a frame that lasts long counts once"
+    assert video.read_fps(path) == 10
+
+
+@pytest.mark.parametrize("ending", [".png", ".webp"])
+def test_a_picture_that_stands_is_none(tmp_path: Path, ending: str):
+    squares(1)[0].save(tmp_path / f"still{ending}")
+    assert not is_film(tmp_path / f"still{ending}")
+    assert not is_film(tmp_path / f"missing{ending}")

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import datasets
 import numpy as np
 import pytest
@@ -202,7 +203,7 @@ def test_split_is_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_split_that_lost_its_videos_is_one_clear_line(tmp_path: Path):
     write_video(tmp_path / "videos" / "train" / "good.mp4")
-    broken = truncate(write_video(tmp_path / "videos" / "heldout" / "b.mkv", num_frames=40))
+    broken = truncate(write_video(tmp_path / "videos" / "heldout" / "b.mkv", num_frames=20))
     with pytest.raises(UserError, match="no video for the heldout split") as error:
         put(tmp_path / "videos", tmp_path / "out")
     assert f"{broken} breaks off" in str(error.value) and "\n" not in str(error.value)
@@ -323,7 +324,45 @@ def test_odd_file_stops_nothing(
     assert "1 videos were left out." in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_truncated_video_is_skipped_and_named(
+def test_of_a_video_that_breaks_off_the_good_part_is_kept_and_told(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    broken = write_video(source / "train" / "broken.mkv", num_frames=60, seed=7)
+    whole = video.read(broken)
+    truncate(broken)
+    card = command.main(configure(source, tmp_path / "out"))
+    assert list(card.damaged) == [str(broken)] and not card.skipped
+    assert card.damaged[str(broken)].startswith("breaks off")
+    kept = videos_of(FrameStore.open(tmp_path / "out", "train"))["train/broken"]
+    assert 20 <= len(kept) <= 32 and torch.equal(kept, whole[: len(kept)])
+    assert f"only the beginning of {broken}: breaks off" in capsys.readouterr().out
+    assert "Of 1 videos only the beginning is in." in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_joint_ends_a_scene_whatever_is_shown(tmp_path: Path):
+    options = replace(AS_IT_IS, cuts=True)
+    for split in SPLITS:
+        (tmp_path / split).mkdir()
+        parts = []
+        for number in range(2):
+            parts.append(tmp_path / f"{number}.ts")
+            video.write(tmp_path / "part.mp4", moving(1) * 40, fps=10.0)
+            with av.open(str(tmp_path / "part.mp4")) as old, av.open(str(parts[-1]), "w") as new:
+                track = new.add_stream_from_template(old.streams.video[0])
+                for packet in old.demux(old.streams.video[0]):
+                    if packet.dts is not None:
+                        packet.stream = track
+                        new.mux(packet)
+        joined = b"".join(part.read_bytes() for part in parts)
+        (tmp_path / split / "joined.ts").write_bytes(joined)
+    for part in tmp_path.glob("*.*"):
+        part.unlink()
+    card = put(tmp_path, tmp_path.parent / f"{tmp_path.name}-out", options)
+    assert card.videos["train"]["train/joined"] == [40, 40]
+    assert not card.damaged
+
+
+def test_video_without_a_good_part_is_skipped_and_named(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     broken = truncate(write_video(source / "train" / "broken.mp4", seed=7))

@@ -158,6 +158,47 @@ def test_names_with_odd_digits_are_ordered_somehow(tmp_path: Path, name: str):
     assert len(pictures_of(source)) == 4
 
 
+def test_linked_folders_are_followed_and_none_is_read_twice(tmp_path: Path):
+    kept, games = tmp_path / "elsewhere", tmp_path / "games"
+    write_video(kept / "deep" / "a.mp4")
+    write_video(games / "own" / "b.mp4")
+    (games / "linked").symlink_to(kept, target_is_directory=True)
+    (games / "again").symlink_to(games / "own", target_is_directory=True)
+    (games / "own" / "round").symlink_to(games, target_is_directory=True)
+    (kept / "deep" / "up").symlink_to(kept, target_is_directory=True)
+    assert [source.name for source in find(games)] == ["linked/deep/a", "own/b"]
+
+
+def test_a_picture_that_moves_is_a_video_and_no_frame_of_its_folder(tmp_path: Path):
+    write_pictures(tmp_path, ["1.png", "2.png"])
+    images = [Image.fromarray(picture) for picture in noise(18, seed=1)]
+    images[0].save(tmp_path / "3.webp", save_all=True, append_images=images[1:], lossless=True)
+    moving, standing = find(tmp_path)
+    assert moving.is_video and len(pictures_of(moving)) == 18
+    assert len(standing.paths) == 2
+
+
+def test_files_that_are_no_videos_are_counted_by_their_ending(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    folder = tmp_path / "games"
+    for split in SPLITS:
+        write_video(folder / split / "a.mp4")
+        (folder / split / "a.srt").write_text("1")
+    (folder / "Thumbs.db").write_bytes(b"")
+    (folder / "LICENSE").write_text("free")
+    command.main(
+        command.PrepareConfig(sources=(str(folder),), out=tmp_path / "out", frames=OPTIONS)
+    )
+    told = [line for line in capsys.readouterr().out.splitlines() if "left alone" in line]
+    assert len(told) == 3
+    for line, (count, ending) in zip(told, [(1, ".db"), (2, ".srt"), (1, "LICENSE")], strict=True):
+        assert f" {count} " in line and f" {ending}," in line
+    (folder / "train" / "a.mp4").unlink(), (folder / "heldout" / "a.mp4").unlink()
+    with pytest.raises(UserError, match=r"2 \.srt"):
+        find(folder)
+
+
 def test_every_folder_of_pictures_is_a_video_of_its_own(tmp_path: Path):
     names = [f"{number}.png" for number in range(20)]
     walks = {

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from genie.data import Card
 from genie.parts import FrameOptions, Part
 from genie.preparing import HELDOUT_SHARE, prepare
+from genie.sources import count_others
 from train.stage import one_line_errors
 
 
@@ -18,8 +19,8 @@ class PrepareConfig:
     """Turn videos into shards that training reads at random. Killed, the same command goes on."""
 
     sources: tyro.conf.Positional[tuple[str, ...]]
-    """Folder trees with videos (mp4, mkv, webm, mov, avi, gif) or numbered pictures, single files,
-    or Hugging Face datasets (a folder, or hf:owner/name). Folders called train and heldout decide
+    """Folder trees with videos (mp4, mkv, webm, ...) or numbered pictures, single files, or Hugging
+    Face datasets (a folder, or hf:owner/name). Folders called train and heldout decide
     the split; otherwise a share of the videos, chosen by name, is held out. Of a video that is
     alone the last part is."""
     out: Path
@@ -50,9 +51,12 @@ def main(config: PrepareConfig) -> Card:
         )
     dropped = card.num_still + card.num_short
     print(f"{card.num_cuts} cuts; dropped {dropped} of {card.num_decoded} frames")
-    for name, reason in card.skipped.items():
-        # A name that is no text is shown with question marks.
-        print(f"skipped {name}: {reason}".encode(errors="replace").decode())
+    for told, videos in (("skipped", card.skipped), ("only the beginning of", card.damaged)):
+        for name, reason in videos.items():
+            # A name that is no text is shown with question marks.
+            print(f"{told} {name}: {reason}".encode(errors="replace").decode())
+    for ending, count in count_others(config.sources).items():
+        print(f"left alone: {count} files {ending}, no videos by their ending")
     return card
 
 

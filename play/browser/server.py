@@ -24,10 +24,11 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from genie import video
+from genie.decoding import is_film
 from genie.errors import UserError
 from play.browser import wire
 from play.browser.player import GONE, POLICY, TRY_LATER, Closed, Player, Workers
-from play.opening import FILMS, Library, Opening, prompts_for
+from play.opening import Library, Opening, prompts_for
 
 PAGE = Path(__file__).parent
 PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)
@@ -311,7 +312,7 @@ def _listener(host: str, port: int) -> socket.socket:
 
 def _open_prompts(library: Library, folder: Path, prompt: Path | None) -> list[Opening]:
     """The given prompt, then the world's own and those for any world, videos left out."""
-    files = [path for path in prompts_for(folder) if path.suffix.lower() not in FILMS]
+    files = [path for path in prompts_for(folder) if not is_film(path)]
     first = [prompt] if prompt else []
     openings = [library.open(folder, path) for path in (*first, *files)]
     if not openings:
