@@ -58,6 +58,8 @@ class Card:
     """Videos left out, each with its reason."""
     damaged: dict[str, str] = field(default_factory=dict)
     """Videos of which only the beginning is in, each with its reason."""
+    standing: tuple[str, ...] = ()
+    """Videos in which nothing moves from the first frame to the last; they teach nothing."""
     num_decoded: int = 0
     """Frames that were looked at, of the videos that are in."""
     num_still: int = 0

@@ -270,6 +270,7 @@ def _describe(
         fps=options.fps or usable[0].fps,
         **list_videos(stored),
         skipped={part.label: part.problem for part in parts if part.problem},
+        standing=tuple(part.label for part in usable if not part.num_moving),
         damaged={part.label: part.damage for part in usable if part.damage},
         num_decoded=sum(part.num_decoded for part in usable),
         num_still=sum(part.num_still for part in usable),

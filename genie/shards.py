@@ -149,6 +149,7 @@ def write_card(card: Card, folder: Path) -> None:
         "\n".join(f"- {label}: {reason}" for label, reason in told.items())
         for told in (card.skipped, card.damaged)
     )
+    standing = "\n".join(f"- {label}" for label in card.standing)
     text = f"""---
 pretty_name: frames of {len(card.videos["train"]) + len(card.videos["heldout"])} videos
 task_categories: [video-classification]
@@ -174,6 +175,9 @@ video it is. card.json lists videos, scenes and sources.
 
 Of {len(card.damaged)} videos only the beginning is in.
 {damaged}
+
+In {len(card.standing)} videos nothing moves.
+{standing}
 """
     # A name that is no text is shown with question marks.
     (folder / "README.md").write_bytes(text.encode(errors="replace"))

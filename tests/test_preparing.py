@@ -339,6 +339,21 @@ def test_of_a_video_that_breaks_off_the_good_part_is_kept_and_told(
     assert "Of 1 videos only the beginning is in." in (tmp_path / "out/README.md").read_text()
 
 
+def test_a_video_in_which_nothing_moves_is_told(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    black, dim = source / "train" / "black.mp4", source / "heldout" / "dim.mkv"
+    video.write(black, [np.zeros((*SIZE, 3), np.uint8)] * 20, fps=10.0)
+    grain = (np.random.default_rng(0).random((20, *SIZE, 3)) < 0.2).astype(np.uint8)
+    video.write(dim, list(40 + grain), fps=10.0, lossless=True)
+    waking = [np.zeros((*SIZE, 3), np.uint8)] * 20 + moving(1)
+    video.write(source / "train" / "waking.mp4", [p[:16, :24] for p in waking], fps=10.0)
+    card = command.main(configure(source, tmp_path / "out"))
+    assert set(card.standing) == {str(dim), str(black)}
+    printed = capsys.readouterr().out
+    assert all(f"nothing moves in {path}," in printed for path in (black, dim))
+
+
 def test_a_joint_ends_a_scene_whatever_is_shown(tmp_path: Path):
     options = replace(AS_IT_IS, cuts=True)
     for split in SPLITS:

@@ -9,6 +9,7 @@ import re
 import resource
 import runpy
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -651,6 +652,26 @@ def test_what_cannot_be_trained_is_refused_before_the_work(
     err = capsys.readouterr().err
     assert told in err and err.startswith("error: ") and err.count("\n") == 1
     assert not list(tmp_path.rglob("*.json")), "something was made for nothing"
+
+
+def test_data_that_moved_is_known_by_what_it_holds(
+    prepared_folder: Path, recorded_folder: Path, tmp_path: Path, monkeypatch
+):
+    for number, folder in enumerate((prepared_folder, recorded_folder)):
+        here, there = tmp_path / f"here-{number}", tmp_path / f"there-{number}"
+        run = tmp_path / f"run-{number}"
+        shutil.copytree(folder, here)
+        config = pipeline.PipelineConfig(data=str(here), out=tmp_path / "world")
+        pipeline._prepared(config, "tiny", run)
+        here.rename(there)
+        pipeline._prepared(replace(config, data=str(there)), "tiny", run)
+        with pytest.raises(UserError, match="other settings"):
+            others = (recorded_folder, prepared_folder)[number]
+            pipeline._prepared(replace(config, data=str(others)), "tiny", run)
+    where = tmp_path / "there-0"  # runs of before noted only that
+    noted = {"data": str(where), "preset": "tiny"}
+    (tmp_path / "run-0" / "config.json").write_text(json.dumps(noted))
+    pipeline._prepared(replace(config, data=str(where)), "tiny", tmp_path / "run-0")
 
 
 def test_a_stage_left_alone_keeps_its_threads(tmp_path: Path, monkeypatch):

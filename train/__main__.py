@@ -212,7 +212,7 @@ def _prepared(config: PipelineConfig, preset: str, run: Path) -> str:
         if not config.from_:  # else its frames were held against the world's
             _check_patches((card.height, card.width), preset)
         where = place if data.is_remote(place) else str(Path(place).resolve())
-        claim(run, {"data": where} | facts)
+        claim(run, {"data": {"places": [where], "fingerprint": card.fingerprint}} | facts)
         return place
     if config.from_:
         check_size(config.from_, config.frames.size, "--size")

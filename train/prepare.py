@@ -53,11 +53,17 @@ def main(config: PrepareConfig) -> Card:
     print(f"{card.num_cuts} cuts; dropped {dropped} of {card.num_decoded} frames")
     for told, videos in (("skipped", card.skipped), ("only the beginning of", card.damaged)):
         for name, reason in videos.items():
-            # A name that is no text is shown with question marks.
-            print(f"{told} {name}: {reason}".encode(errors="replace").decode())
+            _say(f"{told} {name}: {reason}")
+    for name in card.standing:
+        _say(f"warning: nothing moves in {name}, so that nothing can be learnt from it")
     for ending, count in count_others(config.sources).items():
         print(f"left alone: {count} files {ending}, no videos by their ending")
     return card
+
+
+def _say(line: str) -> None:
+    """Print it; a name that is no text is shown with question marks."""
+    print(line.encode(errors="replace").decode())
 
 
 def _bar(parts: Iterable[Part], total: int | None) -> Iterator[Part]:

@@ -162,7 +162,7 @@ def claim(folder: Path, description: dict[str, Any]) -> None:
     wanted = json.loads(_as_json(description))
     if path.is_file():
         found = json.loads(path.read_text())
-        different = _first_difference(_that_count(found), _that_count(wanted))
+        different = _first_difference(_that_count(_known(found, wanted)), _that_count(wanted))
         if different:
             raise UserError(
                 f"{folder} holds a run with other settings ({different}): repeat its command to "
@@ -178,9 +178,21 @@ def claim(folder: Path, description: dict[str, Any]) -> None:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
+def _known(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """What was found; older runs name only the place of prepared data, and get the rest here."""
+    data = wanted.get("data")
+    is_there = isinstance(data, dict) and data.get("places") == [found.get("data")]
+    return found | {"data": data} if is_there else found
+
+
 def _that_count(description: dict[str, Any]) -> dict[str, Any]:
-    """A description without what a run may change on its way, and what it says at its end."""
+    """A description without what a run may change on its way, and what it says at its end.
+
+    Data is what it holds, wherever it lies.
+    """
     told = {k: v for k, v in description.items() if k != TAKEN}
+    if isinstance(told.get("data"), dict):
+        told["data"] = {k: v for k, v in told["data"].items() if k != "places"}
     # Runs of before there was a choice name no optimiser.
     loop = {"optimizer": "adamw"} | description.get("loop", {})
     loop = {k: v for k, v in loop.items() if k not in FREE_SETTINGS}
