@@ -1,7 +1,7 @@
 """Where videos come from: files, folders of them, image sequences, Hugging Face datasets.
 
 In: what somebody calls the source. Out: one `Source` a video, in an order that repeats itself, and
-each one's pictures. Decides nothing about what is kept.
+each one's pictures. Decides nothing about what is kept; what rows of a dataset are is `rows.py`'s.
 """
 
 import hashlib
@@ -9,27 +9,19 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import datasets
-import fsspec
 import numpy as np
 
 from genie import video
 from genie.decoding import VIDEO_SUFFIXES, is_film
 from genie.errors import UserError
+from genie.rows import HUB_PREFIX, episode_borders, is_dataset, read_rows, split_place
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
-HUB_PREFIX = "hf:"
-EPISODE_COLUMNS = ("episode", "episode_id", "episode_index", "video", "video_id", "clip", "clip_id")
-LONGEST_EPISODE = 4096
-"""Rows of pictures that become one video, where no column tells where an episode ends."""
-DATASET_FILES = ("state.json", "dataset_dict.json", "dataset_info.json")
-HELDOUT_SPLITS = frozenset({"test", "validation", "valid", "val", "heldout"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +40,8 @@ class Source:
     """The same, of a dataset, in memory."""
     is_video: bool = True
     """Whether it is one video; else it is images."""
+    borders_s: tuple[float, ...] = ()
+    """Seconds at which one episode ends and the next begins."""
 
     @property
     def key(self) -> str:
@@ -67,6 +61,9 @@ class Source:
         Raises:
             UserError: if the source is broken.
         """
+        if self.borders_s and joints is not None:
+            rate = fps or self.fps()
+            joints |= {round(border * rate) for border in self.borders_s}
         how = {"fit": fit, "fps": fps, "joints": joints}
         if not self.is_video:
             yield from self._images(size, fit)
@@ -117,7 +114,7 @@ def find_sources(places: Sequence[str]) -> Iterator[Source]:
 
 def name_sources(places: Sequence[str]) -> list[str] | None:
     """The names of all, where they show without reading everything."""
-    if any(_is_dataset(place) for place in places):
+    if any(is_dataset(place) for place in places):
         return None
     return [source.name for source in find_sources(places)]
 
@@ -128,10 +125,10 @@ def list_sources(places: Sequence[str]) -> str:
     for place in places:
         if place.startswith(HUB_PREFIX):
             listing.update(place.encode())
-        elif _is_dataset(place):
-            listing.update(
-                _stamps(sorted(p for p in Path(place).rglob("*") if p.is_file())).encode()
-            )
+        elif is_dataset(place):
+            folder, _, choice = split_place(place)
+            files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+            listing.update(f"{_stamps(files)}{choice or ''}".encode())
         else:
             for source in _find(place):
                 listing.update(os.fsencode(f"{source.name}\0{source.stamp}\n"))
@@ -142,8 +139,8 @@ def _find(place: str) -> Iterator[Source]:
     if not place:
         raise UserError("a source is empty: name a video or a folder")
     path = Path(place)
-    if _is_dataset(place):
-        return _from_dataset(place)
+    if is_dataset(place):
+        return _from_rows(place)
     if path.is_file():
         return iter([_from_file(path, path.parent)])
     if not path.is_dir():
@@ -167,7 +164,9 @@ def _from_folder(folder: Path) -> Iterator[Source]:
             f"{folder} holds no videos: put videos (mp4, mkv, webm, ...) or numbered pictures "
             f"(png, jpg, ...) there{_in_brackets(count_others([str(folder)]))}"
         )
-    yield from (_from_file(path, folder) for path in videos)
+    borders = episode_borders(folder)
+    for path in videos:
+        yield replace(_from_file(path, folder), borders_s=borders.get(path, ()))
     for parent, images in sorted(sequences.items()):
         images.sort(key=lambda image: _natural(image.name))
         name = parent.relative_to(folder).as_posix()
@@ -199,7 +198,7 @@ def count_others(places: Sequence[str]) -> dict[str, int]:
     """Files of folders that are neither videos nor pictures, by their ending."""
     counts: Counter[str] = Counter()
     for place in places:
-        if Path(place).is_dir() and not _is_dataset(place):
+        if Path(place).is_dir() and not is_dataset(place):
             for path in _files_below(Path(place)):
                 if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
                     counts[path.suffix.lower() or path.name] += 1
@@ -214,6 +213,18 @@ def _in_brackets(counts: dict[str, int]) -> str:
 def _from_file(path: Path, below: Path) -> Source:
     name = path.relative_to(below).with_suffix("").as_posix()
     return Source(name=name, label=str(path), stamp=_stamps([path]), paths=(path,))
+
+
+def _from_rows(place: str) -> Iterator[Source]:
+    for row in read_rows(place):
+        stamp = hashlib.sha256(b"".join(row.contents)).hexdigest()[:16]
+        yield Source(
+            name=f"{row.folder}{row.split}-{row.name}",
+            label=f"{place} {row.split} {row.name}",
+            stamp=stamp,
+            contents=row.contents,
+            is_video=row.is_video,
+        )
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -233,107 +244,3 @@ def _stamps(paths: Sequence[Path]) -> str:
             size = -1
         digest.update(os.fsencode(f"{path.name}\0{size}\n"))
     return digest.hexdigest()[:16]
-
-
-# Hugging Face datasets
-
-
-def _is_dataset(place: str) -> bool:
-    if place.startswith(HUB_PREFIX):
-        return True
-    folder = Path(place)
-    if not folder.is_dir():
-        return False
-    return any((folder / name).is_file() for name in DATASET_FILES) or any(
-        next(folder.glob(pattern), None) for pattern in ("*.parquet", "data/*.parquet")
-    )
-
-
-def _from_dataset(place: str) -> Iterator[Source]:
-    splits = _open_dataset(place)
-    for split, rows in splits.items():
-        features = rows.features or {}
-        column, is_video = _picture_column(features, place)
-        kind = datasets.Video if is_video else datasets.Image
-        rows = rows.cast_column(column, kind(decode=False))
-        prefix = _folder_of(split, splits)
-        if is_video:
-            numbered = enumerate(rows)
-            items = ((f"{number:06d}", (row[column],)) for number, row in numbered)
-        else:
-            items = _episodes(rows, column, [c for c in EPISODE_COLUMNS if c in features])
-        for name, cells in items:
-            contents = tuple(map(_content, cells))
-            stamp = hashlib.sha256(b"".join(contents)).hexdigest()[:16]
-            yield Source(
-                name=f"{prefix}{split}-{name}",
-                label=f"{place} {split} {name}",
-                stamp=stamp,
-                contents=contents,
-                is_video=is_video,
-            )
-
-
-def _folder_of(split: str, splits: Iterable[str]) -> str:
-    """What claims a data set's rows for a split of ours; "" if it has none to hold out."""
-    if not HELDOUT_SPLITS & set(splits):
-        return ""
-    return "heldout/" if split in HELDOUT_SPLITS else "train/"
-
-
-def _open_dataset(place: str) -> dict[str, Any]:
-    """Splits of a dataset, read as a stream."""
-    try:
-        if place.startswith(HUB_PREFIX):
-            return dict(datasets.load_dataset(place.removeprefix(HUB_PREFIX), streaming=True))
-        if any((Path(place) / name).is_file() for name in DATASET_FILES[:2]):
-            found = datasets.load_from_disk(place)
-            found = found if isinstance(found, dict) else {"all": found}
-            return {split: rows.to_iterable_dataset() for split, rows in found.items()}
-        return dict(datasets.load_dataset(place, streaming=True))
-    except IndexError as error:  # the library's answer to a data set saved without rows
-        raise UserError(f"the dataset {place} has no rows: give one with videos") from error
-    except Exception as error:  # the library raises whatever its network and file layers do
-        why = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"cannot open the dataset {place} ({why}): check its name") from error
-
-
-def _picture_column(features: dict[str, Any], place: str) -> tuple[str, bool]:
-    """The first column of videos, else of images, and whether it is of videos."""
-    for kind in (datasets.Video, datasets.Image):
-        for name, feature in features.items():
-            if isinstance(feature, kind):
-                return name, kind is datasets.Video
-    names = ", ".join(features) or "none that are known"
-    raise UserError(f"{place} has no column of videos or images (its columns: {names})")
-
-
-def _episodes(
-    rows: Any, column: str, episode_columns: Sequence[str]
-) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Neighbouring rows of one episode, together."""
-    cells: list[Any] = []
-    number, episode = 0, None
-    for row in rows:
-        current = row[episode_columns[0]] if episode_columns else None
-        if cells and (current != episode or len(cells) == LONGEST_EPISODE):
-            yield f"{number:06d}", tuple(cells)
-            cells, number = [], number + 1
-        episode = current
-        cells.append(row[column])
-    if cells:
-        yield f"{number:06d}", tuple(cells)
-
-
-def _content(cell: dict[str, Any] | None) -> bytes:
-    """What a cell holds, or the file that it names; an empty cell leaves out its video."""
-    if cell is None:
-        return b""
-    if cell["bytes"] is not None:
-        return cell["bytes"]
-    try:
-        with fsspec.open(cell["path"], "rb") as file:
-            return file.read()
-    except Exception as error:  # whatever the many file systems raise
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot read {cell['path']}, which a data set names ({why})") from error

@@ -1,6 +1,7 @@
 """Whatever is called a source becomes the same videos each time, or one line says why not."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
 
+from genie import rows as rows_of
 from genie import sources, video
 from genie.data import SPLITS, Card, FrameStore
 from genie.errors import UserError
@@ -312,13 +314,126 @@ def test_pictures_of_a_data_set_become_a_video_an_episode(tmp_path: Path, store:
     assert name_sources([str(place)]) is None, "it shows only when all is read"
 
 
+def in_episodes(order: np.ndarray, store: Callable, folder: Path) -> Path:
+    """The three episodes, their rows in another order."""
+    rows = image_rows(
+        episode_index=episode_numbers(),
+        frame_index=[number for length in EPISODES for number in range(length)],
+    )
+    return store(rows.select(order), folder)
+
+
+@pytest.mark.parametrize("store", [saved, as_parquet])
+def test_rows_of_episodes_that_stand_mixed_are_put_in_order(tmp_path: Path, store: Callable):
+    rng = np.random.default_rng(0)
+    inside = np.arange(62)
+    inside[3:9] = inside[3:9][::-1]
+    for number, order in enumerate((rng.permutation(62), inside, np.arange(62))):
+        found = find(in_episodes(order, store, tmp_path / f"rows-{number}"))
+        shown = {len(source.contents): pictures_of(source) for source in found}
+        starts = np.cumsum([0, *EPISODES])
+        assert sorted(shown) == sorted(EPISODES)
+        for length, start in zip(EPISODES, starts, strict=False):
+            assert (shown[length] == noise(62)[start : start + length]).all()
+
+
+def test_mixed_rows_that_can_only_be_read_once_are_refused():
+    rows = [{"e": e, "n": n, "x": b""} for e, n in ((0, 0), (1, 0), (0, 1))]
+    with pytest.raises(UserError, match="hf:a/b are mixed"):
+        list(rows_of._episodes(rows, "x", ["e"], ["n"], "hf:a/b"))
+    with pytest.raises(UserError, match="mixed"):
+        list(rows_of._episodes([rows[2], rows[0]], "x", ["e"], ["n"], "hf:a/b"))
+
+
+def list_rows(kind: object, wrap: Callable) -> datasets.Dataset:
+    """A row an episode: a list of its pictures."""
+    pictures = iter(noise(sum(EPISODES)))
+    cells = [[wrap(as_png(next(pictures))) for _ in range(length)] for length in EPISODES]
+    features = datasets.Features({"frames": datasets.List(kind)})
+    return datasets.Dataset.from_dict({"frames": cells}, features=features)
+
+
+@pytest.mark.parametrize("store", [saved, as_parquet])
+@pytest.mark.parametrize("kind", ["images", "bytes"])
+def test_a_row_may_hold_all_pictures_of_a_video(tmp_path: Path, store: Callable, kind: str):
+    if kind == "images":
+        rows = list_rows(datasets.Image(), lambda content: {"bytes": content, "path": None})
+    else:
+        rows = list_rows(datasets.Value("binary"), bytes)
+    found = find(store(rows, tmp_path / "rows"))
+    assert [len(source.contents) for source in found] == EPISODES
+    assert (np.concatenate(list(map(pictures_of, found))) == noise(sum(EPISODES))).all()
+
+
+def test_bytes_may_be_pictures_or_videos(tmp_path: Path):
+    pictures = {"episode": [0] * 20, "png": [as_png(picture) for picture in noise(20)]}
+    found = find(saved(datasets.Dataset.from_dict(pictures), tmp_path / "pictures"))
+    assert [pictures_of(source).shape[0] for source in found] == [20]
+    films = {"mp4": [write_video(tmp_path / f"{n}.mp4", seed=n).read_bytes() for n in range(3)]}
+    found = find(saved(datasets.Dataset.from_dict(films), tmp_path / "films"))
+    assert [source.is_video for source in found] == [True] * 3
+    assert (pictures_of(found[1]) == noise(18, 1)).all()
+
+
+@pytest.mark.parametrize("store", [saved, as_parquet])
+@pytest.mark.parametrize("name", ["a [b] *.x", "50%#1", "what? #1", "ünï cödé"])
+def test_a_data_set_may_lie_at_any_path(tmp_path: Path, store: Callable, name: str):
+    rows = image_rows(episode=episode_numbers())
+    assert [len(source.contents) for source in find(store(rows, tmp_path / name))] == EPISODES
+
+
+def test_a_split_or_config_can_be_chosen(tmp_path: Path):
+    rows = image_rows(episode=episode_numbers())
+    both = datasets.DatasetDict({"first": rows.select(range(20)), "second": rows})
+    saved(both, tmp_path / "saved")
+    both["first"].to_parquet(tmp_path / "configs" / "a" / "first.parquet")
+    both["second"].to_parquet(tmp_path / "configs" / "b" / "second.parquet")
+    header = "".join(f"- config_name: {c}\n  data_files: {c}/*.parquet\n" for c in "ab")
+    (tmp_path / "configs" / "README.md").write_text(f"---\nconfigs:\n{header}---\n")
+    (tmp_path / "configs" / "dataset_info.json").write_text("{}")
+    for chosen, count in (("saved?split=first", 1), ("saved?split=second", 3), ("saved", 4)):
+        assert len(find(tmp_path / chosen)) == count
+    assert len(find(tmp_path / "configs?config=a")) == 1
+    assert len(find(tmp_path / "configs?config=b&split=train")) == 3
+    with pytest.raises(UserError, match=r"configs\?config=NAME"):
+        find(tmp_path / "configs")
+    with pytest.raises(UserError, match="choose by config=NAME"):
+        find_place = f"{tmp_path / 'saved'}?slit=first"
+        list(find_sources([find_place]))
+    assert list_sources([f"{tmp_path}/saved?split=first"]) != list_sources([f"{tmp_path}/saved"])
+
+
+def test_a_video_of_several_episodes_is_cut_where_the_data_set_says(tmp_path: Path):
+    """LeRobot's format 3.0: one file for many episodes, a still one here, so that nothing shows."""
+    folder, key = tmp_path / "robot", "observation.images.top"
+    path = folder / "videos" / key / "chunk-000" / "file-000.mp4"
+    path.parent.mkdir(parents=True)
+    video.write(path, [noise(1)[0]] * 70, fps=10.0, lossless=True)
+    (folder / "meta" / "episodes" / "chunk-000").mkdir(parents=True)
+    template = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+    (folder / "meta" / "info.json").write_text(json.dumps({"video_path": template}))
+    columns = {"chunk_index": [0] * 3, "file_index": [0] * 3, "from_timestamp": [0.0, 2.0, 4.5]}
+    rows = datasets.Dataset.from_dict({f"videos/{key}/{n}": v for n, v in columns.items()})
+    rows.to_parquet(folder / "meta" / "episodes" / "chunk-000" / "file-000.parquet")
+    (folder / "data" / "chunk-000").mkdir(parents=True)
+    rows.to_parquet(folder / "data" / "chunk-000" / "file-000.parquet")
+    (source,) = find(folder)
+    for fps, expected in ((None, {20, 45}), (5.0, {10, 22})):
+        joints: set[int] = set()
+        list(source.pictures(SIZE, "crop", fps, joints))
+        assert joints == expected
+    (folder / "meta" / "info.json").write_text("{")
+    with pytest.raises(UserError, match="damaged folder meta"):
+        find(folder)
+
+
 def test_pictures_without_episodes_are_one_video_until_it_gets_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     place = saved(image_rows(score=list(range(62))), tmp_path / "rows")
     (source,) = find(place)
     assert (pictures_of(source) == noise(62)).all()
-    monkeypatch.setattr(sources, "LONGEST_EPISODE", 25)
+    monkeypatch.setattr(rows_of, "LONGEST_EPISODE", 25)
     assert [len(source.contents) for source in find(place)] == [25, 25, 12]
 
 
