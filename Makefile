@@ -1,6 +1,6 @@
 # `make` lists the targets. Each one sets up .venv by itself and is quick the second time.
 
-PYTHON ?= python3.12 python3.11 python3.13 python3
+PYTHON ?= python3.12 python3.11 python3.13 python3.14 python3
 GAME ?= coinrun
 DATA ?= data/$(GAME)
 WORLD ?= checkpoints/my-world
@@ -25,11 +25,11 @@ define make_venv
 if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 	echo "Setting up $(VENV) (once, about a minute) ..."; \
 	found=; for python in $(PYTHON); do \
-		if $$python -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		if $$python -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' \
 			2>/dev/null; then found=$$python; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \
-		echo "error: none of '$(PYTHON)' is Python 3.11 to 3.13 with venv: install" \
+		echo "error: none of '$(PYTHON)' is Python 3.11 to 3.14 with venv: install" \
 			"one, or name it with make PYTHON=..." >&2; exit 2; \
 	fi; \
 	$$found -m venv $(VENV) || $(SET_UP_FAILED); \

@@ -45,6 +45,9 @@ class Options:
     """Address that --browser listens on; 0.0.0.0 lets everybody in the network play."""
     port: int = 8000
     """Port that --browser listens on."""
+    allow: tuple[str, ...] = ()
+    """Names by which proxies or tunnels in front of --browser are reached, such as
+    play.example.org."""
     players: int = 8
     """How many may play at once with --browser."""
     headless: bool = False
@@ -232,6 +235,7 @@ def _serve(library: "Library", options: Options) -> int:
         host=options.host,
         port=options.port,
         max_players=options.players,
+        allow=options.allow,
     )
     return 0
 
@@ -304,7 +308,7 @@ def _check_replay(options: Options) -> None:
 def _check_browser(options: Options) -> None:
     from genie.errors import UserError
 
-    for name in ("host", "port", "players"):
+    for name in ("host", "port", "players", "allow"):
         if not options.browser and getattr(options, name) != getattr(Options, name):
             raise UserError(f"--{name} is of the page's server: add --browser")
     given = {
@@ -316,6 +320,9 @@ def _check_browser(options: Options) -> None:
     for name, value in given.items():
         if options.browser and value is not None:
             raise UserError(f"--browser serves a page, which saves files itself: leave {name} out")
+    for name in options.allow:
+        if not name.strip(".") or set(name) & set("/:* "):
+            raise UserError(f"--allow is {name!r}: give a name alone, such as play.example.org")
     if not 1 <= options.port <= 65535:
         raise UserError(f"--port is {options.port}: give 1 to 65535")
     if not 1 <= options.players <= 64:

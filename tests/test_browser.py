@@ -23,6 +23,9 @@ import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -391,6 +394,64 @@ def test_a_socket_from_elsewhere_is_refused(port: int):
         assert listen(own)["is"] == "facts"
 
 
+def answer(app, host: str, origin: str | None) -> tuple[int, str]:
+    """Status and text of what the application says to a request for the page."""
+    headers = [(b"host", host.encode())] + ([(b"origin", origin.encode())] if origin else [])
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": headers}
+    sent: list[dict] = []
+
+    async def ask() -> None:
+        async def send(message: dict) -> None:
+            sent.append(message)
+
+        await app(scope, None, send)
+
+    with ThreadPoolExecutor() as elsewhere:  # the browser's driver runs a loop in this thread
+        elsewhere.submit(asyncio.run, ask()).result()
+    return sent[0]["status"], sent[1].get("body", b"").decode()
+
+
+async def let_in(scope, receive, send):
+    await PlainTextResponse("in")(scope, receive, send)
+
+
+OURS, THEIRS = "play.example.org", "evil.example.org"
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "is_let_in"),
+    [
+        (OURS, None, True),
+        (f"{OURS}:8443", f"https://{OURS}:8443", True),
+        ("127.0.0.1:8000", f"https://{OURS}", True),
+        ("127.0.0.1:8000", None, True),
+        (THEIRS, None, False),
+        (f"{OURS}.{THEIRS}", None, False),
+        (OURS, f"https://{THEIRS}", False),
+        ("127.0.0.1:8000", f"https://{OURS}.{THEIRS}", False),
+        ("127.0.0.1:8000", "null", False),
+    ],
+)
+def test_a_proxys_name_is_let_in_where_it_is_allowed(host: str, origin: str, is_let_in: bool):
+    said: list[str] = []
+    guard = server.OwnPagesOnly(let_in, server.LOOPBACK, frozenset({OURS}), said.append)
+    assert (answer(guard, host, origin)[0] == 200) == is_let_in
+    assert bool(said) == (not is_let_in and origin != "null")
+
+
+def test_who_is_refused_is_told_how_to_be_let_in_and_the_terminal_once():
+    said: list[str] = []
+    guard = server.OwnPagesOnly(let_in, server.LOOPBACK, say=said.append)
+    for _ in range(3):
+        status, text = answer(guard, OURS, None)
+        assert status == 403 and f"--allow {OURS}" in text
+    assert len(said) == 1 and f"--allow {OURS}" in said[0]
+    assert "--allow" not in answer(guard, "a<script>b", None)[1]
+    for number in range(100):
+        answer(guard, f"host-{number}.example.org", None)
+    assert len(said) == server.MOST_TOLD
+
+
 def test_only_the_pages_own_files_are_served(port: int):
     for path in ("/server.py", "/..%2fserver.py", "/../server.py", "/prompts/99.png", "/x.html"):
         with closing(socket.create_connection(("127.0.0.1", port))) as raw:
@@ -416,15 +477,39 @@ def room(world_folder: Path):
     library = Library()
     prompts = [library.open(world_folder, world_folder / "prompts" / "1.png")]
     room = server.Room(library, world_folder, prompts, max_players=2, idle_seconds=1.0)
-    running = uvicorn.Server(server.make_config(server.make_app(room, "127.0.0.1")))
+    with running(server.make_app(room, "127.0.0.1")) as port:
+        yield port
+
+
+@contextmanager
+def running(app):
+    """Serve an application from a thread of this process: its port."""
+    serving = uvicorn.Server(server.make_config(app))
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread = threading.Thread(target=serving.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
-        wait_for(lambda: running.started)
+        wait_for(lambda: serving.started)
         yield listener.getsockname()[1]
-        running.should_exit = True
+        serving.should_exit = True
         thread.join(timeout=SECONDS)
         assert not thread.is_alive(), "the server does not end"
+
+
+@needs_browser
+def test_the_page_plays_behind_a_prefix_of_a_proxy(chromium, world_folder: Path):
+    """As Jupyter and code-server show a port: /proxy/8000/."""
+    library = Library()
+    prompts = [library.open(world_folder, world_folder / "prompts" / "1.png")]
+    room = server.Room(library, world_folder, prompts, max_players=2)
+    app = server.make_app(room, "127.0.0.1")
+    behind = Starlette(routes=[Mount("/user/me/proxy/8000", app)])
+    with running(behind) as port, chromium.new_context() as context:
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{port}/user/me/proxy/8000/")
+        wait_for(lambda: shown(page) is not None)
+        page.keyboard.down("ArrowRight")
+        wait_for(lambda: position(page) > 2)
+        page.keyboard.up("ArrowRight")
 
 
 def test_places_are_limited_and_come_free(room: int):

@@ -19,8 +19,10 @@ const held = new Map(); // what is held down -> name of the key for the server
 // --- the wire -----------------------------------------------------------------------------
 
 function connect() {
-  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  socket = new WebSocket(`${scheme}//${location.host}/play`);
+  // Beside the page, wherever a proxy has put it.
+  const address = new URL("play", location.href);
+  address.protocol = address.protocol.replace("http", "ws");
+  socket = new WebSocket(address);
   socket.binaryType = "arraybuffer";
   socket.onmessage = ({ data }) => (typeof data === "string" ? hear(JSON.parse(data)) : see(data));
   socket.onclose = ({ code, reason }) => {

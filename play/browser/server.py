@@ -7,9 +7,10 @@ and number. Listens where it is told to, by default for this machine alone.
 import asyncio
 import errno
 import io
+import re
 import socket
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,8 @@ from play.opening import Library, Opening, prompts_for
 
 PAGE = Path(__file__).parent
 PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)
+NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,252}")
+MOST_TOLD = 20  # names that are refused are told, but not without end
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 ASSETS = ("page.js", "sketch.js", "page.css", "icon.svg")
 MAX_UPLOAD_PIXELS = 16_000_000
@@ -57,33 +60,60 @@ class OwnPagesOnly:
     """Refuses requests that other sites' pages make, and names that are not this machine's.
 
     A page elsewhere on the web could otherwise play along, or reach a server that listens for this
-    machine alone by letting its own name point here.
+    machine alone by letting its own name point here. What is refused is said once in the terminal,
+    with how it is let in, for a proxy in front of this server gives it a name that only the person
+    who set it up knows.
     """
 
-    def __init__(self, app: App, names: frozenset[str] | None) -> None:
-        """Args: names: that this server goes by; None lets any name pass."""
-        self._app, self._names = app, names
+    def __init__(
+        self,
+        app: App,
+        names: frozenset[str] | None,
+        allowed: frozenset[str] = frozenset(),
+        say: Callable[[str], None] = lambda line: print(line, flush=True),
+    ) -> None:
+        """Args: names: that this server goes by; None lets any name pass; allowed: others' too."""
+        self._app, self._allowed, self._say = app, allowed, say
+        self._names = None if names is None else names | allowed
+        self._told: set[str] = set()
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
         """Pass a request on, or answer 403."""
-        if scope["type"] in ("http", "websocket") and not self._is_own(dict(scope["headers"])):
-            if scope["type"] == "websocket":
-                await receive()
-                await send({"type": "websocket.close", "code": POLICY})
-            else:
-                refusal = PlainTextResponse("this page may not play here", 403, HEADERS)
-                await refusal(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        if scope["type"] not in ("http", "websocket"):
+            return await self._app(scope, receive, send)
+        stranger = self._stranger(dict(scope["headers"]))
+        if stranger is None:
+            return await self._app(scope, receive, send)
+        why = self._refused(stranger)
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": POLICY})
+        else:
+            await PlainTextResponse(why, 403, HEADERS)(scope, receive, send)
 
-    def _is_own(self, headers: dict[bytes, bytes]) -> bool:
+    def _stranger(self, headers: dict[bytes, bytes]) -> str | None:
+        """The name by which a request came, if that is none of ours."""
         host = headers.get(b"host", b"").decode("latin-1").lower()
-        origin = headers.get(b"origin")
-        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        if self._names is not None and name.strip("[]") not in self._names:
-            return False
+        if self._names is not None and _name_of(host) not in self._names:
+            return _name_of(host)
         # Programs that are no browser send no origin, and could send any.
-        return origin is None or origin.decode("latin-1").lower().split("://")[-1] == host
+        origin = headers.get(b"origin", b"").decode("latin-1").lower().split("://")[-1]
+        is_own = origin in ("", host) or _name_of(origin) in self._allowed
+        return None if is_own else _name_of(origin)
+
+    def _refused(self, name: str) -> str:
+        if name == "null" or not NAME.fullmatch(name):
+            return "this page may not play here"
+        why = f"a page at {name} may not play here; if it is yours, start with --allow {name}"
+        if name not in self._told and len(self._told) < MOST_TOLD:
+            self._told.add(name)
+            self._say(f"refused: {why}")
+        return why
+
+
+def _name_of(host: str) -> str:
+    """A host without its port."""
+    return (host if host.endswith("]") else host.rsplit(":", 1)[0]).strip("[]")
 
 
 class Budget:
@@ -245,6 +275,7 @@ def serve(
     host: str,
     port: int,
     max_players: int,
+    allow: Sequence[str] = (),
 ) -> None:
     """Serve a world until Ctrl-C.
 
@@ -255,6 +286,7 @@ def serve(
         host: address to listen on.
         port: to listen on.
         max_players: how many may play at once.
+        allow: names by which proxies or tunnels in front of this server are reached.
 
     Raises:
         UserError: if the world or the prompt cannot be read, or the port is taken.
@@ -263,17 +295,18 @@ def serve(
     with listener:
         prompts = _open_prompts(library, folder, prompt)
         room = Room(library, folder, prompts, max_players=max_players)
-        app = make_app(room, host)
+        app = make_app(room, host, allow)
         print(prompts[0].what_runs)
         print(f"play at http://{_shown(host)}:{port} (Ctrl-C ends it)", flush=True)
         uvicorn.Server(make_config(app)).run(sockets=[listener])
 
 
-def make_app(room: Room, host: str) -> App:
-    """The application that a server runs. Args: host: that it listens on."""
+def make_app(room: Room, host: str, allow: Sequence[str] = ()) -> App:
+    """The application that a server runs. Args: host: that it listens on; allow: see `serve`."""
     # Whoever listens for a whole network is called by names that nobody knows beforehand.
     names = LOOPBACK | {host.lower()} if host in LOOPBACK else None
-    return OwnPagesOnly(Starlette(routes=room.routes()), names)
+    allowed = frozenset(name.lower() for name in allow)
+    return OwnPagesOnly(Starlette(routes=room.routes()), names, allowed)
 
 
 def make_config(app: App) -> uvicorn.Config:
