@@ -55,8 +55,10 @@ def buttons_of(env: Any, name: str) -> Buttons:
 
 def _one_of(env: Any, space: Any) -> Buttons:
     numbers = list(range(int(space.start), int(space.start + space.n)))
-    if hasattr(env, "get_action_meanings"):  # such as NOOP, FIRE or UPRIGHTFIRE
-        combos = [tuple(DIRECTION.findall(word)) for word in env.get_action_meanings()]
+    # Such as NOOP, FIRE or UPRIGHTFIRE.
+    words = env.get_action_meanings() if hasattr(env, "get_action_meanings") else None
+    if isinstance(words, (list, tuple)) and len(words) == len(numbers):
+        combos = [tuple(DIRECTION.findall(str(word))) for word in words]
     else:
         combos = [(f"ACTION{number}",) for number in numbers]
     return Buttons(combos, numbers)
@@ -66,6 +68,12 @@ def _together(space: Any, start: np.ndarray, counts: np.ndarray, env: Any, name:
     """Args: counts: how many positions each button has, of which `start` is the one let go."""
     rest, counts = np.asarray(start).ravel(), np.asarray(counts).ravel()
     labels = _labels(env, counts)
+    num_presses = sum(int(count) - 1 for count, label in zip(counts, labels, strict=True) if label)
+    if num_presses >= MOST_COMBOS:
+        raise UserError(
+            f"{name} has {num_presses} buttons and positions: choose a game with at most "
+            f"{MOST_COMBOS - 1}"
+        )
     presses = [
         (button, position)
         for button, count in enumerate(counts)
@@ -79,11 +87,6 @@ def _together(space: Any, start: np.ndarray, counts: np.ndarray, env: Any, name:
         if pair[0][0] != pair[1][0] and {labels[button] for button, _ in pair} not in OPPOSITES
     ]
     chosen = singles + pairs if len(singles + pairs) <= MOST_COMBOS else singles
-    if len(chosen) > MOST_COMBOS:
-        raise UserError(
-            f"{name} has {len(presses)} buttons and positions: choose a game with at most "
-            f"{MOST_COMBOS - 1}"
-        )
     combos, actions = [], []
     for held in chosen:
         action = rest.copy()

@@ -21,6 +21,7 @@ from genie.parts import FrameOptions
 from genie.shards import Shard, ShardWriter, StoredVideo
 
 SHORTEST_EPISODE = FrameOptions.min_frames  # stored frames; shorter holds no clip worth training on
+MOST_SHORT = 500  # episodes, if none before them was worth keeping
 LONGEST_VIDEO = 512  # stored frames; a game that goes on longer fills several videos
 SIZE = FrameOptions.size  # of frames in a prepared folder
 
@@ -59,8 +60,11 @@ def play_episodes(
         num_wanted: stored frames.
         take: what is stored of a picture; an array of its own.
         tell: is given the number of frames so far at every step.
+
+    Raises:
+        UserError: if episode after episode is too short.
     """
-    num_yielded = 0
+    num_yielded, num_short = 0, 0
     running = [Episode(level) for level in games.levels]
     while True:
         for episode, picture in zip(running, games.pictures, strict=True):
@@ -78,6 +82,14 @@ def play_episodes(
         finished = [running[index] for index in np.flatnonzero(over)]
         _restart(running, over, games)
         num_yielded += sum(episode.num_kept for episode in finished)
+        num_short += len(finished)
+        if num_yielded:
+            num_short = 0
+        elif num_short >= MOST_SHORT:
+            raise UserError(
+                f"the first {num_short} episodes end before {SHORTEST_EPISODE} stored frames: give "
+                "a smaller --frame-skip, or choose another game"
+            )
         yield from (episode for episode in finished if episode.num_kept)
     yield from (episode for episode in running if episode.num_kept)
 

@@ -145,7 +145,7 @@ class GymnasiumGames:
 
     def __init__(self, name: str, num_envs: int, levels: Iterator[int]) -> None:
         """Args: levels: played in this order; they must not end."""
-        is_atari = name.startswith("ALE/")
+        self._name, is_atari = name, name.startswith("ALE/")
         gymnasium = _import("gymnasium", "make atari")
         if is_atari:
             atari = _import("ale_py", "make atari")
@@ -163,6 +163,8 @@ class GymnasiumGames:
                 "or a Gymnasium id such as ALE/Breakout-v5; one of another package begins with "
                 "its name, such as minigrid:MiniGrid-Empty-8x8-v0"
             ) from error
+        except Exception as error:  # whatever an environment raises
+            raise _broke_down(name, error) from error
         self._envs = [env.unwrapped for env in made]
         self.steps_per_second = ATARI_RATE if is_atari else _rate(self._envs[0])
         # A limit belongs to a wrapper, and Atari's counts frames of another length.
@@ -175,11 +177,26 @@ class GymnasiumGames:
         self.pictures = [np.empty(0, np.uint8)] * num_envs
         self._screens = [Screen(env, name) for env in self._envs]
         self._blends = is_atari
-        for index in range(num_envs):
-            self._start(index)
+        with self._told():
+            for index in range(num_envs):
+                self._start(index)
 
     def advance(self, actions: np.ndarray, frame_skip: int) -> np.ndarray:
         """See `Games`."""
+        with self._told():
+            return self._advance(actions, frame_skip)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """An environment that breaks down is told in one line."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # whatever an environment raises
+            raise _broke_down(self._name, error) from error
+
+    def _advance(self, actions: np.ndarray, frame_skip: int) -> np.ndarray:
         ended = np.zeros(len(actions), dtype=bool)
         for index, env in enumerate(self._envs):
             for step in range(frame_skip):
@@ -202,6 +219,7 @@ class GymnasiumGames:
 
     def _start(self, index: int) -> None:
         level = next(self._upcoming)
+        self._screens[index].restart()
         observation, _ = self._envs[index].reset(seed=level)
         self.levels[index], self._ages[index] = level, 0
         self._show(index, observation, blend=False)
@@ -213,10 +231,18 @@ class GymnasiumGames:
         self.pictures[index] = picture
 
 
+def _broke_down(name: str, error: Exception) -> UserError:
+    why = " ".join(f"{type(error).__name__}: {error}".split())
+    return UserError(f"{name} broke down ({why}): mend it, or choose another game")
+
+
 def _rate(env) -> float:
     """Steps a second; an environment need not tell."""
-    told = env.metadata.get("render_fps")
-    return float(told) if told and told > 0 else USUAL_RATE
+    try:
+        told = float(env.metadata.get("render_fps") or 0)
+    except (TypeError, ValueError):
+        return USUAL_RATE
+    return told if 0 < told < float("inf") else USUAL_RATE
 
 
 def _import(package: str, command: str):

@@ -9,6 +9,8 @@ import numpy as np
 
 from genie.errors import UserError
 
+ROUNDING = 1e-3  # by which floats may leave their range
+MOST_DARK = 100  # pictures that are not black, but have no value above 1
 SMALLEST = 16  # pixels of a side of an observation that is a picture, and no chart of symbols
 
 
@@ -21,6 +23,11 @@ class Screen:
         self._observes = _is_picture_space(env.observation_space)
         self._shape: tuple[int, ...] | None = None
         self._peak: float | None = None
+        self._num_dark: int | None = 0  # pictures so far, if all were dark
+
+    def restart(self) -> None:
+        """An episode begins, whose pictures may have another size."""
+        self._shape = None
 
     def picture(self, observation: Any) -> np.ndarray:
         """What is on the screen now; transparency is laid on white.
@@ -52,23 +59,31 @@ class Screen:
             array = np.moveaxis(array, 0, -1)
         if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or min(array.shape[:2]) < 8:
             raise self._refusal(f"an array of shape {array.shape}, which is no picture")
-        if array.dtype == np.uint8:
-            return array
-        return self._ranged(array)
+        if array.dtype.kind in "ui":
+            self._look_for_light(array)
+        return array if array.dtype == np.uint8 else self._ranged(array)
+
+    def _look_for_light(self, array: np.ndarray) -> None:
+        """Refuse what is black and nearly black for long, as numbers of 0 and 1 look."""
+        if self._num_dark is None or not array.any():
+            return
+        self._num_dark = self._num_dark + 1 if array.max() <= 1 else None
+        if self._num_dark == MOST_DARK:
+            raise self._refusal("numbers of 0 and 1 only, which are black")
 
     def _ranged(self, array: np.ndarray) -> np.ndarray:
         """The same in uint8: floats and bools of 0..1 are scaled, numbers of 0..255 are not."""
         low, high = float(array.min()), float(array.max())
-        if not (low >= 0 and high <= 255):  # nor if one is no number
+        if not (low >= -ROUNDING and high <= 255 + ROUNDING):  # nor if one is no number
             raise self._refusal(f"values from {low:g} to {high:g}, not from 0 to 1 or 255")
         if array.dtype.kind in "ui":
             return array.astype(np.uint8)
-        peak = 1.0 if high <= 1 else 255.0
+        peak = 1.0 if high <= 1 + ROUNDING else 255.0
         if high > 0 and array.dtype.kind == "f":  # a black picture tells nothing
             if self._peak not in (None, peak):
                 raise self._refusal("pictures of 0 to 1 and of 0 to 255, which look alike")
             self._peak = peak
-        return np.round(array * (255 / peak)).astype(np.uint8)
+        return np.round(array.clip(0, peak) * (255 / peak)).astype(np.uint8)
 
     def _coloured(self, array: np.ndarray) -> np.ndarray:
         if array.shape[2] == 4:

@@ -8,16 +8,19 @@ Sources: which matrix untagged video is meant for, as players guess it: mpv's ma
 the combs of interlaced video (Weston's 3-field filter with yadif's spatial check).
 """
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
-from math import isfinite
+from itertools import islice
+from math import inf, isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, VideoReformatter
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from genie.errors import BrokenOff, UserError
 from genie.fitting import Fit, Size, check_image_size, fit_image, place, scaled_shape, to_rgb
@@ -39,15 +42,17 @@ THREADS = 1
 """That convert a picture: more of them take longer to start than to work."""
 ROUNDING = 1e-3
 """Seconds by which two clocks may differ; containers round to milliseconds."""
-LEAST_JUMP = 1.0
+LEAST_JUMP = 0.25
 """Seconds by which time must run back to be a joint; less is a muxer's disorder."""
-HEAD_BYTES = 4096
-"""At the start of a picture, in which it tells whether it moves."""
+LONGEST_PAUSE = 5.0
+"""Seconds of standstill in a transport stream, which broadcasts; more is a joint, too."""
+RATE_FRAMES = 200
+"""Of an animation, that tell its frames per second."""
 
 HDR = {ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67}
 """Transfer curves of PQ and HLG."""
 UNTAGGED = 2
-"""Where a file does not tell its matrix."""
+"""Where a file does not tell its matrix or its primaries."""
 
 
 class Converter:
@@ -93,6 +98,10 @@ def _turned(shape: Size, turns: int) -> Size:
 def _colours(frame: av.VideoFrame) -> dict[str, Any]:
     """How the colours come to an ordinary screen's, where that is not the usual way."""
     if frame.color_trc in HDR:
+        if frame.color_primaries == UNTAGGED:
+            frame.color_primaries = ColorPrimaries.BT2020
+        if frame.colorspace == UNTAGGED and not frame.format.is_rgb:
+            frame.colorspace = Colorspace.BT2020
         return {
             "dst_color_trc": ColorTrc.IEC61966_2_1,
             "dst_color_primaries": ColorPrimaries.BT709,
@@ -139,7 +148,8 @@ def decode(
         height, width = shown_shape(track.height, track.width, pixel)
         check_image_size(path, width, height)
         declared, rate = _declared_end(container, track), frame_rate(track)
-        clock = _Clock(float(1 / rate) if rate else 1 / DEFAULT_FPS)
+        longest = LONGEST_PAUSE if container.format.name == "mpegts" else inf
+        clock = _Clock(float(1 / rate) if rate else 1 / DEFAULT_FPS, longest)
         frames = _deinterlaced(_undamaged(container.decode(track), path))
         yield from _shown(clock, frames, fps, Converter(size, fit, pixel), joints)
         # Clocks round, and where frames last unequally the file need not tell for how long. What
@@ -183,31 +193,69 @@ def is_animation(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
+            head = file.read(24)
+            if head.startswith(b"\x89PNG"):
+                file.seek(8)
+                return _png_moves(file)
     except OSError:  # told when it is read
         return False
-    if head.startswith(b"RIFF"):
-        return head[12:16] == b"VP8X" and bool(head[20] & 2)
-    return b"acTL" in head.partition(b"IDAT")[0]
+    return head[12:16] == b"VP8X" and len(head) > 20 and bool(head[20] & 2)
+
+
+def _png_moves(file: BinaryIO) -> bool:
+    """Whether a chunk before the picture tells of more pictures."""
+    while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+        if head[4:] == b"acTL":
+            return True
+        file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return False
 
 
 def animation_rate(path: Path) -> float:
-    """Frames per second of an animation, as its first frame tells."""
-    frame = next(_animated(path))
-    return float(1 / (frame.duration * frame.time_base))
+    """Frames per second of a GIF, PNG or WebP that moves.
+
+    Frames last whole hundredths of a second, and longer where nothing changes: of the shortest,
+    and those that are a hundredth or so longer, the mean is meant.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    with _open_animation(path) as image:
+        try:
+            lengths = [
+                _length_ms(image) for _ in islice(ImageSequence.Iterator(image), RATE_FRAMES)
+            ]
+        except Exception as error:  # a broken file makes Pillow raise nearly anything
+            raise UserError(f"{path} is not a readable video ({in_one_line(error)})") from error
+    short = [length for length in lengths if length < 1.5 * min(lengths)]
+    return 1000 * len(short) / sum(short)
+
+
+@contextmanager
+def _open_animation(path: Path) -> Iterator[Image.Image]:
+    try:
+        image = Image.open(path)
+    except Exception as error:
+        raise UserError(f"{path} is not a readable video ({in_one_line(error)})") from error
+    with image:
+        check_image_size(path, image.width, image.height)
+        yield image
+
+
+def _length_ms(image: Image.Image) -> int:
+    # Browsers show what lasts for no time for a tenth of a second.
+    return round(image.info.get("duration", 0)) or 100
 
 
 def _animated(path: Path) -> Iterator[av.VideoFrame]:
-    with Image.open(path) as image:
-        check_image_size(path, image.width, image.height)
+    with _open_animation(path) as image:
         time = 0
         # What is shown by programs that know no animations need not be part of it.
         for number in range(int(bool(image.info.get("default_image"))), image.n_frames):
             image.seek(number)
             frame = av.VideoFrame.from_ndarray(np.array(image.convert("RGBA")), format="rgba")
             frame.pts, frame.time_base = time, Fraction(1, 1000)
-            # Browsers show what lasts for no time for a tenth of a second.
-            frame.duration = round(image.info.get("duration", 0)) or 100
+            frame.duration = _length_ms(image)
             time += frame.duration
             yield frame
 
@@ -269,21 +317,23 @@ Timed = tuple[av.VideoFrame, int]
 class _Clock:
     """When the frames of a file are shown, in seconds."""
 
-    def __init__(self, usual: float) -> None:
-        """Args: usual: seconds that a frame lasts where it does not say."""
+    def __init__(self, usual: float, longest_pause: float = inf) -> None:
+        """Seconds: `usual` that a frame lasts where it does not say, and of a pause at most."""
         self.usual = self.longest = usual
+        self.longest_pause = longest_pause
         self.num_frames, self.num_joints, self.time, self.end = 0, 0, 0.0, 0.0
 
     def follow(self, frames: Iterator[av.VideoFrame]) -> Iterator[Timed]:
         """The same frames; `time` is the newest one's, `end` when it ends.
 
-        Where time jumps back, as where files were put end to end, it goes on from there.
+        Where time jumps, as where files were put end to end, it goes on as if it had not.
         """
         timed, offset = False, 0.0
         for frame in frames:
             length = float(frame.duration * (frame.time_base or 0)) or self.usual
             if frame.time is not None:
-                if timed and frame.time + offset < self.time - LEAST_JUMP:
+                jump = frame.time + offset - self.time
+                if timed and not -LEAST_JUMP <= jump <= self.longest_pause:
                     offset = self.end - frame.time
                     self.num_joints += 1
                 if timed:

@@ -16,7 +16,7 @@ import numpy as np
 from genie import video
 from genie.checkpoint import write_whole
 from genie.errors import BrokenOff, UserError
-from genie.scenes import SceneRules, is_still, keep
+from genie.scenes import SceneRules, is_like, keep
 from genie.sources import Source
 
 WRITTEN_AT_ONCE = 32
@@ -81,8 +81,8 @@ class Part:
     """Hash of the frames."""
     scenes: list[int] = field(default_factory=list)
     """Frames of each scene that is kept."""
-    num_moving: int = 0
-    """Pictures that differ from the one before."""
+    moves: bool = False
+    """Whether any picture differs from the first."""
     num_decoded: int = 0
     """See `Card`, as are the next."""
     num_still: int = 0
@@ -150,11 +150,11 @@ def _counted(
 ) -> Iterator[np.ndarray]:
     """The pictures of a source, up to where it breaks off."""
     try:
-        before: np.ndarray | None = None
+        first: np.ndarray | None = None
         for picture in source.pictures(options.size, options.fit, options.fps, joints):
             part.num_decoded += 1
-            part.num_moving += before is not None and not is_still(picture, before)
-            before = picture
+            first = picture if first is None else first
+            part.moves = part.moves or not is_like(picture, first)
             yield picture
     except BrokenOff as error:
         part.damage = _about(error, source)

@@ -33,6 +33,7 @@ from genie.splits import Piece, choose_splits, no_video_for, split_of_folder
 
 HELDOUT_SHARE = 0.1
 PENDING_PER_WORKER = 4
+DECODER = 2  # of which frames that wait on disk were made; counts on when frames come out otherwise
 CHUNK_BYTES = 8 * 2**20
 
 
@@ -198,7 +199,7 @@ def _executor(workers: int) -> Iterator[Executor | None]:
 def _open_work(out: Path, options: FrameOptions) -> Path:
     """The folder that `out` grows in; what other options left there is removed."""
     work = out.with_name(f".{out.name}.partial")
-    made_with = json.dumps(asdict(options))
+    made_with = json.dumps({"decoder": DECODER} | asdict(options))
     note = work / "options.json"
     if not (note.is_file() and note.read_text() == made_with):
         shutil.rmtree(work, ignore_errors=True)
@@ -270,7 +271,7 @@ def _describe(
         fps=options.fps or usable[0].fps,
         **list_videos(stored),
         skipped={part.label: part.problem for part in parts if part.problem},
-        standing=tuple(part.label for part in usable if not part.num_moving),
+        standing=tuple(part.label for part in usable if not part.moves),
         damaged={part.label: part.damage for part in usable if part.damage},
         num_decoded=sum(part.num_decoded for part in usable),
         num_still=sum(part.num_still for part in usable),

@@ -10,22 +10,26 @@ import io
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import unquote
 
 import datasets
 import fsspec
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pyarrow import parquet
 
+from genie.decoding import VIDEO_SUFFIXES
 from genie.errors import UserError
 
 HUB_PREFIX = "hf:"
+LEROBOT_NOTES = "meta/info.json"
 CHOICES = ("config", "split", "revision")
 EPISODE_COLUMNS = ("episode", "episode_id", "episode_index", "video", "video_id", "clip", "clip_id")
 FRAME_COLUMNS = ("frame_index", "frame_idx", "frame_id", "frame_number", "timestep", "timestamp")
@@ -72,11 +76,28 @@ def is_dataset(place: str) -> bool:
     if not folder.is_dir():
         return False
     patterns = ["*.parquet", "data/*.parquet"]
-    if (folder / "meta" / "info.json").is_file() and not (folder / "videos").is_dir():
+    if (folder / LEROBOT_NOTES).is_file() and not (folder / "videos").is_dir():
         patterns.append("data/*/*.parquet")  # LeRobot's, with its pictures in the rows
-    return any((folder / name).is_file() for name in DATASET_FILES) or any(
-        next(folder.glob(pattern), None) for pattern in patterns
-    )
+    if any((folder / name).is_file() for name in DATASET_FILES):
+        return True
+    tables = [table for pattern in patterns for table in folder.glob(pattern)]
+    return bool(tables) and (any(map(_has_pictures, tables)) or not _has_films(folder))
+
+
+def _has_films(folder: Path) -> bool:
+    return any(path.suffix.lower() in VIDEO_SUFFIXES for path in folder.rglob("*"))
+
+
+def _has_pictures(table: Path) -> bool:
+    """Whether a table has a column of pictures; one that is broken is told when it is opened."""
+    try:
+        features = datasets.Features.from_arrow_schema(parquet.read_schema(table))
+        _picture_column(features, str(table))
+    except UserError:
+        return False
+    except Exception:
+        return True
+    return True
 
 
 def split_place(place: str) -> tuple[str, dict[str, str], str]:
@@ -88,10 +109,12 @@ def split_place(place: str) -> tuple[str, dict[str, str], str]:
     Raises:
         UserError: if something else is chosen.
     """
-    where, mark, written = place.partition("?")
-    if not mark or (not place.startswith(HUB_PREFIX) and Path(place).exists()):
+    where, mark, written = place.rpartition("?")
+    is_hub = place.startswith(HUB_PREFIX)
+    if not mark or (not is_hub and (Path(place).exists() or not Path(where).is_dir())):
         return place, {}, ""
-    choice = dict(parse_qsl(written, keep_blank_values=True))
+    parts = (part.partition("=") for part in written.split("&"))
+    choice = {name: unquote(value) for name, _, value in parts}
     if not choice or set(choice) - set(CHOICES) or not all(choice.values()):
         raise UserError(
             f"{place} ends in ?{written}: choose by {', '.join(f'{c}=NAME' for c in CHOICES)}, "
@@ -110,21 +133,23 @@ def read_rows(place: str) -> Iterator[Content]:
     """
     with ExitStack() as stack:
         splits = _open(place, stack)
-        for split, rows in splits.items():
-            features = rows.features or {}
-            column = _picture_column(rows, features, place)
-            rows = _undecoded(rows, column)
-            folder = _folder_of(split, splits)
-            is_video, videos = _videos(rows, column, features, place, stack)
-            for number, cells in enumerate(videos):
-                contents = tuple(map(_content, cells))
-                yield Content(
-                    split=split,
-                    name=f"{number:06d}",
-                    folder=folder,
-                    contents=contents,
-                    is_video=is_video,
-                )
+        try:
+            for split, rows in splits.items():
+                folder = _folder_of(split, splits)
+                for number, (cells, is_video) in enumerate(_videos(rows, place, stack)):
+                    contents = tuple(map(_content, cells))
+                    yield Content(
+                        split=split,
+                        name=f"{number:06d}",
+                        folder=folder,
+                        contents=contents,
+                        is_video=is_video,
+                    )
+        except UserError:
+            raise
+        except Exception as error:  # whatever reading damaged files raises
+            why = " ".join(str(error).split())[:300] or type(error).__name__
+            raise UserError(f"cannot read the dataset {place} ({why}): it is damaged") from error
 
 
 # Opening
@@ -140,10 +165,12 @@ def _open(place: str, stack: ExitStack) -> dict[str, Any]:
         if any((Path(where) / name).is_file() for name in DATASET_FILES[:2]):
             found = datasets.load_from_disk(folder)
             found = found if isinstance(found, dict) else {"all": found}
-            if "split" in choice:
-                found = {choice["split"]: found[choice["split"]]}
+            found = _chosen(found, choice, place)
             return {split: rows.to_iterable_dataset() for split, rows in found.items()}
-        return _load(folder, choice)
+        files = "data/**/*.parquet" if (Path(where) / LEROBOT_NOTES).is_file() else None
+        return _load(folder, choice, files)
+    except UserError:
+        raise
     except IndexError as error:  # the library's answer to a dataset saved without rows
         raise UserError(f"the dataset {place} has no rows: give one with videos") from error
     except Exception as error:  # the library raises whatever its network and file layers do
@@ -154,11 +181,23 @@ def _open(place: str, stack: ExitStack) -> dict[str, Any]:
         raise UserError(f"cannot open the dataset {place} ({why}): {cure}") from error
 
 
-def _load(name: str, choice: dict[str, str]) -> dict[str, Any]:
+def _chosen(found: dict[str, Any], choice: dict[str, str], place: str) -> dict[str, Any]:
+    """The splits that are wanted of a dataset that was saved, which has neither configs nor a past.
+
+    Raises:
+        UserError: if there is no such thing.
+    """
+    if set(choice) - {"split"} or not {choice.get("split", next(iter(found)))} <= set(found):
+        raise UserError(f"{place}: this dataset has splits only ({', '.join(found)})")
+    return {choice["split"]: found[choice["split"]]} if choice else found
+
+
+def _load(name: str, choice: dict[str, str], files: str | None = None) -> dict[str, Any]:
     split = choice.get("split")
     loaded = datasets.load_dataset(
         name,
         choice.get("config"),
+        data_files=files,
         split=split,
         revision=choice.get("revision"),
         streaming=True,
@@ -180,8 +219,8 @@ def _plainly_named(folder: Path) -> Iterator[str]:
         yield beside
 
 
-def _folder_of(split: str, splits: Iterable[str]) -> str:
-    if not HELDOUT_SPLITS & set(splits):
+def _folder_of(split: str, splits: Collection[str]) -> str:
+    if len(splits) == 1 or not HELDOUT_SPLITS & set(splits):
         return ""
     return "heldout/" if split in HELDOUT_SPLITS else "train/"
 
@@ -189,8 +228,11 @@ def _folder_of(split: str, splits: Iterable[str]) -> str:
 # Columns
 
 
-def _picture_column(rows: Any, features: dict[str, Any], place: str) -> Column:
-    """The column that most likely holds videos: files of them, lists of images, images, bytes."""
+def _picture_column(features: dict[str, Any], place: str) -> Column:
+    """The column that most likely holds videos: files of them, lists of images, images, bytes.
+
+    Where a column tells episodes, rows are frames, and a list is something else.
+    """
     kinds: list[tuple[str, bool, Callable[[Any], bool]]] = [
         ("video", False, lambda kind: isinstance(kind, datasets.Video)),
         ("image", True, lambda kind: isinstance(kind, datasets.Image)),
@@ -198,6 +240,8 @@ def _picture_column(rows: Any, features: dict[str, Any], place: str) -> Column:
         ("bytes", True, _is_binary),
         ("bytes", False, _is_binary),
     ]
+    if any(name in features for name in EPISODE_COLUMNS):
+        kinds.sort(key=lambda kind: kind[1])
     for kind, is_list, matches in kinds:
         for name, feature in features.items():
             inner = getattr(feature, "feature", None) if is_list else feature
@@ -222,58 +266,76 @@ def _undecoded(rows: Any, column: Column) -> Any:
     return rows.cast_column(column.name, datasets.List(kind) if column.is_list else kind)
 
 
-def _videos(
-    rows: Any, column: Column, features: dict[str, Any], place: str, stack: ExitStack
-) -> tuple[bool, Iterable[Sequence[Any]]]:
-    """Whether cells are whole videos, and the cells of one video after the other."""
+def _videos(rows: Any, place: str, stack: ExitStack) -> Iterator[tuple[Sequence[Any], bool]]:
+    """The cells of one video after the other, and whether it is one cell that holds it all."""
+    features = rows.features or {}
+    column = _picture_column(features, place)
+    rows = _undecoded(rows, column)
     if column.is_list:
-        return False, (row[column.name] or [None] for row in rows)
-    is_video = column.kind == "video"
-    if column.kind == "bytes":
-        first = next((cell for row in rows.take(64) if (cell := row[column.name])), b"")
-        is_video = not _is_image(first)
-    if is_video:
-        return True, ((row[column.name],) for row in rows)
-    by = [name for name in EPISODE_COLUMNS if name in features and name != column.name][:1]
-    order = [name for name in FRAME_COLUMNS if name in features and name != column.name][:1]
-    if by and not place.startswith(HUB_PREFIX):
-        rows = _in_order(rows, by + order, stack)
-    return False, _episodes(rows, column.name, by, order, place)
+        yield from ((row[column.name] or [None], False) for row in rows)
+    elif column.kind == "video" or (column.kind == "bytes" and not _holds_images(rows, column)):
+        yield from (((row[column.name],), True) for row in rows)
+    else:
+        by, order = (
+            [name for name in names if name in features and name != column.name][:1]
+            for names in (EPISODE_COLUMNS, FRAME_COLUMNS)
+        )
+        if by and not place.startswith(HUB_PREFIX):
+            rows, order = _in_order(rows, by, order, stack), []
+        yield from ((cells, False) for cells in _episodes(rows, column.name, by, order, place))
+
+
+def _holds_images(rows: Any, column: Column) -> bool:
+    """Whether bytes are images; the first row that holds any tells."""
+    return _is_image(next((cell for row in rows if (cell := row[column.name])), b""))
 
 
 def _is_image(content: bytes) -> bool:
     try:
-        Image.open(io.BytesIO(content)).close()
-    except (UnidentifiedImageError, OSError):
+        with Image.open(io.BytesIO(content)) as image:
+            return getattr(image, "n_frames", 1) == 1
+    except (OSError, ValueError, SyntaxError):
         return False
-    return True
 
 
 # Episodes
 
 
-def _in_order(rows: Any, columns: Sequence[str], stack: ExitStack) -> Any:
-    """The same rows, or, where they stand mixed, sorted on disk."""
-    keys = [[row[name] for name in columns] for row in rows.select_columns(list(columns))]
-    if not keys:
-        return rows
-    episodes, *numbers = zip(*keys, strict=True)
-    _, first_seen, episode = np.unique(
-        list(map(str, episodes)), return_index=True, return_inverse=True
-    )
-    within = [n for n in numbers if all(isinstance(number, (int, float)) for number in n)]
-    order = np.lexsort([*within, first_seen[episode]])  # stable; episodes as they first appear
-    if np.array_equal(order, np.arange(len(order))):
+def _in_order(
+    rows: Any, by: Sequence[str], order: Sequence[str], stack: ExitStack
+) -> Iterable[Row]:
+    """The same rows, or, where they stand mixed, sorted on disk.
+
+    Episodes come as they first appear. Within one, the order is that of the frame's number, if
+    every row of it has one of its own, and else that of the rows.
+    """
+    columns = [*by, *order]
+    keys = [tuple(row[name] for name in columns) for row in rows.select_columns(columns)]
+    first_seen: dict[tuple, int] = {}
+    episodes = [first_seen.setdefault(key[: len(by)], len(first_seen)) for key in keys]
+    numbers = [_number(key[-1]) if order else None for key in keys]
+    if None in numbers or len(set(zip(episodes, numbers, strict=True))) < len(keys):
+        numbers = [0.0] * len(keys)
+    wanted = np.lexsort([numbers, episodes])  # stable
+    if np.array_equal(wanted, np.arange(len(keys))):
         return rows
     folder = stack.enter_context(tempfile.TemporaryDirectory())
     held = datasets.Dataset.from_generator(
         lambda: iter(rows), features=rows.features, cache_dir=folder
     )
-    return held.select(order)
+    return held.select(wanted)
+
+
+def _number(value: Any) -> float | None:
+    """What orders a frame among others, if it does."""
+    try:
+        return value.timestamp() if isinstance(value, datetime) else float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _episodes(
-    rows: Any, column: str, by: Sequence[str], order: Sequence[str], place: str
+    rows: Iterable[Row], column: str, by: Sequence[str], order: Sequence[str], place: str
 ) -> Iterator[Sequence[Any]]:
     """Neighbouring rows of one episode, together.
 
@@ -281,22 +343,24 @@ def _episodes(
         UserError: if an episode goes on after another one, or runs backwards.
     """
     cells: list[Any] = []
-    over: set[Any] = set()
-    episode: Any = None
-    number: Any = None
+    over: set[tuple] = set()
+    episode: tuple = ()
+    number: float | None = None
     for row in rows:
-        current = row[by[0]] if by else None
+        current = tuple(row[name] for name in by)
         if cells and current != episode:
             over.add(episode)
+            number = None
         if cells and (current != episode or len(cells) == LONGEST_EPISODE):
             yield cells
-            cells, number = [], None
-        following = row[order[0]] if by and order else None
-        mixed = by and current in over
-        if mixed or (number is not None and following is not None and following < number):
+            cells = []
+        following = _number(row[order[0]]) if by and order else None
+        runs_back = number is not None and following is not None and following < number
+        if current in over or runs_back:
             raise UserError(
-                f"the rows of {place} are mixed (episode {current} goes on, or runs backwards, "
-                f"after other rows): download it and name its folder, and they are sorted"
+                f"the rows of {place} are mixed (episode {', '.join(map(str, current))} goes on, "
+                "or runs backwards, after other rows): download it and name its folder, and they "
+                "are sorted"
             )
         episode, number = current, following
         cells.append(row[column])
@@ -323,25 +387,34 @@ def _content(cell: Any) -> bytes:
 # Videos that hold several episodes
 
 
-def episode_borders(folder: Path) -> dict[Path, tuple[float, ...]]:
-    """Of a LeRobot dataset, the seconds at which a video's later episodes begin.
+def episode_borders(path: Path) -> tuple[float, ...]:
+    """The seconds at which later episodes begin in a video of a LeRobot dataset; else none.
 
     Raises:
-        UserError: if its tables cannot be read.
+        UserError: if the dataset's tables cannot be read.
     """
-    notes, tables = folder / "meta" / "info.json", sorted(folder.glob("meta/episodes/**/*.parquet"))
-    if not notes.is_file() or not tables:
-        return {}
+    homes = [folder for folder in path.parents if (folder / LEROBOT_NOTES).is_file()]
+    if not homes:
+        return ()
+    changed = (homes[0] / LEROBOT_NOTES).stat().st_mtime_ns
+    return _borders_below(homes[0], changed).get(path, ())
+
+
+@lru_cache(maxsize=64)
+def _borders_below(folder: Path, changed: int) -> dict[Path, tuple[float, ...]]:
+    """The borders in every video of a dataset."""
     borders: dict[Path, set[float]] = {}
     try:
-        pattern = json.loads(notes.read_text())["video_path"]
-        for episode in (row for table in tables for row in parquet.read_table(table).to_pylist()):
-            for name in [name for name in episode if name.endswith("/from_timestamp")]:
-                column = name.removesuffix("/from_timestamp")
-                numbers = {n: episode[f"{column}/{n}"] for n in ("chunk_index", "file_index")}
-                path = folder / pattern.format(video_key=column.removeprefix("videos/"), **numbers)
-                borders.setdefault(path, set()).add(float(episode[name]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        pattern = json.loads((folder / LEROBOT_NOTES).read_text()).get("video_path")
+        for table in sorted(folder.glob("meta/episodes/**/*.parquet")) if pattern else ():
+            for episode in parquet.read_table(table).to_pylist():
+                for name in [name for name in episode if name.endswith("/from_timestamp")]:
+                    column = name.removesuffix("/from_timestamp")
+                    numbers = {n: episode[f"{column}/{n}"] for n in ("chunk_index", "file_index")}
+                    key = column.removeprefix("videos/")
+                    path = folder / pattern.format(video_key=key, **numbers)
+                    borders.setdefault(path, set()).add(float(episode[name]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = " ".join(str(error).split())
         raise UserError(f"{folder} has a damaged folder meta ({why}): download it again") from error
     return {path: tuple(sorted(times - {0.0})) for path, times in borders.items()}

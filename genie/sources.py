@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -71,7 +71,10 @@ class Source:
             yield from video.stream_pictures(self.paths[0], size, **how)
         else:
             with self._as_file() as path:
-                yield from video.stream_pictures(path, size, **how)
+                try:
+                    yield from video.stream_pictures(path, size, **how)
+                except UserError as error:
+                    raise type(error)(str(error).replace(str(path), self.label)) from error
 
     def fps(self) -> float:
         """Frames per second that a video declares; of images the default."""
@@ -84,8 +87,11 @@ class Source:
 
     @contextmanager
     def _as_file(self) -> Iterator[Path]:
-        with tempfile.NamedTemporaryFile(suffix=".video") as file:
-            Path(file.name).write_bytes(self.contents[0])
+        content = self.contents[0]
+        moving = {b"RIFF": ".webp", b"\x89PNG": ".png", b"GIF8": ".gif"}
+        suffix = moving.get(content[:4], ".video")
+        with tempfile.NamedTemporaryFile(suffix=suffix) as file:
+            Path(file.name).write_bytes(content)
             yield Path(file.name)
 
     def _images(self, size: video.Size, fit: video.Fit) -> Iterator[np.ndarray]:
@@ -162,11 +168,9 @@ def _from_folder(folder: Path) -> Iterator[Source]:
     if not videos and not sequences:
         raise UserError(
             f"{folder} holds no videos: put videos (mp4, mkv, webm, ...) or numbered pictures "
-            f"(png, jpg, ...) there{_in_brackets(count_others([str(folder)]))}"
+            f"(png, jpg, ...) there{_in_brackets(left_alone([str(folder)]))}"
         )
-    borders = episode_borders(folder)
-    for path in videos:
-        yield replace(_from_file(path, folder), borders_s=borders.get(path, ()))
+    yield from (_from_file(path, folder) for path in videos)
     for parent, images in sorted(sequences.items()):
         images.sort(key=lambda image: _natural(image.name))
         name = parent.relative_to(folder).as_posix()
@@ -179,40 +183,60 @@ def _from_folder(folder: Path) -> Iterator[Source]:
         )
 
 
-def _files_below(folder: Path) -> list[Path]:
-    """All files, those of linked folders too, each folder once however many links lead there."""
+def _files_below(folder: Path, refused: list[str] | None = None) -> list[Path]:
+    """All files, those of linked folders too, each folder once however many links lead there.
+
+    Args:
+        refused: is given the folders that cannot be read, and why.
+    """
+
+    def note(error: OSError) -> None:
+        if refused is not None:
+            refused.append(f"{error.filename} ({error.strerror})")
+
     files: list[Path] = []
     seen: set[Path] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        if Path(parent).resolve() in seen:
-            folders.clear()
-            continue
-        seen.add(Path(parent).resolve())
-        # Links come last: a folder's own name is the one that counts.
-        folders.sort(key=lambda name: ((Path(parent) / name).is_symlink(), name))
-        files += [Path(parent) / name for name in names]
+    tops = deque([folder])
+    while tops:  # links come last: a folder's own name is the one that counts
+        for place, folders, names in os.walk(tops.popleft(), onerror=note):
+            parent = Path(place)
+            if parent.resolve() in seen:
+                folders.clear()
+                continue
+            seen.add(parent.resolve())
+            tops += [parent / name for name in sorted(folders) if (parent / name).is_symlink()]
+            files += [parent / name for name in names]
     return sorted(files)
 
 
-def count_others(places: Sequence[str]) -> dict[str, int]:
-    """Files of folders that are neither videos nor pictures, by their ending."""
+def left_alone(places: Sequence[str]) -> list[str]:
+    """What lies in folders and is not read, a line each: by its ending, or why it cannot be."""
     counts: Counter[str] = Counter()
-    for place in places:
-        if Path(place).is_dir() and not is_dataset(place):
-            for path in _files_below(Path(place)):
-                if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-                    counts[path.suffix.lower() or path.name] += 1
-    return dict(sorted(counts.items()))
+    refused: list[str] = []
+    for place in filter(os.path.isdir, places):
+        has_rows = is_dataset(place)
+        for path in _files_below(Path(place), refused):
+            ending = path.suffix.lower()
+            if has_rows and ending in VIDEO_SUFFIXES:
+                counts[f"{ending} beside rows of a dataset, unless those name them"] += 1
+            elif not has_rows and ending not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+                counts[" ".join((ending or path.name).split())] += 1
+    return [f"{count} {what}" for what, count in sorted(counts.items())] + refused
 
 
-def _in_brackets(counts: dict[str, int]) -> str:
-    told = ", ".join(f"{count} {ending}" for ending, count in counts.items())
-    return f" (it holds {told})" if told else ""
+def _in_brackets(told: list[str]) -> str:
+    return f" (it holds {', '.join(told)})" if told else ""
 
 
 def _from_file(path: Path, below: Path) -> Source:
     name = path.relative_to(below).with_suffix("").as_posix()
-    return Source(name=name, label=str(path), stamp=_stamps([path]), paths=(path,))
+    return Source(
+        name=name,
+        label=str(path),
+        stamp=_stamps([path]),
+        paths=(path,),
+        borders_s=episode_borders(path),
+    )
 
 
 def _from_rows(place: str) -> Iterator[Source]:

@@ -102,7 +102,7 @@ def stream_pictures(
     """As `stream`, numpy uint8 (h, w, 3).
 
     Args:
-        joints: is given the numbers of pictures before which the file's time jumped back, as where
+        joints: is given the numbers of pictures before which the file's time jumped, as where
             recordings were put end to end.
     """
     count = 0
@@ -140,7 +140,7 @@ def read_fps(path: str | Path) -> float:
     Raises:
         UserError: if the file is missing or not a video.
     """
-    if is_animation(_existing_file(path)):
+    if is_animation(_existing_file(path)) or Path(path).suffix.lower() == ".gif":
         return animation_rate(Path(path))
     with open_video(Path(path)) as container:
         return float(frame_rate(container.streams.video[0]) or DEFAULT_FPS)

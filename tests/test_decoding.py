@@ -1,6 +1,7 @@
 """Pixels that are not square, HDR, untagged colours, combs: all as a player shows them."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from genie import video
 from genie.decoding import is_film
+from genie.errors import UserError
 
 PQ, HLG = ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67
 
@@ -209,12 +211,24 @@ def test_combs_are_removed_and_no_frame_is_lost(tmp_path: Path):
 # Files put end to end, and files that break off
 
 
-def transport_stream(path: Path, seed: int, num_frames: int = 30) -> Path:
-    """A moving patchwork as a broadcaster or a capture card writes it."""
+def transport_stream(path: Path, seed: int, num_frames: int = 30, first: int = 0) -> Path:
+    """A moving patchwork as a broadcaster or a capture card writes it, from frame `first` on."""
     ground = np.random.default_rng(seed).integers(0, 255, (4, 40, 3), np.uint8)
     ground = ground.repeat(16, axis=0).repeat(16, axis=1)
     frames = [from_rgb(ground[:, 2 * t : 2 * t + 96]) for t in range(num_frames)]
+    for number, frame in enumerate(frames):
+        frame.pts, frame.time_base = first + number, Fraction(1, 10)
     return encode(path, frames, options={"crf": "10", "g": "10"})
+
+
+@pytest.mark.parametrize("fps", [None, 10.0])
+def test_short_parts_and_time_that_jumps_far_are_joints_too(tmp_path: Path, fps: float | None):
+    short = [transport_stream(tmp_path / f"{seed}.ts", seed, num_frames=8) for seed in range(2)]
+    late = transport_stream(tmp_path / "late.ts", 2, first=40_000)
+    path, joints = tmp_path / "joined.ts", set()
+    path.write_bytes(b"".join(part.read_bytes() for part in (*short, late)))
+    shown = list(video.stream_pictures(path, fps=fps, joints=joints))
+    assert 44 <= len(shown) <= 48 and len(joints) == 2
 
 
 @pytest.mark.parametrize("fps", [None, 10.0, 4.0])
@@ -236,11 +250,11 @@ def test_time_that_runs_back_ends_a_scene_and_goes_on(tmp_path: Path, fps: float
 # Pictures that move
 
 
-def squares(count: int) -> list[Image.Image]:
-    """Red with a blue square that goes right, on nothing."""
+def squares(count: int, background: tuple[int, ...] = (0, 0, 0, 0)) -> list[Image.Image]:
+    """A blue square that goes right, on nothing."""
     images = []
     for number in range(count):
-        picture = np.zeros((32, 48, 4), np.uint8)
+        picture = np.full((32, 48, 4), background, np.uint8)
         picture[8:24, 4 * number : 4 * number + 12] = (30, 60, 200, 255)
         images.append(Image.fromarray(picture))
     return images
@@ -248,8 +262,10 @@ def squares(count: int) -> list[Image.Image]:
 
 @pytest.mark.parametrize("ending", [".png", ".apng", ".webp"])
 def test_an_animated_picture_is_a_video_with_its_own_times(tmp_path: Path, ending: str):
-    path, images = tmp_path / f"moves{ending}", squares(6)
+    path = tmp_path / f"moves{ending}"
     kind = "WEBP" if ending == ".webp" else "PNG"
+    # Pillow's WebP knows no frames that are wholly see-through.
+    images = squares(6, (200, 30, 60, 255) if kind == "WEBP" else (0, 0, 0, 0))
     lasting = [100, 100, 300, 100, 100, 100]
     images[0].save(
         path, kind, save_all=True, append_images=images[1:], duration=lasting, lossless=True
@@ -262,6 +278,32 @@ def test_an_animated_picture_is_a_video_with_its_own_times(tmp_path: Path, endin
         assert np.abs(picture.astype(int) - wanted).max() <= 2
     assert len(list(video.stream(path, fps=10.0))) == 8, "a frame that lasts long counts once"
     assert video.read_fps(path) == 10
+
+
+@pytest.mark.parametrize("ending", [".png", ".webp"])
+def test_a_moving_picture_that_is_broken_is_told_in_one_line(tmp_path: Path, ending: str):
+    path, images = tmp_path / f"moves{ending}", squares(6)
+    images[0].save(path, save_all=True, append_images=images[1:], duration=100)
+    content = path.read_bytes()
+    for length in range(30, len(content), 40):
+        path.write_bytes(content[:length])
+        for read in (video.read_fps, video.read):
+            with suppress(UserError):
+                read(path)
+
+
+def test_an_animation_is_known_however_far_behind_it_says_so(tmp_path: Path):
+    images, path = squares(6), tmp_path / "profile.png"
+    profile = np.random.default_rng(0).bytes(30_000)
+    images[0].save(path, save_all=True, append_images=images[1:], icc_profile=profile)
+    assert len(video.read(path)) == 6
+
+
+@pytest.mark.parametrize("fps", [7.0, 15.0, 24.0, 30.0, 50.0])
+def test_a_gif_tells_the_rate_that_it_was_written_with(tmp_path: Path, fps: float):
+    frames = [np.full((8, 8, 3), 4 * number, np.uint8) for number in range(60)]
+    video.write(tmp_path / "film.gif", [*frames[:20], *[frames[20]] * 9, *frames[20:]], fps=fps)
+    assert video.read_fps(tmp_path / "film.gif") == pytest.approx(fps, rel=0.01)
 
 
 @pytest.mark.parametrize("ending", [".png", ".webp"])

@@ -123,8 +123,9 @@ def test_a_console_names_its_buttons_and_opposites_are_not_pressed(toys, monkeyp
 
 def test_of_very_many_buttons_one_at_a_time_is_pressed_or_none(toys):
     assert len(toys(actions=spaces.MultiDiscrete([51, 51])).combos) == 101
-    with pytest.raises(UserError, match="has 510 buttons"):
-        toys(actions=spaces.MultiDiscrete([256, 256]))
+    for counts, told in (([256, 256], 510), ([1_000_000], 999_999)):
+        with pytest.raises(UserError, match=f"has {told} buttons"):
+            toys(actions=spaces.MultiDiscrete(counts))
 
 
 WAYS = {
@@ -186,6 +187,58 @@ def test_pictures_that_change_their_kind_are_refused(toys, then, why):
     played = toys(shown=(SHOWN.astype(float), then))
     with pytest.raises(UserError, match=why):
         played.advance(np.array([0]), 1)
+
+
+def test_pictures_may_have_another_size_in_the_next_episode(toys):
+    played = toys(limit=2, shown=(SHOWN, SHOWN, SHOWN[:, :20], SHOWN[:, :20]))
+    for _ in range(3):
+        played.advance(np.array([0]), 1)
+
+
+def test_floats_may_leave_their_range_by_a_rounding_error(toys):
+    shown = (SHOWN / 255 * 1.0000002, SHOWN / 255 - 1e-9)
+    played = toys(shown=shown)
+    for _ in shown:
+        assert np.abs(played.pictures[0].astype(int) - SHOWN).max() <= 1
+        played.advance(np.array([0]), 1)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+def test_numbers_of_0_and_1_are_refused_and_a_game_that_begins_dark_is_not(toys, kind):
+    dim = (SHOWN > 127).astype(kind)
+    played = toys(shown=(np.zeros_like(dim), dim))
+    with pytest.raises(UserError, match="0 and 1 only"):
+        for _ in range(300):
+            played.advance(np.array([0]), 1)
+    played = toys(shown=(*[dim] * 50, *[SHOWN] * 200))
+    for _ in range(240):
+        played.advance(np.array([0]), 1)
+
+
+@pytest.mark.parametrize("where", ["__init__", "reset", "step", "render"])
+def test_an_environment_that_breaks_down_is_told_in_one_line(toys, monkeypatch, where):
+    def fails(self, *_, **__):
+        raise ValueError("no ROM\nwas found")
+
+    monkeypatch.setattr(Toy, where, fails)
+    with pytest.raises(UserError, match=r"Toy0-v0 broke down \(ValueError: no ROM was found\)"):
+        toys().advance(np.array([0]), 1)
+
+
+def test_a_rate_or_words_that_are_none_are_passed_over(toys, monkeypatch):
+    monkeypatch.setattr(Toy, "metadata", {"render_modes": ["rgb_array"], "render_fps": "fast"})
+    monkeypatch.setattr(Toy, "get_action_meanings", lambda self: ["UP"], raising=False)
+    played = toys()
+    assert played.steps_per_second == 30 and played.combos == [("ACTION0",), ("ACTION1",)]
+
+
+def test_episodes_that_are_all_too_short_end_the_recording(toys, monkeypatch):
+    episodes, players = map(importlib.import_module, ("episodes", "players"))
+    played = toys(limit=100)
+    hand = players.Presser(2, 1, players.Lengths((1, 2), (1, 2), 1), np.random.default_rng(0))
+    with pytest.raises(UserError, match="smaller --frame-skip"):
+        list(episodes.play_episodes(played, hand, 10, 64))
+    assert len(list(episodes.play_episodes(played, hand, 5, 64))) == 4
 
 
 def test_an_id_that_lacks_its_package_is_told_how_to_name_it(games):

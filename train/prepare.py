@@ -10,7 +10,7 @@ from tqdm import tqdm
 from genie.data import Card
 from genie.parts import FrameOptions, Part
 from genie.preparing import HELDOUT_SHARE, prepare
-from genie.sources import count_others
+from genie.sources import left_alone
 from train.stage import one_line_errors
 
 
@@ -56,8 +56,8 @@ def main(config: PrepareConfig) -> Card:
             _say(f"{told} {name}: {reason}")
     for name in card.standing:
         _say(f"warning: nothing moves in {name}, so that nothing can be learnt from it")
-    for ending, count in count_others(config.sources).items():
-        print(f"left alone: {count} files {ending}, no videos by their ending")
+    for what in left_alone(config.sources):
+        _say(f"left alone: {what}")
     return card
 
 
