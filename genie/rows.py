@@ -345,24 +345,26 @@ def _episodes(
     cells: list[Any] = []
     over: set[tuple] = set()
     episode: tuple = ()
-    number: float | None = None
+    numbers: list[float] = []  # of this episode's frames; one that comes again starts a new count
     for row in rows:
         current = tuple(row[name] for name in by)
         if cells and current != episode:
             over.add(episode)
-            number = None
+            numbers = []
         if cells and (current != episode or len(cells) == LONGEST_EPISODE):
             yield cells
             cells = []
-        following = _number(row[order[0]]) if by and order else None
-        runs_back = number is not None and following is not None and following < number
-        if current in over or runs_back:
+        number = _number(row[order[0]]) if by and order else None
+        runs_back = number is not None and numbers and number < numbers[-1]
+        if current in over or (runs_back and number not in numbers):
             raise UserError(
                 f"the rows of {place} are mixed (episode {', '.join(map(str, current))} goes on, "
                 "or runs backwards, after other rows): download it and name its folder, and they "
                 "are sorted"
             )
-        episode, number = current, following
+        episode = current
+        if number is not None:
+            numbers.append(number)
         cells.append(row[column])
     if cells:
         yield cells

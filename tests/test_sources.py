@@ -407,6 +407,8 @@ def test_mixed_rows_that_can_only_be_read_once_are_refused():
         list(rows_of._episodes(rows, "x", ["e"], ["n"], "hf:a/b"))
     with pytest.raises(UserError, match="mixed"):
         list(rows_of._episodes([rows[2], rows[0]], "x", ["e"], ["n"], "hf:a/b"))
+    twice = [rows[0], rows[2]] * 2  # as two cameras
+    assert len(list(rows_of._episodes(twice, "x", ["e"], ["n"], "hf:a/b"))) == 1
 
 
 def list_rows(kind: object, wrap: Callable) -> datasets.Dataset:
