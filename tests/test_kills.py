@@ -4,12 +4,13 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ LEAST_HITS = 15
 SAVE_EVERY = {"tokenizer": 1, "latent_action": 2, "dynamics": 3}
 TIMEOUT_S = 560
 NUM_STEPS = {"tokenizer": 60, "latent_action": 70, "dynamics": 60}
+BEGINS, STEPS, SAVES = b"b", b"t", b"s"  # what a child tells
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def test_the_world_of_a_killed_run_is_that_of_the_unbroken_one(killed: dict):
 # What follows runs in a process of its own, which imports once and then forks.
 
 
-def train(stage: str, data: Path, run: Path) -> None:
+def train(stage: str, data: Path, run: Path, events: int) -> None:
     """A small run of a stage, from wherever it had got to."""
     from train import dynamics, latent_action, tokenizer
 
@@ -94,33 +96,66 @@ def train(stage: str, data: Path, run: Path) -> None:
         average=0.9,
         precision="float32",
     )
-    note_starts(run.parent / f"{run.name}-{stage}-starts")
+    tell(events, run.parent / f"{run.name}-{stage}-starts")
     module.main(replace(tiny, data=data, run=run, loop=loop))
 
 
-def note_starts(path: Path) -> None:
-    """Write down the step at which each process begins to train."""
+def tell(events: int, starts: Path) -> None:
+    """Have the trainer write a byte into the pipe `events` as it begins, steps and saves.
+
+    `starts` gets the step at which each process begins.
+    """
     from train.loop import Trainer
+    from train.states import States
 
-    run = Trainer.run
+    def telling(owner: type, name: str, byte: bytes) -> None:
+        method = getattr(owner, name)
 
-    def noted(self: Trainer) -> dict[str, float]:
-        with path.open("a") as file:
-            file.write(f"{self.step}\n")
-        return run(self)
+        def told(self: object, *args: object, **kwargs: object) -> object:
+            if byte == BEGINS:
+                with starts.open("a") as file:
+                    file.write(f"{self.step}\n")
+            os.write(events, byte)
+            return method(self, *args, **kwargs)
 
-    Trainer.run = noted
+        setattr(owner, name, told)
+
+    telling(Trainer, "run", BEGINS)
+    telling(Trainer, "_train_step", STEPS)
+    telling(States, "save", SAVES)
 
 
-def fork(work: Callable[[], None], log: Path) -> int:
-    """The id of a child that does the work."""
+@dataclass(frozen=True)
+class Child:
+    """A process that trains, and the pipe in which it tells how far it is."""
+
+    id: int
+    events: int
+
+    def wait_for(self, event: bytes, count: int) -> None:
+        """Return at the `count`-th such event from now on, or when the child has ended."""
+        while count and (byte := os.read(self.events, 1)):
+            count -= byte == event
+
+    def end(self) -> int:
+        """Its exit code, once it is over."""
+        code = os.waitstatus_to_exitcode(os.waitpid(self.id, 0)[1])
+        os.close(self.events)
+        return code
+
+
+def fork(stage: str, data: Path, run: Path, log: Path) -> Child:
+    """A process that trains."""
+    events, theirs = os.pipe()
     child = os.fork()
     if child:
-        return child
+        os.close(theirs)
+        return Child(child, events)
+    os.close(events)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1), os.dup2(handle, 2)
     try:
-        work()
+        train(stage, data, run, theirs)
     except BaseException:
         import traceback
 
@@ -129,38 +164,44 @@ def fork(work: Callable[[], None], log: Path) -> int:
     os._exit(0)
 
 
-def wait(child: int, log: Path) -> None:
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code:
+def to_the_end(stage: str, data: Path, run: Path, log: Path) -> dict[bytes, float]:
+    """Train to the last step; gives the seconds that beginning, a step and a save took."""
+    then = time.perf_counter()
+    child = fork(stage, data, run, log)
+    last, took = BEGINS, {BEGINS: [], STEPS: [], SAVES: []}
+    while byte := os.read(child.events, 1):
+        now = time.perf_counter()
+        took[last].append(now - then)
+        last, then = byte, now
+    if child.end():
         raise SystemExit(log.read_text())
+    # Of the beginning there are two: until it trains, and from then to the first step.
+    return {event: statistics.median_high(seconds) for event, seconds in took.items()}
 
 
-def unbroken(stage: str, data: Path, run: Path, log: Path) -> tuple[float, float]:
-    """Seconds until the first state is there, and from then on to the last."""
-    started = time.perf_counter()
-    child = fork(lambda: train(stage, data, run), log)
-    last = f"state-{NUM_STEPS[stage]:07d}.pt"
-    moments = []
-    while len(moments) < 2:
-        states = [path.name for path in (run / stage).glob("state-*.pt")]
-        if (not moments and states) or last in states:
-            moments.append(time.perf_counter() - started)
-        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            break
-        time.sleep(0.002)
-    wait(child, log)
-    return moments[0], moments[1] - moments[0]
+def killed_often(
+    stage: str, data: Path, run: Path, log: Path, took: dict[bytes, float]
+) -> dict[str, Any]:
+    """Kill the run `NUM_KILLS` times, then let it finish.
 
-
-def killed_often(stage: str, data: Path, run: Path, log: Path, start: float, work: float) -> dict:
-    """Kill the run `NUM_KILLS` times, then let it finish."""
-    draws, most = random.Random(stage), start + work / 12
-    story: dict = {"hits": 0, "with_states": 0, "while_saving": 0, "ways": set(), "steps": []}
-    for _ in range(NUM_KILLS):
-        child = fork(lambda: train(stage, data, run), log)
-        time.sleep(draws.uniform(0.2 * start, most))
-        os.kill(child, signal.SIGKILL)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    Each kill comes at a random moment of the beginning, of a step or of a save. How many steps a
+    try may make is drawn such that all of them together stay short of the last one.
+    """
+    draws = random.Random(stage)
+    story: dict = {"hits": 0, "with_states": 0, "while_saving": 0, "ways": set(), "steps": [0]}
+    for left in reversed(range(NUM_KILLS)):
+        rest = NUM_STEPS[stage] - story["steps"][-1]
+        event = draws.choice([BEGINS, STEPS, STEPS, SAVES, SAVES])
+        per_event = SAVE_EVERY[stage] if event == SAVES else 1
+        most = 2 * rest // (per_event * (left + 2))
+        child = fork(stage, data, run, log)
+        if event != BEGINS and most:
+            child.wait_for(event, draws.randint(1, most))
+        else:
+            event = BEGINS
+        time.sleep(draws.uniform(0, took[event]))
+        os.kill(child.id, signal.SIGKILL)
+        code = child.end()
         states = sorted((run / stage).glob("state-*.pt"))
         finished = (run / stage / "weights.safetensors").exists()
         if code != 0:
@@ -169,13 +210,10 @@ def killed_often(stage: str, data: Path, run: Path, log: Path, start: float, wor
         story["with_states"] += bool(states)
         story["while_saving"] += any((run / stage).glob(".state*.partial"))
         story["steps"].append(int(states[-1].stem.split("-")[1]) if states else 0)
-        # The machine may be quicker or slower by now than when it was measured.
-        learnt = story["steps"][-1] - [0, *story["steps"]][-2]
-        most *= 0.8 if learnt > NUM_STEPS[stage] / 10 else 1 if learnt else 1.2
-    wait(fork(lambda: train(stage, data, run), log), log)
+    to_the_end(stage, data, run, log)
     starts = (run.parent / f"{run.name}-{stage}-starts").read_text().split()
     story["starts"] = list(map(int, starts))
-    return story | {"ways": sorted(story["ways"]), "start_s": start, "work_s": work}
+    return story | {"ways": sorted(story["ways"])}
 
 
 def batch_of(stage: str) -> tuple[torch.Tensor, ...]:
@@ -196,8 +234,8 @@ def drive(data: Path, folder: Path) -> None:
         count_operations(make_net(stage), batch_of(stage))
     log, stories = folder / "log", {}
     for stage in STAGES:
-        start, work = unbroken(stage, data, folder / "unbroken", log)
-        stories[stage] = killed_often(stage, data, folder / "killed", log, start, work)
+        took = to_the_end(stage, data, folder / "unbroken", log)
+        stories[stage] = killed_often(stage, data, folder / "killed", log, took)
     print(json.dumps(stories))
 
 
