@@ -112,6 +112,8 @@ def read_card(folder: str | Path) -> Card:
             f"{path} has data format {version}, this program reads {FORMAT_VERSION}: "
             "run python -m train.prepare again"
         )
+    # Folders that were made before these were told.
+    values = {"damaged": {}, "standing": []} | values
     card = config_from_dict(Card, values, where=path)
     by_split = (card.split_fingerprints, card.videos, card.shards)
     if any(not isinstance(facts, dict) or facts.keys() != set(SPLITS) for facts in by_split):

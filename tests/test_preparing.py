@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import json
 import math
 import multiprocessing
 import os
@@ -354,6 +355,15 @@ def test_a_video_in_which_nothing_moves_is_told(
     assert set(card.standing) == {str(dim), str(black)}
     printed = capsys.readouterr().out
     assert all(f"nothing moves in {path}," in printed for path in (black, dim))
+
+
+def test_a_folder_of_before_damage_was_told_is_still_read(source: Path, tmp_path: Path):
+    put(source, tmp_path / "out")
+    path = tmp_path / "out" / "card.json"
+    values = json.loads(path.read_text())
+    del values["damaged"], values["standing"]
+    path.write_text(json.dumps(values))
+    assert read_card(tmp_path / "out").damaged == {}
 
 
 def test_a_joint_ends_a_scene_whatever_is_shown(tmp_path: Path):
