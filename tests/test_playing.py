@@ -520,7 +520,7 @@ def test_pictures_with_keys_are_saved_large_enough_to_read(no_screen, tmp_path):
 
     window = Window((640, 466))
     files = Files(picture=tmp_path / "a.gif", scale=1, show_keys=True)
-    playing = Playing(window, make_opening(fps=FPS), files, drop=print)
+    playing = Playing(window, make_opening(fps=50.0), files, drop=print)
     window.show(playing)
     play(window, playing, pygame.K_RIGHT)
     tap(pygame.K_g)
