@@ -170,16 +170,16 @@ class GymnasiumGames:
         # A limit belongs to a wrapper, and Atari's counts frames of another length.
         told = made[0].spec.max_episode_steps if not is_atari else None
         self._limit = told or round(LONGEST_EPISODE_S * self.steps_per_second)
-        self._buttons = buttons_of(self._envs[0], name)
-        self.combos = self._buttons.combos
         self._upcoming = levels
         self._ages, self.levels = [0] * num_envs, [0] * num_envs
         self.pictures = [np.empty(0, np.uint8)] * num_envs
         self._screens = [Screen(env, name) for env in self._envs]
         self._blends = is_atari
         with self._told():
+            self._buttons = buttons_of(self._envs[0], name)
             for index in range(num_envs):
                 self._start(index)
+        self.combos = self._buttons.combos
 
     def advance(self, actions: np.ndarray, frame_skip: int) -> np.ndarray:
         """See `Games`."""

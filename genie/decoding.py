@@ -10,7 +10,6 @@ the combs of interlaced video (Weston's 3-field filter with yadif's spatial chec
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from itertools import islice
 from math import inf, isfinite
@@ -20,9 +19,9 @@ from typing import Any, BinaryIO
 import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, VideoReformatter
-from PIL import Image, ImageSequence
+from PIL import Image
 
-from genie.errors import BrokenOff, UserError
+from genie.errors import BrokenOff, UserError, in_one_line
 from genie.fitting import Fit, Size, check_image_size, fit_image, place, scaled_shape, to_rgb
 
 # fmt: off
@@ -98,6 +97,7 @@ def _turned(shape: Size, turns: int) -> Size:
 def _colours(frame: av.VideoFrame) -> dict[str, Any]:
     """How the colours come to an ordinary screen's, where that is not the usual way."""
     if frame.color_trc in HDR:
+        # What it leaves untold is BT.2020's.
         if frame.color_primaries == UNTAGGED:
             frame.color_primaries = ColorPrimaries.BT2020
         if frame.colorspace == UNTAGGED and not frame.format.is_rgb:
@@ -220,44 +220,40 @@ def animation_rate(path: Path) -> float:
     Raises:
         UserError: if it cannot be read.
     """
-    with _open_animation(path) as image:
-        try:
-            lengths = [
-                _length_ms(image) for _ in islice(ImageSequence.Iterator(image), RATE_FRAMES)
-            ]
-        except Exception as error:  # a broken file makes Pillow raise nearly anything
-            raise UserError(f"{path} is not a readable video ({in_one_line(error)})") from error
+    try:
+        lengths = [length for _, length in islice(_moving(path), RATE_FRAMES)]
+    except UserError:
+        raise
+    except Exception as error:  # a broken file makes Pillow raise nearly anything
+        raise UserError(f"{path} is not a readable video ({in_one_line(error)})") from error
     short = [length for length in lengths if length < 1.5 * min(lengths)]
     return 1000 * len(short) / sum(short)
 
 
-@contextmanager
-def _open_animation(path: Path) -> Iterator[Image.Image]:
+def _animated(path: Path) -> Iterator[av.VideoFrame]:
+    time = 0
+    for image, length in _moving(path):
+        frame = av.VideoFrame.from_ndarray(np.array(image.convert("RGBA")), format="rgba")
+        frame.pts, frame.time_base, frame.duration = time, Fraction(1, 1000), length
+        time += length
+        yield frame
+
+
+def _moving(path: Path) -> Iterator[tuple[Image.Image, int]]:
+    """An image at each of its frames in turn, and for how many milliseconds that is shown."""
     try:
         image = Image.open(path)
-    except Exception as error:
+        first, last = int(bool(image.info.get("default_image"))), getattr(image, "n_frames", 1)
+    except Exception as error:  # a broken file makes Pillow raise nearly anything
         raise UserError(f"{path} is not a readable video ({in_one_line(error)})") from error
     with image:
         check_image_size(path, image.width, image.height)
-        yield image
-
-
-def _length_ms(image: Image.Image) -> int:
-    # Browsers show what lasts for no time for a tenth of a second.
-    return round(image.info.get("duration", 0)) or 100
-
-
-def _animated(path: Path) -> Iterator[av.VideoFrame]:
-    with _open_animation(path) as image:
-        time = 0
         # What is shown by programs that know no animations need not be part of it.
-        for number in range(int(bool(image.info.get("default_image"))), image.n_frames):
+        for number in range(min(first, last - 1), last):
             image.seek(number)
-            frame = av.VideoFrame.from_ndarray(np.array(image.convert("RGBA")), format="rgba")
-            frame.pts, frame.time_base = time, Fraction(1, 1000)
-            frame.duration = _length_ms(image)
-            time += frame.duration
-            yield frame
+            image.load()  # before that, a WebP does not know how long
+            # Browsers show what lasts for no time for a tenth of a second.
+            yield image, round(image.info.get("duration", 0)) or 100
 
 
 def _undamaged(frames: Iterator[av.VideoFrame], path: Path) -> Iterator[av.VideoFrame]:
@@ -392,9 +388,3 @@ def frame_rate(track: av.VideoStream) -> Fraction | None:
     """Average frames per second that a file declares, if it tells any that can be."""
     rate = track.average_rate
     return rate if rate and MIN_FPS <= rate <= MAX_FPS else None
-
-
-def in_one_line(error: Exception) -> str:
-    """What a library says, without the path, which is named already."""
-    told = getattr(error, "strerror", None) or str(error)
-    return " ".join(told.split()) or type(error).__name__

@@ -11,3 +11,9 @@ class UserError(ValueError):
 
 class BrokenOff(UserError):
     """Raised where a video breaks off; what came of it before is good."""
+
+
+def in_one_line(error: Exception) -> str:
+    """What a library says, without the path, which is named already."""
+    told = getattr(error, "strerror", None) or str(error)
+    return " ".join(told.split()) or type(error).__name__

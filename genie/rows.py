@@ -26,7 +26,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from genie.decoding import VIDEO_SUFFIXES
-from genie.errors import UserError
+from genie.errors import UserError, in_one_line
 
 HUB_PREFIX = "hf:"
 LEROBOT_NOTES = "meta/info.json"
@@ -100,8 +100,8 @@ def _has_pictures(table: Path) -> bool:
     return True
 
 
-def split_place(place: str) -> tuple[str, dict[str, str], str]:
-    """A place without what is chosen of it, the choice, and how that was written.
+def split_place(place: str) -> tuple[str, dict[str, str]]:
+    """A place without what is chosen of it, and the choice.
 
     `hf:owner/name?config=small&split=train&revision=v2`; of a folder likewise, unless there is one
     that is really called so.
@@ -112,7 +112,7 @@ def split_place(place: str) -> tuple[str, dict[str, str], str]:
     where, mark, written = place.rpartition("?")
     is_hub = place.startswith(HUB_PREFIX)
     if not mark or (not is_hub and (Path(place).exists() or not Path(where).is_dir())):
-        return place, {}, ""
+        return place, {}
     parts = (part.partition("=") for part in written.split("&"))
     choice = {name: unquote(value) for name, _, value in parts}
     if not choice or set(choice) - set(CHOICES) or not all(choice.values()):
@@ -120,7 +120,7 @@ def split_place(place: str) -> tuple[str, dict[str, str], str]:
             f"{place} ends in ?{written}: choose by {', '.join(f'{c}=NAME' for c in CHOICES)}, "
             "with & between them"
         )
-    return where, choice, written
+    return where, choice
 
 
 def read_rows(place: str) -> Iterator[Content]:
@@ -148,7 +148,7 @@ def read_rows(place: str) -> Iterator[Content]:
         except UserError:
             raise
         except Exception as error:  # whatever reading damaged files raises
-            why = " ".join(str(error).split())[:300] or type(error).__name__
+            why = in_one_line(error)[:300]
             raise UserError(f"cannot read the dataset {place} ({why}): it is damaged") from error
 
 
@@ -157,7 +157,7 @@ def read_rows(place: str) -> Iterator[Content]:
 
 def _open(place: str, stack: ExitStack) -> dict[str, Any]:
     """Splits of a dataset, read as a stream."""
-    where, choice, _ = split_place(place)
+    where, choice = split_place(place)
     try:
         if where.startswith(HUB_PREFIX):
             return _load(where.removeprefix(HUB_PREFIX), choice)
@@ -174,7 +174,7 @@ def _open(place: str, stack: ExitStack) -> dict[str, Any]:
     except IndexError as error:  # the library's answer to a dataset saved without rows
         raise UserError(f"the dataset {place} has no rows: give one with videos") from error
     except Exception as error:  # the library raises whatever its network and file layers do
-        why = " ".join(str(error).split())[:300] or type(error).__name__
+        why = in_one_line(error)[:300]
         cure = "check its name"
         if "onfig name is missing" in why:
             cure = f"name one of its configs, as {place}?config=NAME"
@@ -382,7 +382,7 @@ def _content(cell: Any) -> bytes:
         with fsspec.open(cell["path"], "rb") as file:
             return file.read()
     except Exception as error:  # whatever the many file systems raise
-        why = " ".join(str(error).split()) or type(error).__name__
+        why = in_one_line(error)
         raise UserError(f"cannot read {cell['path']}, which a data set names ({why})") from error
 
 
@@ -417,6 +417,6 @@ def _borders_below(folder: Path, changed: int) -> dict[Path, tuple[float, ...]]:
                     path = folder / pattern.format(video_key=key, **numbers)
                     borders.setdefault(path, set()).add(float(episode[name]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        why = " ".join(str(error).split())
+        why = in_one_line(error)
         raise UserError(f"{folder} has a damaged folder meta ({why}): download it again") from error
     return {path: tuple(sorted(times - {0.0})) for path, times in borders.items()}

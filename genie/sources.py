@@ -132,9 +132,9 @@ def list_sources(places: Sequence[str]) -> str:
         if place.startswith(HUB_PREFIX):
             listing.update(place.encode())
         elif is_dataset(place):
-            folder, _, choice = split_place(place)
+            folder, choice = split_place(place)
             files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-            listing.update(f"{_stamps(files)}{choice or ''}".encode())
+            listing.update(f"{_stamps(files)}{sorted(choice.items()) or ''}".encode())
         else:
             for source in _find(place):
                 listing.update(os.fsencode(f"{source.name}\0{source.stamp}\n"))

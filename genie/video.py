@@ -37,11 +37,10 @@ from genie.decoding import (
     animation_rate,
     decode,
     frame_rate,
-    in_one_line,
     is_animation,
     open_video,
 )
-from genie.errors import BrokenOff, UserError
+from genie.errors import BrokenOff, UserError, in_one_line
 from genie.fitting import MAX_IMAGE_PIXELS, Fit, Size, check_image_size, fit_image, to_rgb
 
 PALETTE_PIXELS = 16_384
@@ -384,19 +383,17 @@ def _encode(path: Path, pictures: Iterator[np.ndarray], fps: float, lossless: bo
         track.width, track.height = (width, height) if lossless else (width & ~1, height & ~1)
         track.pix_fmt = layout
         track.thread_count = 1
-        if not lossless:
+        matrix = None if lossless else Colorspace.ITU709
+        if matrix:
             # Players guess an untagged file's colours by its size, and so does `decoding`.
             tags = track.codec_context
-            tags.colorspace, tags.color_range = Colorspace.ITU709, ColorRange.MPEG
+            tags.colorspace, tags.color_range = matrix, ColorRange.MPEG
             tags.color_primaries, tags.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         converter = VideoReformatter()
         for picture in chain([first], pictures):
             picture = np.ascontiguousarray(picture[: track.height, : track.width])
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            if not lossless:
-                frame = converter.reformat(
-                    frame, format=layout, dst_colorspace=Colorspace.ITU709, threads=THREADS
-                )
+            frame = converter.reformat(frame, format=layout, dst_colorspace=matrix, threads=THREADS)
             container.mux(track.encode(frame))
         container.mux(track.encode())
 

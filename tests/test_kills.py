@@ -49,6 +49,7 @@ def test_a_run_killed_twenty_times_is_the_unbroken_run(killed: dict, stage: str)
     story = killed[stage]
     assert story["hits"] >= LEAST_HITS, f"most kills came too late to prove anything: {story}"
     assert story["with_states"] >= LEAST_HITS // 2, f"hardly a kill had anything to lose: {story}"
+    assert story["while_saving"], f"no state was half written when a kill came: {story}"
     assert sum(start > 0 for start in story["starts"]) >= LEAST_HITS // 2, (
         f"hardly a try went on from a state: {story}"
     )

@@ -149,15 +149,14 @@ def gif_times(path: Path) -> list[int]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 40), st.floats(0.5, 300))
+@given(st.integers(4, 40), st.floats(0.5, 100))
 def test_a_gif_lasts_as_long_as_its_frames(small_files: Path, count: int, fps: float):
-    path, frames = small_files / "timed.gif", np.zeros((count, 8, 8, 3), np.uint8)
-    frames[::2] = 255
-    video.write(path, list(frames), fps=fps)
-    times = gif_times(path) if count > 1 else []
-    if count > 1 and len(times) > 1:
-        assert abs(sum(times) - 1000 * count / fps) <= 20, "faster or slower than told"
-        assert min(times) >= 20, "browsers slow this down"
+    path = small_files / "timed.gif"
+    frames = [np.full((8, 8, 3), 6 * number, np.uint8) for number in range(count)]
+    video.write(path, frames, fps=fps)
+    times = gif_times(path)
+    assert abs(sum(times) - 1000 * count / fps) <= 20, "faster or slower than told"
+    assert min(times) >= 20, "browsers slow this down"
 
 
 def test_a_gif_faster_than_gifs_can_be_leaves_out_frames(tmp_path: Path):
