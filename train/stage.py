@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import torch
 import tyro
-from torch import nn
+from torch import distributed, nn
 
 from genie.checkpoint import check_folder, fingerprint_weights, load_weights
 from genie.data import Clips, FrameStore, TokenStore, read_card
@@ -277,6 +277,10 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped; repeat the command to go on", file=sys.stderr)
         raise SystemExit(130) from None
+    else:
+        # Its threads else outlive the interpreter now and then, and a finished run ends as a crash.
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def _take_preset(args: list[str]) -> str:
