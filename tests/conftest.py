@@ -1,6 +1,7 @@
 """Synthetic games whose truth is known, and tiny worlds. Sizes differ pairwise on purpose."""
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,10 @@ from genie.world import World, WorldConfig
 # No property here is about time, and a busy machine is slow now and then.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
+
+# A shell starts what runs in its background deaf to Ctrl-C, and so would be the commands that
+# tests start and stop.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HEIGHT, WIDTH = 32, 48
 MOVES = np.array([(0, 0), (0, -3), (0, 3), (-3, 0), (3, 0)])

@@ -968,8 +968,9 @@ class Killed:
         return printed
 
     def finished(self) -> dict[str, int]:
-        """Files of frames that are complete, and when they were written."""
-        return {path.name: path.stat().st_mtime_ns for path in self.parts.glob("[!.]*.frames")}
+        """Frames of parts that are complete, as their JSON says, and when they were written."""
+        frames = [path.with_suffix(".frames") for path in self.parts.glob("[!.]*.json")]
+        return {path.name: path.stat().st_mtime_ns for path in frames if path.is_file()}
 
     def _start(self) -> subprocess.Popen:
         return subprocess.Popen(

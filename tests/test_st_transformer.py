@@ -245,7 +245,7 @@ from genie.compiling import compile_parts
 from genie.st_transformer import STTransformer
 
 torch.manual_seed(0)
-net = STTransformer(dim=24, num_blocks=2, num_heads=3, window=3)
+net = STTransformer(dim=24, num_blocks=1, num_heads=3, window=3)
 compiled = copy.deepcopy(net)
 compile_parts(compiled)
 x = torch.randn(2, 6, 5, 24)
