@@ -5,8 +5,6 @@ In: frozen dataclasses and nets. Out: files, and the same again. Knows no partic
 
 import glob
 import hashlib
-import os
-import tempfile
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -17,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from genie.errors import UserError
+from genie.files import whole, writing
 
 MOST_BYTES = 15 * 2**20  # of a file of weights: code hosts take no large ones
 
@@ -63,31 +62,6 @@ def _closest(kind: Any, values: dict[str, Any]) -> type:
     """Of a union of dataclasses the one that shares most fields with `values`."""
     options = get_args(kind) or (kind,)
     return max(options, key=lambda option: len({f.name for f in fields(option)} & values.keys()))
-
-
-def check_folder(folder: str | Path) -> Path:
-    """`folder` if files can be written into it, before any work is done for them.
-
-    Raises:
-        UserError: if it cannot be made or written.
-    """
-    folder = Path(folder)
-    made = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not made.is_dir():
-        raise UserError(f"cannot write {folder}: {made} is not a folder; choose another place")
-    try:  # rights alone do not tell: the disk may be read-only or no disk at all
-        tempfile.TemporaryFile(dir=made).close()
-    except OSError as error:
-        why = error.strerror or error
-        raise UserError(f"cannot write {folder}: {why}; choose another place") from error
-    return folder
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(partial, path)
 
 
 def save_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
@@ -157,18 +131,12 @@ def save_tensors(
     tensors: dict[str, torch.Tensor], path: Path, dtype: torch.dtype | None = None
 ) -> None:
     """As `save_weights`, of the tensors of a net."""
-    partial = path.with_name(f".{path.name}.partial")
     state = {
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
         for name, tensor in tensors.items()
     }
-    try:
+    with writing(path), whole(path) as partial:
         partial.write_bytes(save(state))
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def fingerprint_weights(path: Path) -> str:

@@ -7,7 +7,6 @@ losses.
 
 import json
 import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from genie.checkpoint import config_from_dict
 from genie.errors import UserError
+from genie.files import whole_folder, writing
 
 SPLITS = ("train", "heldout")
 FORMAT_VERSION = 3
@@ -288,15 +288,9 @@ class TokenStore:
         Raises:
             UserError: if it cannot be written.
         """
-        partial = fresh_folder(folder)
-        try:
+        with writing(folder), whole_folder(folder) as partial:
             self._write(partial)
             (partial / "fingerprint").write_text(fingerprint)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
 
     def _write(self, folder: Path) -> None:
         features = datasets.Features(
@@ -475,17 +469,6 @@ def _total_memory() -> int:
 def fixed_lists(rows: np.ndarray) -> pa.Array:
     """An Arrow column of one list a row."""
     return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
-
-
-def fresh_folder(out: Path) -> Path:
-    """An empty folder beside `out`, to be renamed when it is complete."""
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"cannot make {out}: {error.strerror or error}") from error
-    return partial
 
 
 def starts(lengths: Iterable[int]) -> np.ndarray:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from genie import metrics, video
-from genie.checkpoint import write_whole
+from genie.files import write_whole
 
 FILE_NAME = "legend.json"
 STRIP_NAME = "legend.png"

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from genie import video
-from genie.checkpoint import write_whole
 from genie.errors import BrokenOff, UserError
+from genie.files import write_whole
 from genie.scenes import SceneRules, is_like, keep
 from genie.sources import Source
 

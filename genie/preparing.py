@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from genie.checkpoint import write_whole
 from genie.data import SPLITS, Card
 from genie.errors import UserError
+from genie.files import write_whole
 from genie.machine import end_with
 from genie.parts import FrameOptions, Part, make_part, read_part
 from genie.shards import ShardWriter, StoredVideo, list_videos, seal, write_card

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 from datasets.arrow_writer import ArrowWriter
 
-from genie.checkpoint import write_whole
 from genie.data import Card, fixed_lists, shard_name
+from genie.files import write_whole
 
 SHARD_BYTES = 256 * 2**20
 

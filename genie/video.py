@@ -41,10 +41,13 @@ from genie.decoding import (
     open_video,
 )
 from genie.errors import BrokenOff, UserError, in_one_line
+from genie.files import whole, writing
 from genie.fitting import MAX_IMAGE_PIXELS, Fit, Size, check_image_size, fit_image, to_rgb
 
 PALETTE_PIXELS = 16_384
 """How many pixels of a large picture choose its colours in a GIF."""
+CONTAINERS = {".mp4": "mp4", ".mkv": "matroska"}
+"""What PyAV calls the format of a file that ends so."""
 GIF_SHORTEST = 2
 """Hundredths of a second that a frame of a GIF lasts at least."""
 STRIP_PICTURES = 12
@@ -226,19 +229,14 @@ def write(
         raise UserError(f"no frames to write to {path}: make at least one step first")
     if not MIN_FPS <= fps <= MAX_FPS:
         raise UserError(f"{fps} frames per second: give {MIN_FPS} to {MAX_FPS:g}")
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        if path.suffix.lower() == ".gif":
+    ending = path.suffix.lower()
+    with writing(path), whole(path) as partial:
+        if ending == ".gif":
             _encode_gif(partial, frames, fps, scale)
-        elif path.suffix.lower() == ".png":
+        elif ending == ".png":
             _encode_strip(partial, frames, scale)
         else:
-            _encode(partial, _enlarged(frames, scale), fps, lossless)
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+            _encode(partial, CONTAINERS[ending], _enlarged(frames, scale), fps, lossless)
 
 
 def write_image(path: str | Path, image: UInt8[Tensor, "3 h w"]) -> None:
@@ -248,14 +246,8 @@ def write_image(path: str | Path, image: UInt8[Tensor, "3 h w"]) -> None:
         UserError: if it cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with writing(path), whole(path) as partial:
         Image.fromarray(to_picture(image)).save(partial, format="PNG", optimize=True)
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check_writable(path: str | Path) -> Path:
@@ -265,7 +257,7 @@ def check_writable(path: str | Path) -> Path:
         UserError: if the ending is unknown or the folder is missing or not writable.
     """
     path = Path(path)
-    if path.suffix.lower() not in {".gif", ".mp4", ".mkv", ".png"}:
+    if path.suffix.lower() not in {".gif", ".png", *CONTAINERS}:
         raise UserError(f"{path} ends in {path.suffix!r}: name a .gif, .mp4, .mkv or .png file")
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file inside it")
@@ -372,13 +364,15 @@ def _encode_strip(path: Path, frames: Sequence[np.ndarray], scale: int) -> None:
     Image.fromarray(strip).save(path, format="PNG", optimize=True)
 
 
-def _encode(path: Path, pictures: Iterator[np.ndarray], fps: float, lossless: bool) -> None:
+def _encode(
+    path: Path, container_format: str, pictures: Iterator[np.ndarray], fps: float, lossless: bool
+) -> None:
     first = next(pictures)
     height, width = first.shape[:2]
     # libx264rgb keeps RGB as it is; yuv420p, which every player shows, needs even sides.
     codec, layout = ("libx264rgb", "rgb24") if lossless else ("libx264", "yuv420p")
     options = {"qp": "0", "preset": "veryfast"} if lossless else {"crf": "16"}
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", format=container_format) as container:
         track = container.add_stream(codec, rate=_as_rate(fps), options=options)
         track.width, track.height = (width, height) if lossless else (width & ~1, height & ~1)
         track.pix_fmt = layout

@@ -15,9 +15,10 @@ from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
 from genie import video
-from genie.checkpoint import config_from_dict, load_weights, save_weights, write_whole
+from genie.checkpoint import config_from_dict, load_weights, save_weights
 from genie.dynamics import Dynamics, DynamicsConfig
 from genie.errors import UserError
+from genie.files import write_whole, writing
 from genie.latent_action import LatentActionConfig, LatentActionModel
 from genie.machine import best_device, quick_dtype
 from genie.session import QuickNets, SamplingConfig, Session, Sessions
@@ -141,14 +142,12 @@ class World(nn.Module):
             UserError: if the folder cannot be written.
         """
         folder = Path(folder)
-        try:
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "config.json").unlink(missing_ok=True)
             for net in NETS:
                 save_weights(getattr(self, net), folder / f"{net}.safetensors", dtype)
             write_whole(folder / "config.json", json.dumps(asdict(self.config), indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
 
     def start(
         self,

@@ -243,8 +243,8 @@ def _serve(library: "Library", options: Options) -> int:
 def _check(options: Options) -> None:
     """Refuse whatever can be refused before a world is loaded."""
     from genie import video
-    from genie.checkpoint import check_folder
     from genie.errors import UserError
+    from genie.files import check_folder
     from genie.session import MOST_STEPS
     from play.headless import MAX_ACTIONS
 

@@ -4,13 +4,13 @@ In: a world's fingerprint and a `KeyMap`. Out: the same with the person's keys.
 """
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import platformdirs
 
 from genie.errors import UserError
+from genie.files import write_whole
 from play.keymap import KeyMap, check_bindings
 
 
@@ -45,12 +45,9 @@ def remember(key: str, action: int, fingerprint: str) -> None:
         UserError: if it cannot be written.
     """
     path = path_for(fingerprint)
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        partial.write_text(json.dumps({**before, key: action}) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_whole(path, json.dumps({**before, key: action}) + "\n")
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"cannot remember the key in {path}: {error}") from error
 

@@ -8,11 +8,9 @@ import base64
 import binascii
 import hashlib
 import json
-import os
 import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from genie.errors import UserError
+from genie.files import whole, writing
 from play.game import Settings
 
 FORMAT_VERSION = 2
@@ -81,14 +80,8 @@ class Recording:
             "version": FORMAT_VERSION,
             "prompt": {"shape": self.prompt.shape, "pixels": pixels},
         }
-        partial = path.with_name(f".{path.name}.partial")
-        try:
+        with writing(path), whole(path) as partial:
             partial.write_text(json.dumps(values) + "\n")
-            os.replace(partial, path)
-        except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
-            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
     @classmethod
     def load(cls, path: Path) -> Self:

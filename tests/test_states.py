@@ -303,6 +303,13 @@ def test_a_limit_on_the_size_of_files_is_one_line(prepared_folder: Path, tmp_pat
     assert not list((tmp_path / "tokenizer").glob("*state*"))
 
 
+def test_what_a_kill_left_half_written_goes_when_the_next_state_is_saved(trainer, tmp_path: Path):
+    run = trainer()
+    (tmp_path / "run" / ".state-0000001.pt.partial").write_bytes(b"half")
+    to_its_end(run)
+    assert not list((tmp_path / "run").glob("*.partial"))
+
+
 # How many states, and longer runs
 
 

@@ -20,8 +20,8 @@ import torch
 import tyro
 
 from genie import data
-from genie.checkpoint import check_folder, write_whole
 from genie.errors import UserError
+from genie.files import check_folder, write_whole, writing
 from genie.parts import FrameOptions
 from genie.preparing import HELDOUT_SHARE, describe_source
 from train import compare, dynamics, latent_action, prepare, tokenizer
@@ -260,11 +260,9 @@ When it is finished:
 
 config.json says what was asked for, starts.jsonl with which command, commit and versions.
 """
-    try:
+    with writing(run):
         note_start(run)
         write_whole(run / "README.md", text)
-    except OSError as error:
-        raise UserError(f"cannot write {run}: {error.strerror or error}") from error
 
 
 def _run_stages(

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 import tyro
 
-from genie.checkpoint import check_folder, write_whole
 from genie.data import FrameStore
+from genie.files import check_folder, write_whole
 from genie.world import World
 from train.evaluate import check_sizes, draw_work, evaluate
 from train.stage import one_line_errors

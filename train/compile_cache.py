@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from genie.checkpoint import write_whole
 from genie.errors import UserError
+from genie.files import write_whole
 
 
 def load_compiled(path: Path | None) -> None:
@@ -43,7 +43,6 @@ def save_compiled(path: Path | None) -> None:
     if made is None:
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, made[0])
     except OSError as error:
         print(f"warning: cannot write {path} ({error.strerror or error}): nothing is kept of it")

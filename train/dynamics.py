@@ -13,10 +13,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from genie import legend, video
-from genie.checkpoint import check_folder
 from genie.data import FrameStore
 from genie.dynamics import Dynamics, DynamicsConfig
 from genie.errors import UserError
+from genie.files import check_folder
 from genie.session import SamplingConfig
 from genie.tokenizer import Tokenizer
 from genie.world import World, WorldConfig, read_config

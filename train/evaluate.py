@@ -18,9 +18,9 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from genie.checkpoint import check_folder
 from genie.data import FrameStore
 from genie.errors import UserError
+from genie.files import check_folder
 from genie.world import World
 from train.figures import (
     delta_psnr_figures,

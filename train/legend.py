@@ -12,9 +12,9 @@ import torch
 import tyro
 
 from genie import legend
-from genie.checkpoint import check_folder
 from genie.data import FrameStore
 from genie.errors import UserError
+from genie.files import check_folder
 from genie.world import World
 from train.dynamics import LEGEND_PROMPTS, draw_prompts
 from train.evaluate import check_sizes

@@ -4,9 +4,7 @@ In: a world, clips and what it made of them. Out: PNG and GIF files, each writte
 all. Measures only to find the best and the worst.
 """
 
-import contextlib
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from genie import video
-from genie.errors import UserError
+from genie.files import write_whole, writing
 from genie.legend import hold_actions
 from genie.metrics import psnr
 from genie.world import World
@@ -114,13 +112,5 @@ def write(path: Path, content: bytes) -> None:
     Raises:
         UserError: if the place cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):  # where it could not be made, it cannot be looked up
-            partial.unlink()
+    with writing(path):
+        write_whole(path, content)

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from genie.checkpoint import config_from_dict, write_whole
+from genie.checkpoint import config_from_dict
 from genie.data import FrameStore, read_card
 from genie.errors import UserError
+from genie.files import write_whole, writing
 from train.long_rollouts import longest_scenes, scenes_of
 from train.rollouts import HISTORY, check_seed, draw_rows, find_videos
 from train.stage import one_line_errors
@@ -125,11 +126,8 @@ def main(config: ProtocolConfig) -> None:
         sets=tuple(clips for folder in config.data for clips in _draw(folder, config)),
     )
     _check_distinct(protocol.sets)
-    try:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(config.out):
         write_whole(config.out, json.dumps(asdict(protocol), indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {config.out}: {error.strerror or error}") from error
     print(f"{config.out}: " + ", ".join(f"{s.name}: {len(s.clips)} clips" for s in protocol.sets))
 
 

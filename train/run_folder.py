@@ -23,9 +23,9 @@ from genie.checkpoint import (
     remove_weights,
     save_tensors,
     save_weights,
-    write_whole,
 )
-from genie.errors import UserError
+from genie.errors import UserError, in_one_line
+from genie.files import write_whole, writing
 from train.config import stable_steps
 from train.provenance import command_line, note_start
 from train.states import State, States
@@ -63,20 +63,19 @@ class RunFolder:
         """
         self.path, self.states = path, States(path, keep_states)
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(path / ".lock", timeout=LOCK_SECONDS, is_singleton=True)
-            self._lock.acquire()
-            self._extend(description)
-            claim(path, description)
-            if not is_finished(path):
-                note_start(path)
-                write_whole(path / "README.md", _explain(path, then))
+            with writing(path):
+                path.mkdir(parents=True, exist_ok=True)
+                self._lock = FileLock(path / ".lock", timeout=LOCK_SECONDS, is_singleton=True)
+                self._lock.acquire()
+                self._extend(description)
+                claim(path, description)
+                if not is_finished(path):
+                    note_start(path)
+                    write_whole(path / "README.md", _explain(path, then))
         except Timeout:
             raise UserError(
                 f"{path} is being trained by another process: wait for it or stop it"
             ) from None
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
     def log(self, step: int, split: str, metrics: dict[str, float]) -> None:
         """Append a line to metrics.jsonl.
@@ -90,7 +89,7 @@ class RunFolder:
             with (self.path / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
-            why = error.strerror or error
+            why = in_one_line(error)
             raise UserError(f"cannot write {self.path}: {why}; repeat the command then") from error
 
     def evaluations(self) -> list[dict[str, float]]:
@@ -171,11 +170,8 @@ def claim(folder: Path, description: dict[str, Any]) -> None:
         wanted |= {TAKEN: found[TAKEN]} if TAKEN in found else {}
         if found == wanted:
             return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
         write_whole(path, _as_json(wanted))
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
 def _known(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:

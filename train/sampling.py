@@ -22,9 +22,9 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from genie import metrics, video
-from genie.checkpoint import check_folder, write_whole
 from genie.data import FrameStore
 from genie.errors import UserError
+from genie.files import check_folder, write_whole
 from genie.session import SamplingConfig
 from genie.world import World
 from train.evaluate import NUM_HELD_PROMPTS, check_sizes

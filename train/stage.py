@@ -14,9 +14,10 @@ import torch
 import tyro
 from torch import distributed, nn
 
-from genie.checkpoint import check_folder, fingerprint_weights, load_weights
+from genie.checkpoint import fingerprint_weights, load_weights
 from genie.data import Clips, FrameStore, TokenStore, read_card
 from genie.errors import UserError
+from genie.files import check_folder
 from genie.machine import allow_quick_float32, best_device, check_compiler, end_with_parent
 from genie.world import read_config
 from train.compile_cache import load_compiled, save_compiled

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from genie.errors import UserError
+from genie.errors import UserError, in_one_line
+from genie.files import whole
 
 # What torch.load raises for a file that is torn.
 TORN = (
@@ -49,17 +50,15 @@ class States:
         Raises:
             UserError: if there is no room; the states before it are untouched.
         """
-        partial = self.folder / ".state.pt.partial"
+        self._drop_half_written()
         try:
-            with partial.open("wb") as file:
+            with whole(self._path(step)) as partial, partial.open("wb") as file:
                 torch.save(state, file)
                 file.flush()
                 os.fsync(file.fileno())  # or a power cut leaves the name without the content
-            os.replace(partial, self._path(step))
             _flush_folder(self.folder)
         except (OSError, RuntimeError) as error:
-            partial.unlink(missing_ok=True)
-            why = " ".join((getattr(error, "strerror", None) or str(error)).split())
+            why = in_one_line(error)
             last = f"step {max(self.steps())} is whole" if self.steps() else "there is none yet"
             raise UserError(
                 f"cannot save step {step} in {self.folder} ({why}): make room and repeat the "
@@ -86,6 +85,11 @@ class States:
         kept = {*steps[-self.keep :], *[step for step in steps if step <= milestone][-1:]}
         for step in set(steps) - kept:
             self._path(step).unlink()
+
+    def _drop_half_written(self) -> None:
+        """What kills have left: large, and each by another name."""
+        for partial in self.folder.glob(".state-*.partial"):
+            partial.unlink()
 
     def _path(self, step: int) -> Path:
         return self.folder / f"state-{step:07d}.pt"

@@ -17,8 +17,8 @@ import torch
 import tyro
 
 from genie import machine
-from genie.checkpoint import check_folder, write_whole
 from genie.errors import UserError
+from genie.files import check_folder, write_whole
 from tests.benchmarks import limits, loading, page, playing, preparing, training, worlds
 from train.stage import one_line_errors
 
@@ -40,25 +40,26 @@ class Options:
 
 def sections(options: Options) -> dict[str, Section]:
     """What is measured, in the order in which it is."""
-    shipped, paper = worlds.shipped_world(), worlds.paper_world()
-    steps = shipped.config.sampling.maskgit_steps
+    shipped, paper = worlds.shipped_world, worlds.paper_world  # made for who wants them
     return {
-        "frames": lambda: playing.by_history(shipped, steps, rounds=30),
+        "frames": lambda: playing.by_history(
+            shipped(), shipped().config.sampling.maskgit_steps, rounds=30
+        ),
         "paper": lambda: [
-            *playing.by_history(paper, 4, rounds=3),
+            *playing.by_history(paper(), 4, rounds=3),
             *(
-                [playing.frame_cost(paper, 15, 4, rounds=5, compile=True)]
-                if machine.has_compiler(paper.device)
+                [playing.frame_cost(paper(), 15, 4, rounds=5, compile=True)]
+                if machine.has_compiler(paper().device)
                 else []
             ),
         ],
-        "paper-25": lambda: playing.uncached_frame(paper, 15, 25, rounds=2),
-        "foresight": lambda: playing.foresight(shipped, 1000),
+        "paper-25": lambda: playing.uncached_frame(paper(), 15, 25, rounds=2),
+        "foresight": lambda: playing.foresight(shipped(), 1000),
         "page": lambda: page.round_trips(300),
-        "many": lambda: playing.many_at_once(shipped, rounds=15),
+        "many": lambda: playing.many_at_once(shipped(), rounds=15),
         "limits": lambda: [
-            *limits.one_pass(shipped, rounds=60),
-            *limits.one_pass(paper, rounds=25),
+            *limits.one_pass(shipped(), rounds=60),
+            *limits.one_pass(paper(), rounds=25),
         ],
         "training": lambda: [
             *training.whole_preset("nano", rounds=7),
@@ -67,7 +68,7 @@ def sections(options: Options) -> dict[str, Section]:
         ],
         "preparing": lambda: preparing.throughput(rounds=5),
         "loading": lambda: loading.loader(500),
-        "long": lambda: playing.old_and_young(shipped, options.frames, rounds=200),
+        "long": lambda: playing.old_and_young(shipped(), options.frames, rounds=200),
     }
 
 
@@ -86,7 +87,6 @@ def main(options: Options) -> None:
         figures[name] = chosen[name]()
         lines += ["", f"{name} ({time.perf_counter() - started:.0f} s)", *table(figures[name])]
         # After every section: whatever ends the next one takes nothing away.
-        out.mkdir(parents=True, exist_ok=True)
         write_whole(out / "bench.json", json.dumps(figures, indent=1) + "\n")
         write_whole(out / "bench.txt", "\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -1,6 +1,7 @@
 """The worlds that are timed, and the plain way of running them that others take."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,11 +19,13 @@ from train import dynamics, latent_action, tokenizer
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+@cache
 def shipped_world() -> World:
     """The one in checkpoints."""
     return genie.load(REPOSITORY / "checkpoints" / "coinrun")
 
 
+@cache
 def paper_world() -> World:
     """The paper's CoinRun size with random weights: 256 tokens, 12 blocks of width 512."""
     pixels = tokenizer.PRESETS["paper"].model
@@ -52,8 +55,8 @@ def start(world: World, age: int, rows: int = 1, compile: bool = False, **sampli
     for step in range(1, filled):
         running.step(torch.full((rows,), step % world.num_actions))
     running.prepare()
-    for cache in (running._past, running._shown):
-        cache.num_frames += age - filled
+    for ring in (running._past, running._shown):
+        ring.num_frames += age - filled
     return running
 
 
