@@ -11,15 +11,12 @@ from genie import video
 
 def main(clip: str, out: str, world_folder: str = "checkpoints/coinrun") -> None:
     world = genie.load(world_folder)
-    stored = video.read(clip, world.size)  # t 3 h w, 0..255
-    frames = video.to_float(stored)  # t 3 h w, 0..1
+    pictures = video.read(clip, world.size)  # t h w 3, 0..255
+    actions = world.infer(pictures)  # t-1: what someone pressed, inferred
 
-    # 1 t-1: what someone pressed, inferred
-    actions = world.latent_action.infer(frames[None].to(world.device))
-
-    session = world.start(prompt=stored[0])
-    rollout = [session.frame]  # h w 3, 0..255: ready for any screen
-    rollout += [session.step(action) for action in actions[0].tolist()]
+    session = world.start(pictures[0])
+    rollout = [session.frame]  # h w 3: ready for any screen
+    rollout += [session.step(action) for action in actions.tolist()]
     video.write(out, rollout, fps=world.fps, scale=4)
 
 

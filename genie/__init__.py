@@ -4,12 +4,12 @@ Six tensors cross the borders between files. They are the only legend of shapes 
 
 | name           | type                         | range  | made by; read by                 |
 |----------------|------------------------------|--------|----------------------------------|
-| `frames`, kept | `UInt8[Tensor, "t 3 h w"]`   | 0..255 | `video`; `data`, screen          |
-| `frames`, nets | `Float[Tensor, "b t 3 h w"]` | 0..1   | `video.to_float`; tokenizer, LAM |
+| `frames`, kept | `UInt8[Tensor, "t 3 h w"]`   | 0..255 | `data`, `frames`; world          |
+| `frames`, nets | `Float[Tensor, "b t 3 h w"]` | 0..1   | `frames.to_float`; nets    |
 | `tokens`       | `Int[Tensor, "b t n"]`       | 0..v-1 | `Tokenizer.encode`; dynamics     |
 | `actions`      | `Int[Tensor, "b t-1"]`       | 0..a-1 | `infer` of the LAM; dynamics     |
 | `logits`       | `Float[Tensor, "b t n v"]`   | real   | `Dynamics`; maskgit, loss        |
-| `frame`        | numpy `uint8 (h, w, 3)`      | 0..255 | `Session.step`; `play`           |
+| `frame`        | numpy `uint8 (h, w, 3)`      | 0..255 | `video`, `Session.step`; `play`  |
 
 Axes: b batch, t frames, n tokens in a frame, h w pixels, d model width, e code width, v codebook
 size, a number of actions, k heads, s cached frames. Action t leads from frame t to frame t+1.

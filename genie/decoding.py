@@ -132,7 +132,7 @@ def open_video(path: Path) -> av.container.InputContainer:
 def decode(
     path: Path, size: Size | None, fit: Fit, fps: float | None, joints: set[int] | None = None
 ) -> Iterator[np.ndarray]:
-    """The pictures of a file; see `video.stream_pictures`.
+    """The pictures of a file; see `video.stream`.
 
     Raises:
         UserError: if it is no video.

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from genie import metrics, video
 from genie.files import write_whole
+from genie.frames import to_float, to_pictures
 
 FILE_NAME = "legend.json"
 STRIP_NAME = "legend.png"
@@ -95,8 +96,7 @@ def hold_actions(
 def scrolls(films: UInt8[Tensor, "p a t 3 h w"]) -> Int[Tensor, "p a t-1 2"]:
     """Motion of the view between neighbouring frames, (dx, dy) in pixels, right and up positive."""
     shifts = [
-        metrics.scroll(video.to_float(film[:-1]), video.to_float(film[1:]))
-        for film in films.flatten(0, 1)
+        metrics.scroll(to_float(film[:-1]), to_float(film[1:])) for film in films.flatten(0, 1)
     ]
     return rearrange(shifts, "(p a) s xy -> p a s xy", p=len(films))
 
@@ -184,7 +184,8 @@ def write_legend(
         "held_frames": HELD_STEPS,
         "actions": [asdict(effect) for effect in measured],
     }
-    video.write_image(folder / STRIP_NAME, _strip(films[_most_typical(outcomes(shifts))]))
+    strip = _strip(films[_most_typical(outcomes(shifts))])
+    video.write_image(folder / STRIP_NAME, to_pictures(strip))
     write_whole(folder / FILE_NAME, json.dumps(legend, indent=1) + "\n")
     return measured, keys
 

@@ -1,7 +1,7 @@
 """Figures about frames and actions: pure functions of tensors, without state, files or models.
 
 Frames come in as floats in 0..1; whoever holds stored uint8 frames converts them first
-(`video.to_float`). Actions and codes come in as 0-based ids.
+(`frames.to_float`). Actions and codes come in as 0-based ids.
 Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 4, for `delta_psnr`; SSIM after
 Wang et al. 2004.
 Does not judge: no thresholds here, and no network whose weights would have to be downloaded.

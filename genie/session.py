@@ -6,10 +6,9 @@ Knows no keys, windows or clocks.
 """
 
 import copy
-import math
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,45 +16,17 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from genie import noise, video
+from genie import noise
 from genie.compiling import compile_parts
 from genie.dynamics import Dynamics
 from genie.errors import UserError
+from genie.frames import to_float, to_pictures, to_uint8
 from genie.machine import autocast, check_compiler, quick_dtype
 from genie.maskgit import fill_frame
+from genie.sampling import SamplingConfig
 from genie.tokenizer import FrameDecoder, Tokenizer
 
-MOST_STEPS = 1024  # passes over a frame; nobody has more tokens, and their noise takes memory
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    """How new frames are drawn; found by free-running rollouts on held-out clips."""
-
-    maskgit_steps: int = 1
-    """Passes over a new frame at most."""
-    temperature: float = 0.3
-    """Of the token draws; 0 takes the most likely token."""
-    choice_temperature: float = 1.0
-    """Noise in the order in which tokens are revealed."""
-    entropy_bound: float = 0.0
-    """In nats for each token of a frame: beyond its share by MaskGIT's schedule, a pass reveals
-    tokens, the surest first, until what they leave open sums up to so much, so that a frame which
-    only scrolls takes fewer passes than one with news. 0: always all passes."""
-    guidance: float = 1.5
-    """1: logits as they are. Above: what the action changes in them is enlarged; each pass then
-    runs with and without the action, side by side."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.maskgit_steps <= MOST_STEPS:
-            raise UserError(f"maskgit_steps is {self.maskgit_steps}: use 1 to {MOST_STEPS}")
-        if not (0 <= self.temperature < math.inf and 0 <= self.choice_temperature < math.inf):
-            raise UserError("a temperature is negative or no number: use 0 or more")
-        if not 0 <= self.entropy_bound < math.inf:
-            raise UserError(f"entropy_bound is {self.entropy_bound}: use 0 (none) or more")
-        if not 1 <= self.guidance < math.inf:
-            raise UserError(f"guidance is {self.guidance}: use 1 (none) or more")
 
 
 @runtime_checkable
@@ -226,7 +197,7 @@ class Sessions:
         return actions.to(self._ages.device, torch.long, copy=True)
 
     def _read(self, prompts: UInt8[Tensor, "b t 3 h w"]) -> None:
-        nets, frames = self._nets.trained, video.to_float(prompts)
+        nets, frames = self._nets.trained, to_float(prompts)
         with autocast(nets.device):
             tokens, actions = nets.tokenizer.encode(frames), nets.latent_action.infer(frames)
         start = torch.full_like(tokens[:, 0, 0], self._nets.dynamics.no_action)
@@ -276,7 +247,7 @@ class Sessions:
         return unled + guidance * (led - unled)
 
     def _decode(self, tokens: Int[Tensor, "b n"]) -> UInt8[Tensor, "b 3 h w"]:
-        return video.to_uint8(self._nets.decoder(tokens, self._shown).float())
+        return to_uint8(self._nets.decoder(tokens, self._shown).float())
 
 
 class Session:
@@ -291,7 +262,7 @@ class Session:
     @property
     def frame(self) -> np.ndarray:
         """The newest frame, uint8 (h, w, 3); at the start the prompt, as the tokenizer has it."""
-        return video.to_picture(self._running.frames[0])
+        return to_pictures(self._running.frames[0])
 
     def step(self, action: int) -> np.ndarray:
         """Take an action; gives the next frame, uint8 (h, w, 3).
@@ -335,7 +306,7 @@ class Session:
         """
         copies, held = self._running.fork(self.num_actions), torch.arange(self.num_actions)
         while True:
-            yield np.stack([video.to_picture(frame) for frame in copies.step(held)])
+            yield to_pictures(copies.step(held))
 
     def snapshot(self) -> tuple[Any, ...]:
         """The present moment, to return to by `restore`."""
@@ -361,7 +332,7 @@ def _check_prompts(prompts: Any, size: tuple[int, int]) -> None:
         given = f"{prompts.dtype} {tuple(prompts.shape)}" if is_tensor else type(prompts).__name__
         raise UserError(
             f"prompts are {given}, a uint8 tensor (worlds, frames, 3, height, width) is wanted: "
-            "genie.video.read_image and read give such frames"
+            "genie.frames.from_pictures makes such of what genie.video reads"
         )
     if not prompts.shape[0] or not prompts.shape[1]:
         raise UserError("there is no prompt frame: give at least one for each world")

@@ -56,7 +56,7 @@ class Source:
         """Pictures as uint8 (h, w, 3).
 
         Args:
-            joints: see `video.stream_pictures`.
+            joints: see `video.stream`.
 
         Raises:
             UserError: if the source is broken.
@@ -68,11 +68,11 @@ class Source:
         if not self.is_video:
             yield from self._images(size, fit)
         elif self.paths:
-            yield from video.stream_pictures(self.paths[0], size, **how)
+            yield from video.stream(self.paths[0], size, **how)
         else:
             with self._as_file() as path:
                 try:
-                    yield from video.stream_pictures(path, size, **how)
+                    yield from video.stream(path, size, **how)
                 except UserError as error:
                     raise type(error)(str(error).replace(str(path), self.label)) from error
 
@@ -96,9 +96,9 @@ class Source:
 
     def _images(self, size: video.Size, fit: video.Fit) -> Iterator[np.ndarray]:
         for path in self.paths:
-            yield video.to_picture(video.read_image(path, size, fit))
+            yield video.read_image(path, size, fit)
         for content in self.contents:
-            yield video.to_picture(video.decode_image(content, size, fit))
+            yield video.decode_image(content, size, fit)
 
 
 def find_sources(places: Sequence[str]) -> Iterator[Source]:

@@ -1,7 +1,7 @@
-"""Video and image files to uint8 frames and back, and the only 0..255 to 0..1 conversions.
+"""Video and image files to pictures and back.
 
-In: paths of videos and images. Out: `frames` as UInt8[Tensor, "t 3 h w"], or files on disk.
-Deliberately knows nothing of tokens or models.
+In: paths of videos and images. Out: pictures, numpy uint8 (h, w, 3), or files on disk. Deliberately
+knows nothing of models, and does without torch: `frames` makes tensors of pictures.
 """
 
 import io
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-import torch
 from av.video.reformatter import (
     ColorPrimaries,
     ColorRange,
@@ -24,9 +23,8 @@ from av.video.reformatter import (
     ColorTrc,
     VideoReformatter,
 )
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from genie.decoding import (
     DEFAULT_FPS,
@@ -55,7 +53,7 @@ STRIP_PICTURES = 12
 
 def read(
     path: str | Path, size: Size | None = None, *, last: int | None = None
-) -> UInt8[Tensor, "t 3 h w"]:
+) -> UInt8[np.ndarray, "t h w 3"]:
     """Read a video or GIF into memory, whole or only its end.
 
     Args:
@@ -67,45 +65,34 @@ def read(
     Raises:
         UserError: as `stream`.
     """
-    return torch.stack(tuple(deque(stream(path, size), maxlen=last)))
+    return np.stack(tuple(deque(stream(path, size), maxlen=last)))
 
 
 def stream(
-    path: str | Path, size: Size | None = None, *, fit: Fit = "crop", fps: float | None = None
-) -> Iterator[UInt8[Tensor, "3 h w"]]:
-    """The frames of a video or GIF one after the other; transparency is laid on white.
-
-    A rotation that the file asks for is done.
-
-    Args:
-        path: a file that ffmpeg can decode.
-        size: as in `read`.
-        fit: how frames of another shape come to `size`.
-        fps: what is shown at every tick of a clock of so many ticks per second, by the file's
-            timestamps; None gives every frame that is stored.
-
-    Raises:
-        UserError: if the file is missing, empty, not a video, smaller than 8x8 or over 100
-            megapixels.
-        BrokenOff: if it is damaged, or ends before its last frame; the frames before are good.
-    """
-    for picture in stream_pictures(path, size, fit=fit, fps=fps):
-        yield torch.from_numpy(picture).movedim(-1, 0).contiguous()
-
-
-def stream_pictures(
     path: str | Path,
     size: Size | None = None,
     *,
     fit: Fit = "crop",
     fps: float | None = None,
     joints: set[int] | None = None,
-) -> Iterator[np.ndarray]:
-    """As `stream`, numpy uint8 (h, w, 3).
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """The pictures of a video or GIF one after the other; transparency is laid on white.
+
+    A rotation that the file asks for is done.
 
     Args:
+        path: a file that ffmpeg can decode.
+        size: as in `read`.
+        fit: how pictures of another shape come to `size`.
+        fps: what is shown at every tick of a clock of so many ticks per second, by the file's
+            timestamps; None gives every picture that is stored.
         joints: is given the numbers of pictures before which the file's time jumped, as where
             recordings were put end to end.
+
+    Raises:
+        UserError: if the file is missing, empty, not a video, smaller than 8x8 or over 100
+            megapixels.
+        BrokenOff: if it is damaged, or ends before its last picture; those before are good.
     """
     count = 0
     try:
@@ -125,7 +112,7 @@ class Resizer:
     """Brings pictures to one size, just as they come out of a lossless video that is so read."""
 
     def __init__(self, size: Size, fit: Fit = "crop") -> None:
-        """As `stream_pictures`."""
+        """As `stream`."""
         self._size, self._convert = size, Converter(size, fit)
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
@@ -148,7 +135,7 @@ def read_fps(path: str | Path) -> float:
         return float(frame_rate(container.streams.video[0]) or DEFAULT_FPS)
 
 
-def read_image(path: str | Path, size: Size, fit: Fit = "crop") -> UInt8[Tensor, "3 h w"]:
+def read_image(path: str | Path, size: Size, fit: Fit = "crop") -> UInt8[np.ndarray, "h w 3"]:
     """Read an image of any mode and size; it comes to `size` (height, width) as `fit` says.
 
     Transparency is laid on white, 16-bit greys are scaled, an animation gives its first frame.
@@ -162,7 +149,7 @@ def read_image(path: str | Path, size: Size, fit: Fit = "crop") -> UInt8[Tensor,
 
 def decode_image(
     content: bytes, size: Size, fit: Fit = "crop", *, max_pixels: int = MAX_IMAGE_PIXELS
-) -> UInt8[Tensor, "3 h w"]:
+) -> UInt8[np.ndarray, "h w 3"]:
     """As `read_image`, of a PNG, JPEG, WebP, GIF or BMP that somebody sent.
 
     Raises:
@@ -179,7 +166,7 @@ def _open_image(
     max_pixels: int,
     formats: tuple[str, ...] | None = None,
     fit: Fit = "crop",
-) -> UInt8[Tensor, "3 h w"]:
+) -> UInt8[np.ndarray, "h w 3"]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of large or damaged files
@@ -197,7 +184,7 @@ def _open_image(
     except Exception as error:  # a broken file makes Pillow raise nearly anything
         why = in_one_line(error)
         raise UserError(f"{name} is not a readable image ({why}): give a PNG or JPEG") from error
-    return torch.from_numpy(np.array(picture)).movedim(-1, 0).contiguous()
+    return np.array(picture)
 
 
 def write(
@@ -239,7 +226,7 @@ def write(
             _encode(partial, CONTAINERS[ending], _enlarged(frames, scale), fps, lossless)
 
 
-def write_image(path: str | Path, image: UInt8[Tensor, "3 h w"]) -> None:
+def write_image(path: str | Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
     """Write a PNG; the file appears whole or not at all.
 
     Raises:
@@ -247,7 +234,7 @@ def write_image(path: str | Path, image: UInt8[Tensor, "3 h w"]) -> None:
     """
     path = Path(path)
     with writing(path), whole(path) as partial:
-        Image.fromarray(to_picture(image)).save(partial, format="PNG", optimize=True)
+        Image.fromarray(picture).save(partial, format="PNG", optimize=True)
 
 
 def check_writable(path: str | Path) -> Path:
@@ -266,26 +253,6 @@ def check_writable(path: str | Path) -> Path:
     if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise UserError(f"{path} cannot be written: choose a place where you may write")
     return path
-
-
-def to_float(frames: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """0..255 to 0..1."""
-    return frames.float() / 255
-
-
-def to_uint8(frames: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """0..1 (clamped) to 0..255, the inverse of `to_float`."""
-    return (frames.float().clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-def to_picture(frame: UInt8[Tensor, "3 h w"]) -> np.ndarray:
-    """One frame as numpy uint8 (h, w, 3), the layout that screens and files want."""
-    return frame.movedim(0, -1).contiguous().cpu().numpy()
-
-
-def from_pictures(pictures: np.ndarray) -> UInt8[Tensor, "t 3 h w"]:
-    """Several frames from numpy uint8 (t, h, w, 3); the inverse of `to_picture` for each."""
-    return torch.from_numpy(pictures.copy()).movedim(-1, 1).contiguous()
 
 
 def _existing_file(path: str | Path) -> Path:

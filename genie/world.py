@@ -10,23 +10,27 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
-from genie import video
 from genie.checkpoint import config_from_dict, load_weights, save_weights
 from genie.dynamics import Dynamics, DynamicsConfig
 from genie.errors import UserError
 from genie.files import write_whole, writing
+from genie.frames import from_pictures, to_float
 from genie.latent_action import LatentActionConfig, LatentActionModel
 from genie.machine import best_device, quick_dtype
-from genie.session import QuickNets, SamplingConfig, Session, Sessions
+from genie.sampling import SamplingConfig
+from genie.session import QuickNets, Session, Sessions
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 from genie.tokenizer import Tokenizer, TokenizerConfig
 
 FORMAT_VERSION = 3
 NETS = ("tokenizer", "latent_action", "dynamics")
+# Neighbouring frames, or one: as tensors, or as pictures.
+Clip = UInt8[Tensor, "*t 3 h w"] | UInt8[np.ndarray, "*t h w 3"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +155,7 @@ class World(nn.Module):
 
     def start(
         self,
-        prompt: UInt8[Tensor, "*t 3 h w"],
+        prompt: Clip,
         *,
         seed: int = 0,
         maskgit_steps: int | None = None,
@@ -160,12 +164,13 @@ class World(nn.Module):
         """A session that starts after the prompt's last frame.
 
         Args:
-            prompt: one frame or several neighbouring ones (their motion continues), stored range.
+            prompt: one frame or several neighbouring ones (their motion continues).
             seed: same seed and actions give the same frames, bit for bit on one CPU.
             maskgit_steps: passes over a frame at most; None takes the world's own.
             temperature: of the token draws; None takes the world's own.
         """
-        frames = prompt[None] if getattr(prompt, "ndim", 0) == 3 else prompt
+        frames = _as_frames(prompt)
+        frames = frames[None] if getattr(frames, "ndim", 0) == 3 else frames
         options = {"maskgit_steps": maskgit_steps, "temperature": temperature}
         prompts = frames[None] if isinstance(frames, Tensor) else frames  # which is refused
         return Session(self.start_many(prompts, seeds=[seed], **options), self.num_actions)
@@ -195,13 +200,16 @@ class World(nn.Module):
         return Sessions(self._quick_nets(compile), prompts, seeds, sampling)
 
     @torch.inference_mode()
-    def infer(self, frames: UInt8[Tensor, "t 3 h w"]) -> Int[Tensor, " t-1"]:
+    def infer(
+        self, clip: UInt8[Tensor, "t 3 h w"] | UInt8[np.ndarray, "t h w 3"]
+    ) -> Int[Tensor, " t-1"]:
         """The latent actions that lead through a clip, as the world reads them from its pixels.
 
         Args:
-            frames: at least two neighbouring frames, stored range, of the world's size.
+            clip: at least two neighbouring frames of the world's size.
         """
-        return self.latent_action.infer(video.to_float(frames.to(self.device))[None])[0].cpu()
+        frames = to_float(_as_frames(clip).to(self.device))
+        return self.latent_action.infer(frames[None])[0].cpu()
 
     def rollout(
         self,
@@ -292,3 +300,7 @@ def _described(config: WorldConfig) -> str:
     if config.sampling.entropy_bound == 0:
         described = described.replace("entropy_bound=0.0, ", "").replace("version=3", "version=2")
     return described
+
+
+def _as_frames(clip: Clip) -> Tensor:
+    return from_pictures(clip) if isinstance(clip, np.ndarray) else clip

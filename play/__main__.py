@@ -1,6 +1,7 @@
 """`python -m play`: options in, a window, a web page or a file out.
 
-Everything that loads torch is imported after the options are parsed, so that `--help` is quick.
+Neither this nor what it imports at its top loads torch, so that `--help` and a mistake are answered
+at once; pygame and the page's server are loaded by who wants them.
 """
 
 import os
@@ -8,19 +9,25 @@ import random
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
+from genie import video
+from genie.errors import UserError
+from genie.files import check_folder
+from genie.sampling import MOST_STEPS
+from play import headless, overlay
+from play.keymap import KeyMap
+from play.opening import Library, Opening, first_prompt, prompts_for, worlds_in
+from play.playthrough import DEFAULT_EXPORT, Playthrough
+from play.recording import Recording, first_difference
+
 if TYPE_CHECKING:
-    from play.keymap import KeyMap
-    from play.opening import Library, Opening
     from play.playing import Files, Playing
-    from play.playthrough import Playthrough
-    from play.recording import Recording
 
 WORLDS = Path("checkpoints")
 WINDOW_SIDE, FILE_SIDE = 512, 256
@@ -81,8 +88,6 @@ class Options:
     @property
     def export_path(self) -> Path:
         """Where files go."""
-        from play.playthrough import DEFAULT_EXPORT
-
         return self.export or DEFAULT_EXPORT
 
     @property
@@ -106,8 +111,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report_errors(options: Options) -> int:
-    from genie.errors import UserError
-
     try:
         return _play(options)
     except UserError as error:
@@ -116,8 +119,6 @@ def _report_errors(options: Options) -> int:
 
 
 def _play(options: Options) -> int:
-    from play.opening import Library, first_prompt
-
     _check(options)
     library = Library(
         seed=options.seed,
@@ -141,10 +142,8 @@ def _play(options: Options) -> int:
     return 0
 
 
-def _actions(options: Options, keymap: "KeyMap") -> Sequence[int]:
+def _actions(options: Options, keymap: KeyMap) -> Sequence[int]:
     """What to play where there is no window."""
-    from play import headless
-
     if options.random is not None:
         draw = random.Random(options.seed)
         return [draw.randrange(keymap.num_actions) for _ in range(options.random)]
@@ -156,15 +155,12 @@ def _actions(options: Options, keymap: "KeyMap") -> Sequence[int]:
 
 
 def _play_headless(
-    opening: "Opening",
+    opening: Opening,
     actions: Sequence[int],
     options: Options,
-    recording: "Recording | None" = None,
-) -> "Playthrough":
+    recording: Recording | None = None,
+) -> Playthrough:
     """Play and write the file. Args: recording: whose settings to follow."""
-    from genie import video
-    from play import headless, overlay
-
     playthrough = opening.playthrough(opening.seed, opening.settings)
     figures = headless.run(playthrough, actions, recording)
     frames, size = playthrough.frames, playthrough.frame.shape[:2]
@@ -177,19 +173,13 @@ def _play_headless(
     return playthrough
 
 
-def _save_recording(recording: "Recording", path: Path) -> None:
+def _save_recording(recording: Recording, path: Path) -> None:
     recording.save(path)
     print(f"{len(recording.actions)} actions recorded in {path}")
 
 
-def _replay(library: "Library", options: Options) -> int:
+def _replay(library: Library, options: Options) -> int:
     """0 if every frame that was played is the one that was recorded, else 1."""
-    from dataclasses import replace
-
-    from genie.errors import UserError
-    from play import headless
-    from play.recording import Recording, first_difference
-
     recording = Recording.load(options.replay)
     folder = options.world_folder
     world = library.world(folder)
@@ -225,7 +215,7 @@ def _replay(library: "Library", options: Options) -> int:
     return 1
 
 
-def _serve(library: "Library", options: Options) -> int:
+def _serve(library: Library, options: Options) -> int:
     from play.browser.server import serve
 
     serve(
@@ -242,20 +232,14 @@ def _serve(library: "Library", options: Options) -> int:
 
 def _check(options: Options) -> None:
     """Refuse whatever can be refused before a world is loaded."""
-    from genie import video
-    from genie.errors import UserError
-    from genie.files import check_folder
-    from genie.session import MOST_STEPS
-    from play.headless import MAX_ACTIONS
-
     if options.replay:
         _check_replay(options)
     _check_browser(options)
     for name, value in (("--actions", options.actions), ("--random", options.random)):
         if value is not None and not options.headless:
             raise UserError(f"{name} plays without a window: add --headless")
-    if options.random is not None and not 1 <= options.random <= MAX_ACTIONS:
-        raise UserError(f"--random is {options.random}: give 1 to {MAX_ACTIONS}")
+    if options.random is not None and not 1 <= options.random <= headless.MAX_ACTIONS:
+        raise UserError(f"--random is {options.random}: give 1 to {headless.MAX_ACTIONS}")
     if options.random is not None and options.actions is not None:
         raise UserError("--random and --actions are two ways to choose: give one of them")
     if options.fps is not None and not 0.1 <= options.fps <= 240:
@@ -288,8 +272,6 @@ def _check(options: Options) -> None:
 
 def _check_replay(options: Options) -> None:
     """A recording brings everything that would change its frames."""
-    from genie.errors import UserError
-
     given = {
         "--prompt": options.prompt,
         "--actions": options.actions,
@@ -306,8 +288,6 @@ def _check_replay(options: Options) -> None:
 
 
 def _check_browser(options: Options) -> None:
-    from genie.errors import UserError
-
     for name in ("host", "port", "players", "allow"):
         if not options.browser and getattr(options, name) != getattr(Options, name):
             raise UserError(f"--{name} is of the page's server: add --browser")
@@ -337,8 +317,6 @@ def _opens_window() -> bool:
 
 
 def _has_display(options: Options) -> bool:
-    from genie import video
-
     if _opens_window():
         return True
     export = video.check_writable(options.export_path)
@@ -349,9 +327,7 @@ def _has_display(options: Options) -> bool:
     return False
 
 
-def _play_window(library: "Library", options: Options) -> int:
-    from play.opening import first_prompt
-
+def _play_window(library: Library, options: Options) -> int:
     opening = None
     if options.prompt or options.world:
         world = options.world_folder
@@ -365,19 +341,17 @@ def _play_window(library: "Library", options: Options) -> int:
 
 
 def _show(
-    library: "Library",
+    library: Library,
     options: Options,
-    opening: "Opening | None",
-    script: "Recording | None" = None,
+    opening: Opening | None,
+    script: Recording | None = None,
 ) -> "Playing | None":
     """Open the window, on an opening or on the start screen.
 
     Gives what was played last; with a script, what it was played on.
     """
-    from genie.errors import UserError
     from play.bar import BAR_HEIGHT, MIN_WIDTH
     from play.gallery import Gallery
-    from play.opening import prompts_for, worlds_in
     from play.playing import Playing
     from play.window import Window
 
@@ -393,7 +367,7 @@ def _show(
     def play(world: Path, prompt: Path) -> None:
         show(library.open(world, prompt), world)
 
-    def show(opening: "Opening", world: Path, script: "Recording | None" = None) -> None:
+    def show(opening: Opening, world: Path, script: Recording | None = None) -> None:
         nonlocal last
         print(opening.what_runs, flush=True)
         last = Playing(
@@ -420,7 +394,7 @@ def _show(
     return scripted or last
 
 
-def _files(opening: "Opening", options: Options) -> "Files":
+def _files(opening: Opening, options: Options) -> "Files":
     from play.playing import Files
 
     return Files(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from genie import video
 from genie.decoding import is_film
 from genie.errors import UserError
 from play import bindings
@@ -131,12 +132,10 @@ class Library:
         Raises:
             UserError: if either cannot be read.
         """
-        from genie import video
-
         size = self.world(folder).size
         if not is_film(prompt):
-            return self.open_frames(folder, video.to_picture(video.read_image(prompt, size))[None])
-        first, last = _both_ends(video.to_picture(frame) for frame in video.stream(prompt, size))
+            return self.open_frames(folder, video.read_image(prompt, size)[None])
+        first, last = _both_ends(video.stream(prompt, size))
         beside = None
         if len(first) > 1:
             seen = min(HISTORY, len(first) // 2)
@@ -213,16 +212,11 @@ def first_prompt(world: Path) -> Path:
 
 
 def _starter(world: "World", prompt: np.ndarray) -> StartGame:
-    from genie import video
-
-    frames = video.from_pictures(prompt)
-    return lambda seed, settings: world.start(frames, seed=seed, **settings._asdict())
+    return lambda seed, settings: world.start(prompt, seed=seed, **settings._asdict())
 
 
 def _clip(world: "World", film: np.ndarray, num_seen: int) -> Clip:
-    from genie import video
-
-    actions = world.infer(video.from_pictures(film)).tolist()
+    actions = world.infer(film).tolist()
     return Clip(tuple(film[num_seen - 1 :]), tuple(actions[num_seen - 1 :]))
 
 

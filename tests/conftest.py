@@ -13,10 +13,11 @@ import torch
 from genie import video
 from genie.codebook import CodebookConfig
 from genie.dynamics import DynamicsConfig
+from genie.frames import to_float, to_uint8
 from genie.latent_action import LatentActionConfig
 from genie.parts import FrameOptions
 from genie.preparing import prepare
-from genie.session import SamplingConfig
+from genie.sampling import SamplingConfig
 from genie.tokenizer import TokenizerConfig
 from genie.world import World, WorldConfig
 
@@ -77,7 +78,7 @@ def square_frames(
     """Float frames "b t 3 h w" in 0..1 and true actions "b t-1"."""
     clips = [moving_square(num_frames, seed * 10_000 + i, hold) for i in range(num_clips)]
     frames = torch.from_numpy(np.stack([frames for frames, _ in clips])).movedim(-1, 2)
-    return video.to_float(frames), torch.from_numpy(np.stack([actions for _, actions in clips]))
+    return to_float(frames), torch.from_numpy(np.stack([actions for _, actions in clips]))
 
 
 def tiny_world_config(**sampling) -> WorldConfig:
@@ -172,7 +173,7 @@ def prepared_folder(recorded_folder: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def prompt() -> torch.Tensor:
-    return video.to_uint8(square_frames(1, 6, seed=3)[0])[0]
+    return to_uint8(square_frames(1, 6, seed=3)[0])[0]
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from PIL import Image
 from genie import video
 from genie.data import FrameStore
 from genie.errors import UserError
+from genie.frames import to_pictures
 from genie.legend import HELD_STEPS
 from genie.parts import FrameOptions
 from genie.preparing import prepare
@@ -267,7 +268,7 @@ def walk_with_rests(landscape: Landscape, num_frames: int, seed: int) -> tuple[l
     for action in pressed.tolist():
         place = landscape.move(place, action)
         frames.append(landscape.view(*place))
-    return [video.to_picture(frame) for frame in frames], pressed
+    return list(to_pictures(torch.stack(frames))), pressed
 
 
 @pytest.mark.parametrize("most_still_s", [None, 0.0, 0.1])

@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from conftest import moving_square, scrolling_ground
 from PIL import Image
 
@@ -76,15 +75,15 @@ def test_without_any_prompt_one_is_asked_for(tmp_path, monkeypatch):
 
 def test_a_picture_is_opened_as_the_world_starts_from_it(world, tiny_world, image):
     opening = Library(seed=4).open(world, image)
-    frames = video.read_image(image, tiny_world.size)[None]
-    assert (opening.prompt == video.to_picture(frames[0])[None]).all()
+    picture = video.read_image(image, tiny_world.size)
+    assert (opening.prompt == picture[None]).all()
     assert (opening.world, opening.title, opening.seed) == ("tiny", "tiny", 4)
     assert opening.fingerprint == tiny_world.fingerprint
     assert opening.fps == tiny_world.fps and opening.beside is None and opening.clip is None
     assert opening.settings == Settings(3, 1.0), "those of the world"
     assert opening.what_runs.startswith("tiny on ") and "3 passes" in opening.what_runs
     game = opening.start(4, opening.settings)
-    expected = tiny_world.start(frames, seed=4)
+    expected = tiny_world.start(picture, seed=4)
     for action in (1, 0, 4):
         assert (game.step(action) == expected.step(action)).all()
 
@@ -155,7 +154,7 @@ def test_a_video_is_continued_from_its_end_and_shown_from_its_beginning(
     beside, seen = opening.beside, min(HISTORY, num_frames // 2)
     assert (beside.prompt == frames[:seen]).all()
     assert (np.stack(beside.clip.frames) == frames[seen - 1 :]).all(), "from the prompt's last on"
-    inferred = tiny_world.infer(torch.from_numpy(frames).movedim(-1, 1)).tolist()
+    inferred = tiny_world.infer(frames).tolist()
     assert beside.clip.actions == tuple(inferred[seen - 1 :])
     assert len(beside.clip.actions) == len(beside.clip.frames) - 1
 

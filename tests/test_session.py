@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 import genie
 from genie import machine, noise, session, video
 from genie.errors import UserError
+from genie.frames import from_pictures, to_float, to_pictures, to_uint8
 from genie.maskgit import fill_frame
-from genie.session import QuickNets, SamplingConfig, Session, Sessions
+from genie.sampling import SamplingConfig
+from genie.session import QuickNets, Session, Sessions
 from genie.world import World
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -87,11 +89,11 @@ def test_actions_and_prompt_matter(lively_world: World, prompt: torch.Tensor):
 
 def test_first_picture_is_the_prompt_as_the_tokenizer_has_it(lively_world: World, prompt):
     with torch.no_grad():
-        tokens = lively_world.tokenizer.encode(video.to_float(prompt)[None])
-        wanted = video.to_uint8(lively_world.tokenizer.decode(tokens))[0, -1]
+        tokens = lively_world.tokenizer.encode(to_float(prompt)[None])
+        wanted = to_uint8(lively_world.tokenizer.decode(tokens))[0, -1]
     found = lively_world.start(prompt).frame
     assert found.shape == (HEIGHT, WIDTH, 3) and found.dtype == np.uint8
-    assert np.abs(found.astype(int) - video.to_picture(wanted)).mean() < 3, (
+    assert np.abs(found.astype(int) - to_pictures(wanted)).mean() < 3, (
         "bf16 and the cached path differ by little"
     )
 
@@ -136,11 +138,11 @@ def test_one_of_many_starts_anew_and_the_others_do_not_notice(lively_world: Worl
         if step == 5:
             many.reset(1, prompt[:2], seed=9)
             alone[1] = lively_world.start(prompt[:2], seed=9, **options)
-            assert (video.to_picture(many.frames[1]) == alone[1].frame).all()
+            assert (to_pictures(many.frames[1]) == alone[1].frame).all()
         frames = many.step(torch.tensor([action, 4 - action, 1]))
         for row, led_by in enumerate((action, 4 - action, 1)):
             wanted = alone[row].step(led_by).astype(int)
-            difference = np.abs(video.to_picture(frames[row]).astype(int) - wanted).mean()
+            difference = np.abs(to_pictures(frames[row]).astype(int) - wanted).mean()
             assert difference < 1, f"world {row} differs by {difference} at step {step}"
 
 
@@ -291,8 +293,8 @@ def test_a_session_draws_what_a_world_without_caches_would(
     frames = lively_world.rollout(prompt[None], torch.tensor([ACTIONS]), seed=2)[0]
     sampling, dynamics = lively_world.config.sampling, lively_world.dynamics
     with torch.no_grad():
-        tokens = lively_world.tokenizer.encode(video.to_float(prompt)[None])
-        actions = lively_world.latent_action.infer(video.to_float(prompt)[None])
+        tokens = lively_world.tokenizer.encode(to_float(prompt)[None])
+        actions = lively_world.latent_action.infer(to_float(prompt)[None])
         for step, action in enumerate(ACTIONS):
             actions = torch.cat([actions, torch.tensor([[action]])], dim=1)
             past, steps = tokens, sampling.maskgit_steps
@@ -310,7 +312,7 @@ def test_a_session_draws_what_a_world_without_caches_would(
                 entropy_bound=sampling.entropy_bound,
             )
             tokens = torch.cat([past, newest[:, None]], dim=1)
-            picture = video.to_uint8(lively_world.tokenizer.decode(tokens))[0, -1]
+            picture = to_uint8(lively_world.tokenizer.decode(tokens))[0, -1]
             difference = (picture.int() - frames[step].int()).abs().max()
             assert difference <= 1, f"step {step} differs from an uncached world by {difference}"
 
@@ -417,7 +419,7 @@ def test_the_quick_number_format_changes_little(monkeypatch):
     """
     world = genie.load(REPOSITORY / "checkpoints" / "coinrun").cpu()
     images = sorted((REPOSITORY / "checkpoints" / "coinrun" / "prompts").glob("*.png"))
-    prompts = torch.stack([video.read_image(path, world.size) for path in images])[:, None]
+    prompts = from_pictures(np.stack([[video.read_image(path, world.size)] for path in images]))
     quick = world.start_many(prompts, temperature=0.0)
     monkeypatch.setattr(session, "quick_dtype", lambda _: torch.float32)
     exact = world.start_many(prompts, temperature=0.0)

@@ -22,6 +22,7 @@ from genie import rows as rows_of
 from genie import sources, video
 from genie.data import SPLITS, Card, FrameStore
 from genie.errors import UserError
+from genie.frames import to_pictures
 from genie.parts import FrameOptions
 from genie.preparing import prepare
 from genie.sources import Source, find_sources, list_sources, name_sources
@@ -69,7 +70,7 @@ def stored(out: Path) -> dict[str, np.ndarray]:
         store = FrameStore.open(out, split)
         for number, name in enumerate(store.video_names):
             frames = store.read(*store.video_starts[number : number + 2].tolist())
-            found[name] = frames.movedim(1, -1).numpy()
+            found[name] = to_pictures(frames)
     return found
 
 

@@ -28,6 +28,7 @@ from genie import machine, video
 from genie.data import Clips, FrameStore, TokenStore
 from genie.dynamics import Dynamics
 from genie.errors import UserError
+from genie.frames import to_float
 from genie.latent_action import LatentActionModel
 from genie.parts import FrameOptions
 from genie.preparing import prepare
@@ -415,7 +416,7 @@ def test_tokens_are_those_of_the_nets(
     store = FrameStore.open(prepared_folder, "heldout")
     made = encoding.encode(*encoders, store, scenes_at_once)
     for start, stop in pairwise(store.scene_starts.tolist()):
-        frames = video.to_float(store.read(start, stop))[None]
+        frames = to_float(store.read(start, stop))[None]
         tokens, actions = made.read(start, stop)
         with torch.no_grad():
             assert torch.equal(tokens, encoders[0].encode(frames)[0])

@@ -14,7 +14,8 @@ from conftest import HEIGHT, WIDTH, tiny_world_config
 from genie import checkpoint, world
 from genie.codebook import CodebookConfig
 from genie.errors import UserError
-from genie.session import SamplingConfig, Session
+from genie.sampling import SamplingConfig
+from genie.session import Session
 from genie.st_latent_action import STLatentActionConfig
 from genie.world import NETS, World, WorldConfig
 

@@ -17,7 +17,8 @@ from genie.data import FrameStore
 from genie.dynamics import Dynamics, DynamicsConfig
 from genie.errors import UserError
 from genie.files import check_folder
-from genie.session import SamplingConfig
+from genie.frames import to_pictures
+from genie.sampling import SamplingConfig
 from genie.tokenizer import Tokenizer
 from genie.world import World, WorldConfig, read_config
 from train.config import LoopConfig
@@ -228,7 +229,7 @@ def _save_prompts(prompts: UInt8[Tensor, "p 3 h w"], folder: Path) -> None:
     """Pictures to start from, so that a new world can be played at once."""
     folder.mkdir(exist_ok=True)
     for number, prompt in enumerate(prompts, start=1):
-        video.write_image(folder / f"{number}.png", prompt)
+        video.write_image(folder / f"{number}.png", to_pictures(prompt))
 
 
 if __name__ == "__main__":

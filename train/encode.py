@@ -19,10 +19,10 @@ from accelerate import PartialState
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from genie import video
 from genie.checkpoint import config_from_dict
 from genie.data import SPLITS, FrameStore, TokenStore
 from genie.errors import UserError
+from genie.frames import to_float
 from genie.latent_action import LatentActionConfig, LatentActionModel
 from genie.machine import autocast, best_device
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
@@ -141,7 +141,7 @@ def encode(
     for batch in tqdm(batches, desc=f"encode {store.split}", mininterval=1):
         # Padded behind the end, which no frame before it sees: both nets are causal.
         clips = pad_sequence([store.read(lead, stop) for lead, _, stop in batch], batch_first=True)
-        frames = video.to_float(clips.to(device))
+        frames = to_float(clips.to(device))
         with autocast(device):
             codes = tokenizer.encode(frames).int().cpu()
             found = latent_action.infer(frames).int().cpu()

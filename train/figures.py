@@ -14,7 +14,8 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from genie import legend, metrics, video
+from genie import legend, metrics
+from genie.frames import to_float
 from genie.world import World
 from train.rollouts import reconstruct, roll
 
@@ -31,7 +32,7 @@ def likeness(
     """Return mean PSNR, pooled PSNR (both dB) and mean SSIM of frames."""
     errors, similarities = [], []
     for part, wanted in zip(frames.split(256), target.split(256), strict=True):
-        pair = video.to_float(part), video.to_float(wanted)
+        pair = to_float(part), to_float(wanted)
         errors.append(metrics.squared_error(*pair))
         similarities.append(metrics.ssim(*pair))
     error = torch.cat(errors)
@@ -59,7 +60,7 @@ def rollout_figures(
     steps = {}
     for step, truth in enumerate(future.unbind(1), start=1):
         frames = generated[:, step - 1]
-        gains = metrics.delta_psnr(*map(video.to_float, (truth, frames, prompts)))
+        gains = metrics.delta_psnr(*map(to_float, (truth, frames, prompts)))
         steps[str(step)] = {
             "generated": likeness(frames, truth),
             "copy_last_frame": likeness(prompts, truth),
@@ -99,10 +100,8 @@ def delta_psnr_figures(
     drawn = rearrange(drawn, "(d b) s c h w -> d b s c h w", d=NUM_DRAWS)
     figures = {}
     for step in (step for step in DELTA_STEPS if step <= num_steps):
-        truth, led = (video.to_float(frames[:, step - 1]) for frames in (future, generated))
-        gains = [
-            metrics.delta_psnr(truth, led, video.to_float(draw[:, step - 1])) for draw in drawn
-        ]
+        truth, led = (to_float(frames[:, step - 1]) for frames in (future, generated))
+        gains = [metrics.delta_psnr(truth, led, to_float(draw[:, step - 1])) for draw in drawn]
         figures[str(step)] = _mean_with_error(torch.stack(gains).mean(dim=0), videos)
     return figures
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from genie import metrics, video
+from genie import metrics
 from genie.data import Clips, FrameStore
 from genie.dynamics import Dynamics
 from genie.errors import UserError
+from genie.frames import to_float, to_uint8
 from genie.machine import best_device
 from genie.tokenizer import Tokenizer
 from genie.world import World, WorldConfig
@@ -40,8 +41,8 @@ class TokenizerJudge:
         if folder is None:
             return {}
         clips = _clips(self.store, self.num_frames)
-        frames = video.to_float(clips.to(_device(net)))
-        kept = video.to_uint8(net.decode(net.encode(frames))).cpu()
+        frames = to_float(clips.to(_device(net)))
+        kept = to_uint8(net.decode(net.encode(frames))).cpu()
         rows = torch.stack([clips, kept], dim=1).flatten(0, 1)
         names = [f"clip {n}\n{what}" for n in range(1, len(clips) + 1) for what in ("real", "kept")]
         times = [str(time) for time in range(clips.shape[1])]
@@ -62,13 +63,13 @@ class LatentActionJudge:
         if folder is None:
             return {}
         clips = _clips(self.store, self.num_frames)
-        frames = video.to_float(clips.to(_device(net)))
+        frames = to_float(clips.to(_device(net)))
         past, inferred = frames[:, :-1], net.infer(frames)
         expected = []
         for action in range(net.config.num_actions):
             actions = inferred.clone()
             actions[:, -1] = action
-            expected.append(video.to_uint8(net.predict(past, actions)[:, -1]).cpu())
+            expected.append(to_uint8(net.predict(past, actions)[:, -1]).cpu())
         rows = torch.stack([clips[:, -2], clips[:, -1], *expected], dim=1)
         names = [f"clip {n}" for n in range(1, len(clips) + 1)]
         columns = ["now", "next", *(f"action {action}" for action in range(len(expected)))]
@@ -100,7 +101,7 @@ class DynamicsJudge:
         generator = torch.Generator().manual_seed(0)
         drawn = torch.randint(self.world.num_actions, inferred.shape, generator=generator)
         led, strayed, copied, wanted = map(
-            video.to_float,
+            to_float,
             (
                 roll(self.world, prompts, inferred, 0, "judging")[:, -1],
                 roll(self.world, prompts, drawn, 0, "judging")[:, -1],

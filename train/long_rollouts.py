@@ -16,8 +16,9 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from genie import metrics, video
+from genie import metrics
 from genie.data import Clips, FrameStore
+from genie.frames import to_float
 from genie.world import World
 from train.figures import likeness
 from train.patches import KnownPatches
@@ -179,7 +180,7 @@ def _read(store: FrameStore, rows: np.ndarray, num_frames: int) -> UInt8[Tensor,
 
 
 def _statistics(films: UInt8[Tensor, "b w 3 h w"]) -> dict:
-    clips = video.to_float(films)
+    clips = to_float(films)
     return {
         "sharpness": metrics.sharpness(clips).mean().item(),
         "contrast": clips.std(dim=(-2, -1)).mean().item(),

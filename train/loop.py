@@ -34,10 +34,10 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import ConcatDataset, DataLoader
 from tqdm import tqdm
 
-from genie import video
 from genie.compiling import compile_parts, failed_to_compile, give_up_compiling, uncompiled
 from genie.data import Clips
 from genie.errors import UserError
+from genie.frames import to_float
 from genie.machine import best_device, has_fast_bf16
 from genie.st_transformer import STBlock, recompute_blocks
 from train.averaging import WeightAverage
@@ -465,7 +465,7 @@ def _whole(value: torch.Tensor) -> torch.Tensor:
 def _arguments(batch: Any, device: torch.device | str = "cpu") -> tuple[torch.Tensor, ...]:
     """Frames are stored in 0..255 and wanted in 0..1; tokens and actions go as they are."""
     if isinstance(batch, torch.Tensor):
-        return (video.to_float(batch.to(device, non_blocking=True)),)
+        return (to_float(batch.to(device, non_blocking=True)),)
     return tuple(part.to(device, non_blocking=True) for part in batch)
 
 

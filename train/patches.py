@@ -21,8 +21,8 @@ from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from genie import video
 from genie.data import FrameStore
+from genie.frames import to_float
 from train.rollouts import find_videos
 
 SIDE = 8  # pixels of a patch when it is compared
@@ -143,4 +143,4 @@ def _cut(
     rows, columns = (tops[:, None] + within)[:, :, None], (lefts[:, None] + within)[:, None]
     pixels = rearrange(frames, "n c h w -> n h w c").numpy()[chosen[:, None, None], rows, columns]
     patches = rearrange(torch.from_numpy(pixels), "m h w c -> m c h w")
-    return F.adaptive_avg_pool2d(video.to_float(patches), SIDE).flatten(1)
+    return F.adaptive_avg_pool2d(to_float(patches), SIDE).flatten(1)

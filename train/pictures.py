@@ -17,6 +17,7 @@ from torch import Tensor
 
 from genie import video
 from genie.files import write_whole, writing
+from genie.frames import to_float
 from genie.legend import hold_actions
 from genie.metrics import psnr
 from genie.world import World
@@ -43,8 +44,8 @@ def draw_pictures(
     """
     prompts, horizon = real[:, 0], generated.shape[1]
     draw_actions(world, prompts[:NUM_DRAWN_PROMPTS], folder, horizon=horizon, seed=seed)
-    future, films = video.to_float(real[:, 1:]), video.to_float(generated)
-    gains = psnr(films, future) - psnr(video.to_float(prompts)[:, None].expand_as(future), future)
+    future, films = to_float(real[:, 1:]), to_float(generated)
+    gains = psnr(films, future) - psnr(to_float(prompts)[:, None].expand_as(future), future)
     order = gains.mean(dim=1).argsort(descending=True, stable=True)
     first = torch.arange(len(real))
     films_from_prompts = torch.cat([prompts[:, None], generated], dim=1)

@@ -13,9 +13,9 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from genie import video
 from genie.data import Clips, FrameStore, game_of
 from genie.errors import UserError
+from genie.frames import to_float, to_uint8
 from genie.world import World
 
 HISTORY = 3  # true frames before the prompt; only the latent action model sees them
@@ -94,7 +94,7 @@ def reconstruct(world: World, clips: UInt8[Tensor, "b t 3 h w"]) -> UInt8[Tensor
     """Return what is left of `clips` after the tokenizer, each clip encoded as a whole."""
     return torch.cat(
         [
-            video.to_uint8(world.tokenizer.decode(world.tokenizer.encode(frames))).cpu()
+            to_uint8(world.tokenizer.decode(world.tokenizer.encode(frames))).cpu()
             for frames in _as_floats(world, clips, "tokenizer")
         ]
     )
@@ -108,7 +108,7 @@ def infer(world: World, clips: UInt8[Tensor, "b t 3 h w"]) -> Int[Tensor, "b t-1
 
 def _as_floats(world: World, clips: Tensor, doing: str) -> Iterator[Tensor]:
     for batch in tqdm(clips.split(BATCH), desc=doing, leave=False, disable=None):
-        yield video.to_float(batch.to(world.device))
+        yield to_float(batch.to(world.device))
 
 
 def roll(

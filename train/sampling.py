@@ -21,11 +21,12 @@ import tyro
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from genie import metrics, video
+from genie import metrics
 from genie.data import FrameStore
 from genie.errors import UserError
 from genie.files import check_folder, write_whole
-from genie.session import SamplingConfig
+from genie.frames import to_float
+from genie.sampling import SamplingConfig
 from genie.world import World
 from train.evaluate import NUM_HELD_PROMPTS, check_sizes
 from train.figures import latency_figures, scroll_figures
@@ -183,7 +184,7 @@ def measure(world: World, course: Course) -> dict[str, float]:
         "eta_squared": held["eta_squared"]["across"],
         **{
             f"psnr_{step}": metrics.psnr(
-                video.to_float(frames[:, step - 1]), video.to_float(course.clips[:, HISTORY + step])
+                to_float(frames[:, step - 1]), to_float(course.clips[:, HISTORY + step])
             )
             .mean()
             .item()

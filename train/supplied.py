@@ -17,8 +17,9 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from genie import metrics, video
+from genie import metrics
 from genie.errors import UserError
+from genie.frames import to_float
 from genie.machine import best_device
 
 BATCH = 16
@@ -143,7 +144,7 @@ def _load(path: Path) -> torch.jit.ScriptModule:
 
 
 def _signed(frames: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    return 2 * video.to_float(frames.to(best_device())) - 1
+    return 2 * to_float(frames.to(best_device())) - 1
 
 
 def _ask(name: str, network: Callable[..., Tensor], *inputs: Tensor, **options: bool) -> Tensor:

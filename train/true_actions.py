@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from genie import metrics, video
+from genie import metrics
 from genie.data import Clips, FrameStore
 from genie.errors import UserError
+from genie.frames import to_float
 from genie.world import World
 from train.rollouts import BATCH, HISTORY, find_videos
 
@@ -229,7 +230,7 @@ def label_transitions(
     true = pressed[torch.from_numpy(rows)[:, None] + HISTORY + torch.arange(horizon)].flatten()
     batches = DataLoader(Subset(clips, chosen), batch_size=BATCH)
     latent = [
-        world.latent_action.infer(video.to_float(frames.to(world.device))).cpu()[:, HISTORY:]
+        world.latent_action.infer(to_float(frames.to(world.device))).cpu()[:, HISTORY:]
         for frames in tqdm(batches, desc="true actions", leave=False, disable=None)
     ]
     is_known = true >= 0

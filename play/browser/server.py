@@ -248,7 +248,7 @@ class Room:
     def _open_picture(self, content: bytes) -> Opening:
         size = self._library.world(self._folder).size
         picture = video.decode_image(content, size, max_pixels=MAX_UPLOAD_PIXELS)
-        return self._library.open_frames(self._folder, video.to_picture(picture)[None])
+        return self._library.open_frames(self._folder, picture[None])
 
     def _facts(self) -> dict[str, Any]:
         keymap = self._prompts[0].legend_keymap

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from genie import data, video
+from genie.frames import to_float
 from genie.parts import FrameOptions
 from genie.preparing import prepare
 from train.batches import Pool, StepSampler
@@ -49,7 +50,7 @@ def measure(store: data.FrameStore, num_frames: int, batch: int, num_batches: in
     seconds = []
     for _ in range(num_batches):
         started = time.perf_counter()
-        video.to_float(next(batches))
+        to_float(next(batches))
         seconds.append(time.perf_counter() - started)
     torch.set_num_threads(threads)
     frames = batch * num_frames

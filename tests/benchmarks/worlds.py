@@ -9,10 +9,11 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 import genie
-from genie import video
+from genie.frames import to_uint8
 from genie.machine import best_device
 from genie.maskgit import fill_frame
-from genie.session import QuickNets, SamplingConfig, Sessions
+from genie.sampling import SamplingConfig
+from genie.session import QuickNets, Sessions
 from genie.world import World, WorldConfig
 from train import dynamics, latent_action, tokenizer
 
@@ -110,4 +111,4 @@ class Uncached:
         features = decoder.decoder(decoder.codes(tokens) + decoder.position)
         rows, columns = decoder.grid
         pixels = decoder.head(features.flatten(0, 1).mT.unflatten(2, (rows, columns)))
-        return video.to_uint8(pixels[-1:].float())
+        return to_uint8(pixels[-1:].float())
