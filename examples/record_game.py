@@ -40,7 +40,7 @@ from recorders import Tell, side_by_side
 from tqdm import tqdm
 
 from genie import video
-from genie.data import SPLITS, Card
+from genie.card import SPLITS, Card
 from genie.errors import UserError
 from genie.shards import Shard, StoredVideo, list_videos, seal, write_card
 

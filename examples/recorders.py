@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from genie.errors import UserError
-from genie.machine import end_with
+from genie.orphans import end_with
 
 TELL_EVERY_S = 0.2
 

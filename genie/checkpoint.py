@@ -1,13 +1,11 @@
-"""Configs and weights on disk: JSON and safetensors, strict on the way in, whole on the way out.
+"""Weights on disk: safetensors, strict on the way in, whole on the way out.
 
-In: frozen dataclasses and nets. Out: files, and the same again. Knows no particular net.
+In: nets. Out: files, and the same again. Knows no particular net.
 """
 
 import glob
 import hashlib
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -18,50 +16,6 @@ from genie.errors import UserError
 from genie.files import whole, writing
 
 MOST_BYTES = 15 * 2**20  # of a file of weights: code hosts take no large ones
-
-
-def config_from_dict(kind: Any, values: Any, where: str) -> Any:
-    """A config dataclass from its JSON form; every field must be there and none besides.
-
-    Raises:
-        UserError: naming the file and the field that disagrees.
-    """
-    if not isinstance(values, dict):
-        raise UserError(f"{where} is {values!r}, fields in braces are wanted: restore the file")
-    kind = _closest(kind, values)
-    known = {f.name for f in fields(kind)}
-    for name in sorted(known ^ set(values)):
-        what = "misses" if name in known else "has an unknown"
-        raise UserError(f"{where} {what} field {name!r}: it does not fit this program's version")
-    hints = get_type_hints(kind)
-    return kind(**{k: _from_json(hints[k], v, f"{where}: {k}") for k, v in values.items()})
-
-
-def _from_json(kind: Any, value: Any, where: str) -> Any:
-    if get_origin(kind) is tuple and is_dataclass(get_args(kind)[0]) and isinstance(value, list):
-        return tuple(_from_json(get_args(kind)[0], item, where) for item in value)
-    if get_origin(kind) is not tuple and any(map(is_dataclass, get_args(kind) or (kind,))):
-        return config_from_dict(kind, value, where)
-    value = tuple(value) if isinstance(value, list) else value
-    if not _fits(kind, value):
-        raise UserError(f"{where} is {value!r}, {kind} is wanted: restore the file")
-    return float(value) if kind is float else value
-
-
-def _fits(kind: Any, value: Any) -> bool:
-    """Whether a plain value can stand in a field of this type; whole numbers pass for floats."""
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_fits(get_args(kind)[0], item) for item in value)
-    allowed = (int, float) if kind is float else get_origin(kind) or kind
-    return isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
-
-
-def _closest(kind: Any, values: dict[str, Any]) -> type:
-    """Of a union of dataclasses the one that shares most fields with `values`."""
-    options = get_args(kind) or (kind,)
-    return max(options, key=lambda option: len({f.name for f in fields(option)} & values.keys()))
 
 
 def save_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from genie.data import SPLITS, Card
+from genie.card import SPLITS, Card
 from genie.errors import UserError
 from genie.files import write_whole
-from genie.machine import end_with
+from genie.orphans import end_with
 from genie.parts import FrameOptions, Part, make_part, read_part
 from genie.shards import ShardWriter, StoredVideo, list_videos, seal, write_card
 from genie.sources import find_sources, list_sources, name_sources

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from datasets.arrow_writer import ArrowWriter
 
-from genie.data import Card, fixed_lists, shard_name
+from genie.card import Card, shard_name
 from genie.files import write_whole
 
 SHARD_BYTES = 256 * 2**20
@@ -181,3 +181,8 @@ In {len(card.standing)} videos nothing moves.
 """
     # A name that is no text is shown with question marks.
     (folder / "README.md").write_bytes(text.encode(errors="replace"))
+
+
+def fixed_lists(rows: np.ndarray) -> pa.Array:
+    """An Arrow column of one list a row."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])

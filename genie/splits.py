@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from genie.data import SPLITS
+from genie.card import SPLITS
 from genie.errors import UserError
 from genie.parts import Part
 

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
-from genie.checkpoint import config_from_dict, load_weights, save_weights
+from genie.checkpoint import load_weights, save_weights
+from genie.configs import config_from_dict
 from genie.dynamics import Dynamics, DynamicsConfig
 from genie.errors import UserError
 from genie.files import write_whole, writing

@@ -12,7 +12,8 @@ from conftest import HEIGHT, WIDTH, scrolling_ground
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genie import data, preparing, shards, video
+from genie import preparing, shards, video
+from genie.card import SPLITS, game_of, is_prepared
 from genie.data import Clips, FrameStore, TokenStore
 from genie.errors import UserError
 from genie.parts import FrameOptions
@@ -38,7 +39,7 @@ def counted_store(lengths: list[int]) -> TokenStore:
     ],
 )
 def test_a_game_is_the_folders_above_the_split(name: str, game: str):
-    assert data.game_of(name) == game
+    assert game_of(name) == game
 
 
 def test_each_game_has_its_own_videos_in_their_order(tmp_path: Path):
@@ -71,7 +72,7 @@ def test_each_game_has_its_own_videos_in_their_order(tmp_path: Path):
 
 
 def test_folder_that_was_not_prepared_is_refused(tmp_path: Path):
-    assert not data.is_prepared(tmp_path)
+    assert not is_prepared(tmp_path)
     with pytest.raises(UserError, match=r"train\.prepare"):
         FrameStore.open(tmp_path, "train")
 
@@ -119,7 +120,7 @@ def test_store_knows_where_videos_and_scenes_begin(sharded_folder: Path):
     assert store.numbers().tolist() == [*range(30), *range(33)]
 
 
-@pytest.mark.parametrize("split", data.SPLITS)
+@pytest.mark.parametrize("split", SPLITS)
 def test_store_that_lies_elsewhere_is_the_same(sharded_folder: Path, split: str):
     here = FrameStore.open(sharded_folder, split)
     there = FrameStore.open(f"file://{sharded_folder}", split)

@@ -1,8 +1,10 @@
 """Holds the direction of the house: who may import whom, read from the source, not run."""
 
 import ast
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,9 @@ NETS = ("genie.tokenizer", "genie.latent_action", "genie.dynamics")
 # These know nothing of ours but the one error class.
 LEAVES = (
     "genie.errors",
+    "genie.configs",
+    "genie.orphans",
+    "genie.sampling",
     "genie.fitting",
     "genie.scenes",
     "genie.codebook",
@@ -159,6 +164,15 @@ def test_every_package_is_read():
 def test_imports_follow_the_direction():
     found = broken_rules(ROOT)
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("command", ["play.__main__", "train.prepare", "record_game"])
+def test_what_only_touches_files_loads_no_torch(command: str):
+    """It takes seconds, also of every process that decodes or records."""
+    probe = f"import sys, {command}; sys.exit('torch' in sys.modules)"
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "examples")])
+    done = subprocess.run([sys.executable, "-c", probe], env=os.environ | {"PYTHONPATH": paths})
+    assert done.returncode == 0
 
 
 def test_no_file_is_a_drawer_for_anything():

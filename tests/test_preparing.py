@@ -30,7 +30,8 @@ from PIL import Image, ImageOps
 from zoo import Clip, Zoo, make_zoo, original
 
 from genie import preparing, shards, video
-from genie.data import SPLITS, Card, Clips, FrameStore, read_card
+from genie.card import SPLITS, Card, read_card
+from genie.data import Clips, FrameStore
 from genie.errors import UserError
 from genie.frames import to_pictures
 from genie.parts import FrameOptions

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from genie import video
-from genie.data import SPLITS, FrameStore, read_card
+from genie.card import SPLITS, read_card
+from genie.data import FrameStore
 from genie.errors import UserError
 from genie.parts import FrameOptions
 from genie.preparing import prepare

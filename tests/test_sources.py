@@ -20,7 +20,8 @@ from pyarrow import parquet
 
 from genie import rows as rows_of
 from genie import sources, video
-from genie.data import SPLITS, Card, FrameStore
+from genie.card import SPLITS, Card
+from genie.data import FrameStore
 from genie.errors import UserError
 from genie.frames import to_pictures
 from genie.parts import FrameOptions
@@ -668,7 +669,7 @@ def run_here(place: str, out: Path) -> int:
     """Exit code of the command, without a process of its own."""
     from signal import SIGTERM, getsignal, signal
 
-    from train.stage import one_line_errors
+    from train.errors import one_line_errors
 
     before = getsignal(SIGTERM)
     try:

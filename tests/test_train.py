@@ -297,7 +297,7 @@ def test_two_processes_never_train_in_one_folder(trainer, tmp_path: Path):
 def test_a_stage_ends_with_the_pipeline_that_started_it():
     """Its parent is killed; the pipe that both write to closes only when the stage is gone too."""
     stage = (
-        "import time; from train.stage import end_with_parent\n"
+        "import time; from genie.orphans import end_with_parent\n"
         "end_with_parent(); print('started', flush=True); time.sleep(100)"
     )
     pipeline = (

@@ -19,17 +19,18 @@ from typing import Annotated
 import torch
 import tyro
 
-from genie import data
+from genie.card import is_prepared, is_remote, read_card
 from genie.errors import UserError
 from genie.files import check_folder, write_whole, writing
 from genie.parts import FrameOptions
 from genie.preparing import HELDOUT_SHARE, describe_source
 from train import compare, dynamics, latent_action, prepare, tokenizer
+from train.errors import one_line_errors
 from train.pace import begun_with, check_time
 from train.progress import process_age_s
 from train.provenance import command_line, note_start, python_name
 from train.run_folder import claim, is_finished
-from train.stage import DEFAULT_PRESET, PIPELINE, check_size, check_start, one_line_errors
+from train.stage import DEFAULT_PRESET, PIPELINE, check_size, check_start
 
 STOPPED = (130, 143)  # exit codes of a stage that was told to stop and has saved
 SHARES = {  # of --minutes, by how many stages are trained at once
@@ -164,8 +165,8 @@ def _warming_up(config: PipelineConfig, preset: str, run: Path) -> Iterator[None
     """While the CPU prepares frames, a GPU compiles the nets that will learn from them."""
     stages = (tokenizer, latent_action, dynamics)
     compiles = any(stage.PRESETS[preset].loop.compile for stage in stages) and not config.from_
-    is_prepared = data.is_prepared(config.data) or data.is_prepared(run / "data")
-    if is_prepared or not compiles or not torch.cuda.is_available():
+    prepared = is_prepared(config.data) or is_prepared(run / "data")
+    if prepared or not compiles or not torch.cuda.is_available():
         yield
         return
     command = [sys.executable, "-m", "train.warm_up", "--preset", preset, "--size"]
@@ -202,8 +203,8 @@ def _prepared(config: PipelineConfig, preset: str, run: Path) -> str:
     if config.from_:
         facts |= {"from": str(config.from_.resolve()), "replay": config.replay}
     place = config.data
-    if data.is_prepared(place):
-        card = data.read_card(place)
+    if is_prepared(place):
+        card = read_card(place)
         if config.frames.size not in {FrameOptions.size, (card.height, card.width)}:
             raise UserError(
                 f"{place} was prepared at {card.height}x{card.width}: leave --size out, or give "
@@ -211,7 +212,7 @@ def _prepared(config: PipelineConfig, preset: str, run: Path) -> str:
             )
         if not config.from_:  # else its frames were held against the world's
             _check_patches((card.height, card.width), preset)
-        where = place if data.is_remote(place) else str(Path(place).resolve())
+        where = place if is_remote(place) else str(Path(place).resolve())
         claim(run, {"data": {"places": [where], "fingerprint": card.fingerprint}} | facts)
         return place
     if config.from_:
@@ -221,7 +222,7 @@ def _prepared(config: PipelineConfig, preset: str, run: Path) -> str:
     source = describe_source([config.data], config.frames, config.heldout_share)
     claim(run, {"data": source} | facts)
     prepared = run / "data"
-    if not data.is_prepared(prepared):
+    if not is_prepared(prepared):
         prepare.main(
             prepare.PrepareConfig(
                 sources=(config.data,),

@@ -16,8 +16,8 @@ import tyro
 from genie.data import FrameStore
 from genie.files import check_folder, write_whole
 from genie.world import World
+from train.errors import one_line_errors
 from train.evaluate import check_sizes, draw_work, evaluate
-from train.stage import one_line_errors
 
 STEP = "4"  # as in the paper
 

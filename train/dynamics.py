@@ -23,6 +23,7 @@ from genie.tokenizer import Tokenizer
 from genie.world import World, WorldConfig, read_config
 from train.config import LoopConfig
 from train.encode import ActionModel, fingerprint, load_encoders, open_tokens
+from train.errors import one_line_errors
 from train.judges import dynamics_judge
 from train.provenance import python_name
 from train.run_folder import load_finished
@@ -31,7 +32,6 @@ from train.stage import (
     data_fingerprint,
     fit,
     make_trainer,
-    one_line_errors,
     open_replay,
     open_stores,
     parse,

@@ -19,8 +19,9 @@ from accelerate import PartialState
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from genie.checkpoint import config_from_dict
-from genie.data import SPLITS, FrameStore, TokenStore
+from genie.card import SPLITS
+from genie.configs import config_from_dict
+from genie.data import FrameStore, TokenStore
 from genie.errors import UserError
 from genie.frames import to_float
 from genie.latent_action import LatentActionConfig, LatentActionModel
@@ -28,9 +29,10 @@ from genie.machine import autocast, best_device
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 from genie.tokenizer import Tokenizer, TokenizerConfig
 from genie.world import make_latent_action
+from train.errors import one_line_errors
 from train.provenance import python_name
 from train.run_folder import load_finished, read_description
-from train.stage import StageConfig, one_line_errors
+from train.stage import StageConfig
 
 ENCODE_FRAMES = 120  # of a scene, encoded at once
 SCENES_AT_ONCE = {"cuda": 16}  # a GPU has hardly begun with one; a CPU gains nothing

@@ -22,6 +22,7 @@ from genie.data import FrameStore
 from genie.errors import UserError
 from genie.files import check_folder
 from genie.world import World
+from train.errors import one_line_errors
 from train.figures import (
     delta_psnr_figures,
     first_frames,
@@ -43,7 +44,6 @@ from train.pictures import draw_long, draw_pictures, write
 from train.protocol import find_sets, place
 from train.report import page
 from train.rollouts import HISTORY, draw_rows, infer, read_clips, reconstruct, roll
-from train.stage import one_line_errors
 from train.supplied import Supplied
 from train.table import by_game, compare, main_figures, table
 from train.true_actions import TrueActions, true_action_figures

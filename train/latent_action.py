@@ -9,13 +9,13 @@ from genie.latent_action import LatentActionConfig
 from genie.st_latent_action import STLatentActionConfig
 from genie.world import make_latent_action
 from train.config import LoopConfig
+from train.errors import one_line_errors
 from train.judges import LatentActionJudge
 from train.stage import (
     StageConfig,
     data_fingerprint,
     fit,
     make_trainer,
-    one_line_errors,
     open_replay,
     open_stores,
     parse,

@@ -17,8 +17,8 @@ from genie.errors import UserError
 from genie.files import check_folder
 from genie.world import World
 from train.dynamics import LEGEND_PROMPTS, draw_prompts
+from train.errors import one_line_errors
 from train.evaluate import check_sizes
-from train.stage import one_line_errors
 from train.true_actions import Meeting, TrueActions, meetings
 
 HORIZON = 15

@@ -7,11 +7,11 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from genie.data import Card
+from genie.card import Card
 from genie.parts import FrameOptions, Part
 from genie.preparing import HELDOUT_SHARE, prepare
 from genie.sources import left_alone
-from train.stage import one_line_errors
+from train.errors import one_line_errors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from genie.data import Clips, FrameStore, game_of
+from genie.card import game_of
+from genie.data import Clips, FrameStore
 from genie.errors import UserError
 from genie.frames import to_float, to_uint8
 from genie.world import World

@@ -30,7 +30,7 @@ from train.config import stable_steps
 from train.provenance import command_line, note_start
 from train.states import State, States
 
-# A stage whose parent was killed notices within a second (`genie.machine.end_with_parent`).
+# A stage whose parent was killed notices within a second (`genie.orphans.end_with_parent`).
 LOCK_SECONDS = 3.0
 WEIGHTS = "weights.safetensors"
 WEIGHTS_SO_FAR = "weights-so-far.safetensors"
@@ -62,20 +62,20 @@ class RunFolder:
                 be written.
         """
         self.path, self.states = path, States(path, keep_states)
-        try:
-            with writing(path):
-                path.mkdir(parents=True, exist_ok=True)
-                self._lock = FileLock(path / ".lock", timeout=LOCK_SECONDS, is_singleton=True)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(path / ".lock", timeout=LOCK_SECONDS, is_singleton=True)
+            try:
                 self._lock.acquire()
-                self._extend(description)
-                claim(path, description)
-                if not is_finished(path):
-                    note_start(path)
-                    write_whole(path / "README.md", _explain(path, then))
-        except Timeout:
-            raise UserError(
-                f"{path} is being trained by another process: wait for it or stop it"
-            ) from None
+            except Timeout:
+                raise UserError(
+                    f"{path} is being trained by another process: wait for it or stop it"
+                ) from None
+            self._extend(description)
+            claim(path, description)
+            if not is_finished(path):
+                note_start(path)
+                write_whole(path / "README.md", _explain(path, then))
 
     def log(self, step: int, split: str, metrics: dict[str, float]) -> None:
         """Append a line to metrics.jsonl.

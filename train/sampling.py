@@ -28,12 +28,12 @@ from genie.files import check_folder, write_whole
 from genie.frames import to_float
 from genie.sampling import SamplingConfig
 from genie.world import World
+from train.errors import one_line_errors
 from train.evaluate import NUM_HELD_PROMPTS, check_sizes
 from train.figures import latency_figures, scroll_figures
 from train.long_rollouts import WINDOW, Ruler, longest_scenes, run_on
 from train.patches import FEWEST_VIDEOS
 from train.rollouts import HISTORY, draw_clips, infer, roll
-from train.stage import one_line_errors
 
 AS_SHARP = 0.1
 NEAR_BEST = 1.0

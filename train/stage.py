@@ -1,24 +1,24 @@
 """What the three stages share: presets, flags, the way from clips to a finished net, errors."""
 
-import contextlib
 import copy
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import torch
 import tyro
-from torch import distributed, nn
+from torch import nn
 
+from genie.card import read_card
 from genie.checkpoint import fingerprint_weights, load_weights
-from genie.data import Clips, FrameStore, TokenStore, read_card
+from genie.data import Clips, FrameStore, TokenStore
 from genie.errors import UserError
 from genie.files import check_folder
-from genie.machine import allow_quick_float32, best_device, check_compiler, end_with_parent
+from genie.machine import allow_quick_float32, best_device, check_compiler
+from genie.orphans import end_with_parent
 from genie.world import read_config
 from train.compile_cache import load_compiled, save_compiled
 from train.config import LoopConfig
@@ -264,24 +264,6 @@ def run_to_end(config: StageConfig, trainer: Trainer) -> dict[str, float]:
     if config.loop.compile and trainer.is_main:
         save_compiled(config.compile_cache)
     return metrics
-
-
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """A user's mistake becomes one line and exit code 2; Ctrl-C exits with 130, a TERM with 143."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("stopped; repeat the command to go on", file=sys.stderr)
-        raise SystemExit(130) from None
-    else:
-        # Its threads else outlive the interpreter now and then, and a finished run ends as a crash.
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
 
 
 def _take_preset(args: list[str]) -> str:

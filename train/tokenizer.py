@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from genie.codebook import CodebookConfig
 from genie.tokenizer import Tokenizer, TokenizerConfig
 from train.config import LoopConfig
+from train.errors import one_line_errors
 from train.judges import TokenizerJudge
 from train.stage import (
     StageConfig,
     data_fingerprint,
     fit,
     make_trainer,
-    one_line_errors,
     open_replay,
     open_stores,
     parse,

@@ -18,15 +18,17 @@ from torch import nn
 from genie.compiling import compile_parts, failed_to_compile
 from genie.dynamics import Dynamics
 from genie.errors import UserError
-from genie.machine import allow_quick_float32, best_device, check_compiler, end_with_parent
+from genie.machine import allow_quick_float32, best_device, check_compiler
+from genie.orphans import end_with_parent
 from genie.st_transformer import recompute_blocks
 from genie.tokenizer import Tokenizer
 from genie.world import make_latent_action
 from train import dynamics, latent_action, tokenizer
 from train.compile_cache import load_compiled, save_compiled
 from train.config import LoopConfig
+from train.errors import one_line_errors
 from train.loop import mixed_precision
-from train.stage import PIPELINE, StageConfig, one_line_errors
+from train.stage import PIPELINE, StageConfig
 
 
 @dataclass(frozen=True, kw_only=True)

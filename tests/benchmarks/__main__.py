@@ -20,7 +20,7 @@ from genie import machine
 from genie.errors import UserError
 from genie.files import check_folder, write_whole
 from tests.benchmarks import limits, loading, page, playing, preparing, training, worlds
-from train.stage import one_line_errors
+from train.errors import one_line_errors
 
 Row = dict[str, Any]
 Section = Callable[[], Row | list[Row]]
