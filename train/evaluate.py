@@ -27,10 +27,10 @@ from train.figures import (
     delta_psnr_figures,
     first_frames,
     latency_figures,
+    latent_action_figures,
     likeness,
     rollout_figures,
     scroll_figures,
-    usage_figures,
 )
 from train.long_rollouts import (
     LONG_STEPS,
@@ -235,7 +235,7 @@ def evaluate(
         "first_frames": first_frames(rollout),
         **by_networks,
         "delta_psnr": delta_psnr_figures(world, generated, future, prompts, video_ids, seed),
-        "latent_action": usage_figures(actions, world.num_actions),
+        "latent_action": latent_action_figures(clips, actions, world.num_actions),
         "true_actions": agreement,
         "scroll": scroll_figures(world, prompts[:NUM_HELD_PROMPTS], seed),
         "long": long_figures(world, store, running_on, seed) if running_on else {},

@@ -121,9 +121,19 @@ def _mean_with_error(values: Float[Tensor, " b"], videos: np.ndarray) -> dict[st
     return {"mean": mean, "standard_error": error, "interval": [mean - reach, mean + reach]}
 
 
-def usage_figures(actions: Int[Tensor, "b t"], num_actions: int) -> dict:
-    """Return how much of the alphabet of latent actions the held-out transitions use."""
+def latent_action_figures(
+    clips: UInt8[Tensor, "b t 3 h w"], actions: Int[Tensor, "b t-1"], num_actions: int
+) -> dict:
+    """Return how much of the alphabet true transitions use, and what their actions tell of them.
+
+    `eta_squared`: share of the variance of the view's true motion from frame to frame that the
+    inferred action explains. It needs no dynamics, so that latent action models can be compared
+    before one is trained on them.
+    """
+    motion = rearrange(legend.scrolls(clips[:, None]).double(), "b 1 s xy -> xy (b s)")
+    across, up_down = (metrics.eta_squared(values, actions.flatten()) for values in motion)
     return {
+        "eta_squared": {"across": across, "up_down": up_down},
         "num_actions": num_actions,
         "num_transitions": actions.numel(),
         **{name: use.item() for name, use in metrics.code_use(actions, num_actions).items()},

@@ -85,7 +85,9 @@ def game_table(figures: dict) -> str:
         f"videos, seed {figures['seed']}",
         *_rollout_lines(figures),
         f"latent actions: {latent['usage']:.0%} in use, perplexity {latent['perplexity']:.2f} "
-        f"of {latent['num_actions']}",
+        f"of {latent['num_actions']}; of the true motion from frame to frame they tell eta squared "
+        f"{latent['eta_squared']['across']:.2f} across, {latent['eta_squared']['up_down']:.2f} "
+        "up/down",
         *_true_action_lines(figures["true_actions"] or {}),
         *_scroll_lines(figures["scroll"]),
         *_long_lines(figures["long"]),
