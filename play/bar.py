@@ -5,8 +5,9 @@ In: an action and texts. Out: pixels on a pygame surface. Deliberately reads no 
 
 import pygame
 
+from genie.legend import ARROWS
 from play import paint
-from play.keymap import ARROWS, KeyMap, Press
+from play.keymap import KeyMap, Press
 from play.paint import ACTIVE, BACKGROUND, BAR, BRIGHT, CHIP, MUTED, TURNS, WARM, Colour
 
 MIN_WIDTH = 640

@@ -11,7 +11,8 @@ import platformdirs
 
 from genie.errors import UserError
 from genie.files import write_whole
-from play.keymap import KeyMap, check_bindings
+from genie.legend import check_bindings
+from play.keymap import KeyMap
 
 
 def path_for(fingerprint: str) -> Path:

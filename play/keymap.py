@@ -4,26 +4,19 @@ Keys have names here, not codes: "left", "right", "up", "down", letters, "space"
 to "9". Deliberately knows nothing of pygame or browsers, so that every screen can share it.
 """
 
-import json
-import string
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from genie.errors import UserError
+from genie.legend import ARROWS, FREE_KEYS, Legend
 
-ARROWS = ("left", "right", "up", "down")
-CHORDS = ("left_up", "right_up", "left_down", "right_down")
-FREE_KEYS = frozenset({*ARROWS, *string.ascii_lowercase, "space"})
-"""Keys that an action can be bound to; digits are never bound otherwise."""
-NAMES = FREE_KEYS | {*CHORDS, "none"}
 ALIASES = {"a": "left", "d": "right", "w": "up", "s": "down"}
 """What letters stand for that are not bound themselves."""
 SYNONYMS = {"jump": "up", "wait": "none", "stay": "none"}
 """Further words for --actions, where the world's own legend does not use them."""
 MAX_DIGITS = 9
-LEGEND_FILE = "legend.json"
 
 
 class Press(NamedTuple):
@@ -55,11 +48,15 @@ class KeyMap:
         Raises:
             UserError: if the legend is there and not usable.
         """
-        path = folder / LEGEND_FILE
-        if not path.exists():
+        legend = Legend.load(folder, num_actions)
+        if legend is None:
             return cls.plain(num_actions)
-        bindings, names = _read(path, num_actions)
-        return cls(num_actions=num_actions, bindings=bindings, has_legend=True, action_names=names)
+        return cls(
+            num_actions=num_actions,
+            bindings=legend.keys,
+            has_legend=True,
+            action_names=legend.action_names,
+        )
 
     @classmethod
     def plain(cls, num_actions: int) -> Self:
@@ -175,51 +172,5 @@ class HeldKeys:
         return taken
 
 
-def _is_name(name: Any) -> bool:
-    """Whether it can be written on one line."""
-    return isinstance(name, str) and bool(name.strip()) and name.isprintable()
-
-
 def _one_word(name: str) -> str:
     return name.replace(", ", "_").replace(" ", "_")
-
-
-def _read(path: Path, num_actions: int) -> tuple[dict[str, int], tuple[str, ...]]:
-    try:
-        legend = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable JSON ({error}): mend or delete it") from error
-    keys = legend.get("keys") if isinstance(legend, dict) else None
-    if not isinstance(keys, dict):
-        raise UserError(f'{path} has no "keys": write {{"keys": {{"left": 0, ...}}}} or delete it')
-    check_bindings(keys, num_actions, path)
-    return keys, _action_names(legend.get("actions"), num_actions, path)
-
-
-def check_bindings(keys: Mapping[Any, Any], num_actions: int, path: Path) -> None:
-    """Hold the bindings of a file against a world.
-
-    Raises:
-        UserError: naming the first one that does not fit.
-    """
-    for name, action in keys.items():
-        if name not in NAMES:
-            raise UserError(f"{path} binds {name!r}: use {', '.join(sorted(NAMES))}")
-        # A bool would pass as an int.
-        if type(action) is not int or not 0 <= action < num_actions:
-            raise UserError(
-                f"{path} binds {name!r} to {action!r}: this world's actions are "
-                f"whole numbers in 0..{num_actions - 1}"
-            )
-
-
-def _action_names(actions: Any, num_actions: int, path: Path) -> tuple[str, ...]:
-    if actions is None:
-        return ()
-    is_list = isinstance(actions, list) and all(isinstance(effect, dict) for effect in actions)
-    names = tuple(effect.get("name") for effect in actions) if is_list else ()
-    if len(names) != num_actions or not all(map(_is_name, names)):
-        raise UserError(
-            f'{path} names no {num_actions} "actions": measure it anew with python -m train.legend'
-        )
-    return names

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from play.keymap import ARROWS, KeyMap
+from genie.legend import ARROWS
+from play.keymap import KeyMap
 
 INK, PAPER, LIT = (224, 229, 238), (15, 17, 22, 190), (122, 184, 255)
 SMALLEST_SIDE = 160

@@ -14,12 +14,13 @@ import numpy as np
 import pygame
 
 from genie.errors import UserError
+from genie.legend import FREE_KEYS
 from play import bindings, overlay, paint
 from play.bar import BAR_HEIGHT, Bar, spoken
 from play.foresight import Foresight
 from play.game import Settings
 from play.gamepad import Gamepads
-from play.keymap import FREE_KEYS, HeldKeys, Press
+from play.keymap import HeldKeys, Press
 from play.opening import Opening
 from play.paint import BACKGROUND, BRIGHT, MUTED
 from play.playthrough import Bookmark, free_name

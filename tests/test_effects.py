@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from genie import legend
-from genie.legend import Effect
 from genie.world import World
 from play.keymap import KeyMap
+from train import effects as effects_of
+from train.effects import Effect
 
 
 def effect(dx: float = 0.0, **agreements: float) -> Effect:
     """As measured where every prompt leaves room for everything."""
-    shares = dict.fromkeys(legend.OUTCOMES, 0.0) | agreements
+    shares = dict.fromkeys(effects_of.OUTCOMES, 0.0) | agreements
     return Effect(
         name="any",
         agreement=max(shares.values()),
@@ -40,30 +41,30 @@ FALL = effect(down=0.9, still=0.1)
 
 
 def test_arrows_go_where_the_picture_goes():
-    keys = legend.assign_keys([FALL, WALK, JUMP, LEFT, STILL, RUN, LEAP])
+    keys = effects_of.assign_keys([FALL, WALK, JUMP, LEFT, STILL, RUN, LEAP])
     assert keys == {
         "down": 0, "up": 2, "left": 3, "none": 4, "right": 5, "right_up": 6, "z": 1
     }  # fmt: skip
 
 
 def test_an_arrow_without_a_likely_action_stays_free():
-    assert legend.assign_keys([STILL, RUN]) == {"right": 1, "none": 0}
-    assert legend.assign_keys([effect(still=0.1)] * 3) == {"z": 0, "x": 1, "c": 2}
+    assert effects_of.assign_keys([STILL, RUN]) == {"right": 1, "none": 0}
+    assert effects_of.assign_keys([effect(still=0.1)] * 3) == {"z": 0, "x": 1, "c": 2}
 
 
 def test_a_single_jump_is_up_even_where_it_drifts():
-    assert legend.assign_keys([effect(6.0, up=1.0, right=0.6)]) == {"up": 0}
-    assert legend.assign_keys([effect(6.0, up=0.8, right=1.0)]) == {"right": 0}
+    assert effects_of.assign_keys([effect(6.0, up=1.0, right=0.6)]) == {"up": 0}
+    assert effects_of.assign_keys([effect(6.0, up=0.8, right=1.0)]) == {"right": 0}
 
 
 shares = st.floats(0, 1)
 pixels = st.floats(-60, 60)
-anything = st.builds(effect, pixels, **dict.fromkeys(legend.OUTCOMES, shares))
+anything = st.builds(effect, pixels, **dict.fromkeys(effects_of.OUTCOMES, shares))
 
 
 @given(st.lists(anything, min_size=2, max_size=12))
 def test_any_legend_can_be_played(tmp_path_factory: pytest.TempPathFactory, measured: list[Effect]):
-    keys = legend.assign_keys(measured)
+    keys = effects_of.assign_keys(measured)
     folder = tmp_path_factory.mktemp("legend")
     (folder / legend.FILE_NAME).write_text(json.dumps({"keys": keys}))
     assert dict(KeyMap.load(folder, len(measured)).bindings) == keys
@@ -82,7 +83,7 @@ def test_effects_are_those_of_a_scrolling_picture():
     tall = torch.randint(256, (3, 100, 64), dtype=torch.uint8, generator=torch.manual_seed(1))
     jump = torch.stack([tall[:, 30 - up : 94 - up] for up in heights])
     films = torch.stack([walk, jump, walk[:1].expand(9, -1, -1, -1)])[None]
-    right, up, still = legend.effects(legend.scrolls(films))
+    right, up, still = effects_of.effects(effects_of.scrolls(films))
     assert (right.median_dx, right.median_dy, right.right, right.still) == (32, 0, 1, 0)
     assert (up.median_dy, up.up, up.still) == (0, 1, 0)
     assert (still.median_dx, still.median_dy, still.still) == (0, 0, 1)
@@ -93,7 +94,7 @@ def test_names_say_what_most_prompts_show():
     """Five prompts; from two of them a wall on the left stops whatever would go left."""
     free = [pan(-2, 0), pan(3, 0), pan(1, 0), pan(0, 0), pan(2, 2), pan(0, -2)]
     walled = [pan(0, 0), *free[1:]]
-    effects = legend.effects(torch.stack([torch.stack(f) for f in [free] * 3 + [walled] * 2]))
+    effects = effects_of.effects(torch.stack([torch.stack(f) for f in [free] * 3 + [walled] * 2]))
     names = [effect.name for effect in effects]
     assert names == ["left", "right", "slow right", "stay", "right, rising", "down"]
     assert all(effect.agreement == 1 for effect in effects), "a wall is no disagreement"
@@ -104,7 +105,7 @@ def test_what_disagrees_gets_no_name():
     """From three prompts of five the first action goes right, from the others left."""
 
     def measured(*prompts: list[torch.Tensor]) -> list[Effect]:
-        return legend.effects(torch.stack([torch.stack(pair) for pair in prompts]))
+        return effects_of.effects(torch.stack([torch.stack(pair) for pair in prompts]))
 
     first, second = measured(*[[pan(2, 0), pan(0, 0)]] * 3, *[[pan(-2, 0), pan(0, 0)]] * 2)
     assert (first.name, first.agreement) == ("mostly right", 0.6)
@@ -114,14 +115,14 @@ def test_what_disagrees_gets_no_name():
     assert (first.name, second.name) == ("mostly left", "mostly stay")
     ways = [pan(-2, 0), pan(2, 0), pan(0, 2), pan(0, -2)]
     first, *others = measured(*([way, *ways] for way in ways))
-    assert first.name == "unclear" and first.agreement < legend.LIKELY
+    assert first.name == "unclear" and first.agreement < effects_of.LIKELY
     assert [other.name for other in others] == ["left", "right", "up", "down"]
 
 
 def test_the_strip_shows_every_action(tiny_world: World, tmp_path: Path):
     generator = torch.manual_seed(0)
     prompts = torch.randint(256, (2, 3, *tiny_world.size), dtype=torch.uint8, generator=generator)
-    legend.write_legend(tiny_world, prompts, tmp_path)
+    effects_of.write_legend(tiny_world, prompts, tmp_path)
     height, width = tiny_world.size
     with Image.open(tmp_path / legend.STRIP_NAME) as strip:
         assert strip.size == (5 * width, tiny_world.num_actions * height)
@@ -134,7 +135,7 @@ def test_the_strip_shows_every_action(tiny_world: World, tmp_path: Path):
 def test_a_worlds_legend_is_measured_and_can_be_read(tiny_world: World, tmp_path: Path):
     generator = torch.manual_seed(0)
     prompts = torch.randint(256, (3, 3, *tiny_world.size), dtype=torch.uint8, generator=generator)
-    measured, keys = legend.write_legend(tiny_world, prompts, tmp_path)
+    measured, keys = effects_of.write_legend(tiny_world, prompts, tmp_path)
     saved = json.loads((tmp_path / legend.FILE_NAME).read_text())
     assert saved["keys"] == keys and saved["num_prompts"] == 3
     assert saved["actions"] == [asdict(effect) for effect in measured]

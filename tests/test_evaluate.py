@@ -22,11 +22,11 @@ from genie import video
 from genie.data import FrameStore
 from genie.errors import UserError
 from genie.frames import to_pictures
-from genie.legend import HELD_STEPS
 from genie.parts import FrameOptions
 from genie.preparing import prepare
 from genie.world import World, read_config
 from train import evaluate, sampling
+from train.effects import HELD_STEPS
 from train.figures import _mean_with_error
 from train.long_rollouts import long_figures, longest_scenes, run_on, steps_to_look_at
 from train.pictures import contact_sheet, draw_pictures
@@ -190,6 +190,8 @@ def test_a_perfect_world_gets_perfect_figures(landscape, walks, true_actions):
     assert figures["latent_action"]["usage"] == 1
     assert 4.5 < figures["latent_action"]["perplexity"] <= 5
     assert sum(figures["latent_action"]["histogram"]) == 12 * 18
+    told = figures["latent_action"]["eta_squared"]
+    assert told == pytest.approx({"across": 1, "up_down": 1}), "its actions are the true ones"
     for kind, num_classes in {"all": 5, "horizontal": 3, "vertical": 2, "moves": 5}.items():
         agreement = figures["true_actions"][kind]
         assert agreement["balanced_accuracy"] == 1

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genie.errors import UserError
+from genie.legend import ARROWS, FREE_KEYS, NAMES
 from play import bindings
 from play.headless import parse_actions
-from play.keymap import ALIASES, ARROWS, FREE_KEYS, NAMES, SYNONYMS, HeldKeys, KeyMap
+from play.keymap import ALIASES, SYNONYMS, HeldKeys, KeyMap
 
 LEGEND = {"left": 5, "right": 4, "up": 0, "down": 1, "none": 2, "right_up": 3}
 DOES = ("up", "down", "stay", "right, rising", "right", "left", "slow right", "slow right")

@@ -15,11 +15,12 @@ from PIL import Image, ImageSequence
 
 from genie import video
 from genie.errors import UserError
+from genie.legend import NAMES
 from genie.world import World
 from play.__main__ import main
 from play.game import Settings
 from play.headless import check_actions, parse_actions, scripted_walk
-from play.keymap import NAMES, KeyMap
+from play.keymap import KeyMap
 from play.opening import Library
 from play.recording import Recording, digest
 

@@ -14,6 +14,7 @@ from genie.data import FrameStore
 from genie.errors import UserError
 from genie.world import World
 from play.keymap import KeyMap
+from train import effects as effects_of
 from train.legend import LegendConfig, main, table
 from train.true_actions import Meeting, TrueActions, label_transitions, meetings
 
@@ -67,7 +68,7 @@ def test_meetings_count_the_buttons_that_were_pressed(
 
 
 def test_an_action_that_is_never_met_is_told_as_well():
-    effects = legend.effects(torch.zeros(2, 1, 8, 2, dtype=torch.long))
+    effects = effects_of.effects(torch.zeros(2, 1, 8, 2, dtype=torch.long))
     never = Meeting(share={"LEFT": float("nan")}, everywhere={"LEFT": 0.4}, num_transitions=0)
     assert table(effects, {"none": 0}, {0: never}).endswith("never met")
 
@@ -84,7 +85,7 @@ def test_shipped_names_agree_and_arrows_go_to_them(world: Path):
     names = [effect["name"] for effect in shipped["actions"]]
     for effect in shipped["actions"]:
         is_hedged = effect["name"].startswith(("mostly", "unclear"))
-        assert is_hedged == (effect["agreement"] < legend.CLEAR), effect["name"]
+        assert is_hedged == (effect["agreement"] < effects_of.CLEAR), effect["name"]
     for key, word in WORDS.items():
         words = (word,) if isinstance(word, str) else word
         assert any(part in names[shipped["keys"][key]] for part in words), key

@@ -22,6 +22,7 @@ from genie.sampling import SamplingConfig
 from genie.tokenizer import Tokenizer
 from genie.world import World, WorldConfig, read_config
 from train.config import LoopConfig
+from train.effects import write_legend
 from train.encode import ActionModel, fingerprint, load_encoders, open_tokens
 from train.errors import one_line_errors
 from train.judges import dynamics_judge
@@ -216,7 +217,7 @@ def save_world(
     world.dynamics.load_state_dict(dynamics.state_dict())
     (out / legend.FILE_NAME).unlink(missing_ok=True)  # of an earlier world in the same place
     world.save_pretrained(out, torch.float16)  # the run folder keeps them whole
-    legend.write_legend(World.from_pretrained(out), prompts, out)
+    write_legend(World.from_pretrained(out), prompts, out)
     _save_prompts(prompts[:: -(-len(prompts) // SAVED_PROMPTS)], out / "prompts")
     print(f"world written to {out}; play it: {_play_command(out)}")
 

@@ -1,11 +1,10 @@
-"""Legend: what holding each latent action does on the screen, its name, and the key that it gets.
+"""What holding each latent action does on the screen, its name, and the key that it gets.
 
-In: a world and prompt frames. Out: one `Effect` an action, keys and a picture. Latent actions come
-without names; these are measured on the world's own free-running rollouts, so no label is needed.
-Knows no keyboard: keys have names here.
+In: a world and prompt frames. Out: one `Effect` an action, keys, and the world's legend. Latent
+actions come without names; these are measured on the world's own free-running rollouts, so no label
+is needed.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,13 +15,9 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from genie import metrics, video
-from genie.files import write_whole
+from genie import legend, metrics, video
 from genie.frames import to_float, to_pictures
 
-FILE_NAME = "legend.json"
-STRIP_NAME = "legend.png"
-"""Picture with one row an action: the prompt and what follows from it under that action."""
 HELD_STEPS = 8
 STRIP_EVERY = 2  # frames between two pictures of a strip
 MOVED = 3  # pixels in all over HELD_STEPS frames from which on a view counts as moved
@@ -178,15 +173,10 @@ def write_legend(
     shifts = scrolls(films)
     measured = effects(shifts)
     keys = assign_keys(measured)
-    legend = {
-        "keys": keys,
-        "num_prompts": len(prompts),
-        "held_frames": HELD_STEPS,
-        "actions": [asdict(effect) for effect in measured],
-    }
     strip = _strip(films[_most_typical(outcomes(shifts))])
-    video.write_image(folder / STRIP_NAME, to_pictures(strip))
-    write_whole(folder / FILE_NAME, json.dumps(legend, indent=1) + "\n")
+    video.write_image(folder / legend.STRIP_NAME, to_pictures(strip))
+    facts = {"num_prompts": len(prompts), "held_frames": HELD_STEPS}
+    legend.save(folder, keys, [asdict(effect) for effect in measured], **facts)
     return measured, keys
 
 

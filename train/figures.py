@@ -14,9 +14,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from genie import legend, metrics
+from genie import metrics
 from genie.frames import to_float
 from genie.world import World
+from train.effects import HELD_STEPS, effects, hold_actions, scrolls
 from train.rollouts import reconstruct, roll
 
 DELTA_STEPS = range(1, 11)
@@ -130,7 +131,7 @@ def latent_action_figures(
     inferred action explains. It needs no dynamics, so that latent action models can be compared
     before one is trained on them.
     """
-    motion = rearrange(legend.scrolls(clips[:, None]).double(), "b 1 s xy -> xy (b s)")
+    motion = rearrange(scrolls(clips[:, None]).double(), "b 1 s xy -> xy (b s)")
     across, up_down = (metrics.eta_squared(values, actions.flatten()) for values in motion)
     return {
         "eta_squared": {"across": across, "up_down": up_down},
@@ -145,22 +146,22 @@ def scroll_figures(world: World, prompts: UInt8[Tensor, "p 3 h w"], seed: int) -
     """Hold each latent action from each prompt and return how the view moves in all.
 
     `eta_squared`: share of the scroll's variance that the action explains, across and up/down.
-    `actions`: see `genie.legend.Effect`; `agreement` is the mean of theirs: how far an action does
+    `actions`: see `train.effects.Effect`; `agreement` is the mean of theirs: how far an action does
     the same from prompt to prompt.
     """
-    films = legend.hold_actions(world, prompts, legend.HELD_STEPS, seed)
+    films = hold_actions(world, prompts, HELD_STEPS, seed)
     films[:, :, 0] = reconstruct(world, prompts[:, None])  # as the player sees the prompt
-    shifts = legend.scrolls(films)
+    shifts = scrolls(films)
     total = rearrange(shifts.sum(dim=2).double(), "p a xy -> xy (p a)")
     action = repeat(torch.arange(world.num_actions), "a -> (p a)", p=len(prompts))
     across, up_down = (metrics.eta_squared(values, action) for values in total)
-    effects = legend.effects(shifts)
+    measured = effects(shifts)
     return {
         "num_prompts": len(prompts),
-        "num_steps": legend.HELD_STEPS,
+        "num_steps": HELD_STEPS,
         "eta_squared": {"across": across, "up_down": up_down},
-        "agreement": sum(effect.agreement for effect in effects) / len(effects),
-        "actions": [asdict(effect) for effect in effects],
+        "agreement": sum(effect.agreement for effect in measured) / len(measured),
+        "actions": [asdict(effect) for effect in measured],
     }
 
 

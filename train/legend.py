@@ -17,6 +17,7 @@ from genie.errors import UserError
 from genie.files import check_folder
 from genie.world import World
 from train.dynamics import LEGEND_PROMPTS, draw_prompts
+from train.effects import Effect, write_legend
 from train.errors import one_line_errors
 from train.evaluate import check_sizes
 from train.true_actions import Meeting, TrueActions, meetings
@@ -57,13 +58,13 @@ def main(config: LegendConfig) -> None:
     met = meetings(world, store, truth, HORIZON) if truth else None
     prompts = draw_prompts(store, config.prompts)
     out.mkdir(parents=True, exist_ok=True)
-    effects, keys = legend.write_legend(world, prompts, out)
+    effects, keys = write_legend(world, prompts, out)
     print(table(effects, keys, met))
     print(f"written to {out}: {legend.FILE_NAME}, {legend.STRIP_NAME}")
 
 
 def table(
-    effects: list[legend.Effect], keys: dict[str, int], met: dict[int, Meeting] | None = None
+    effects: list[Effect], keys: dict[str, int], met: dict[int, Meeting] | None = None
 ) -> str:
     """One line an action: key, name, agreement and, where they are known, the true buttons."""
     head = f"{'action':<8}{'key':<10}{'name':<24}{'agreement':>9}"

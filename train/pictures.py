@@ -18,9 +18,9 @@ from torch import Tensor
 from genie import video
 from genie.files import write_whole, writing
 from genie.frames import to_float
-from genie.legend import hold_actions
 from genie.metrics import psnr
 from genie.world import World
+from train.effects import hold_actions
 
 NUM_DRAWN_PROMPTS = 3
 NUM_DRAWN_CLIPS = 8

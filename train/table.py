@@ -80,14 +80,15 @@ def _games_table(figures: dict) -> str:
 def game_table(figures: dict) -> str:
     """The same of one game, with more of them."""
     latent, latency = figures["latent_action"], figures["latency"]
+    told = latent["eta_squared"]
     lines = [
         f"{figures['world']}: {figures['num_clips']} held-out clips of {figures['num_videos']} "
         f"videos, seed {figures['seed']}",
         *_rollout_lines(figures),
         f"latent actions: {latent['usage']:.0%} in use, perplexity {latent['perplexity']:.2f} "
-        f"of {latent['num_actions']}; of the true motion from frame to frame they tell eta squared "
-        f"{latent['eta_squared']['across']:.2f} across, {latent['eta_squared']['up_down']:.2f} "
-        "up/down",
+        f"of {latent['num_actions']}",
+        f"true motion from frame to frame that they tell: eta squared {told['across']:.2f} across, "
+        f"{told['up_down']:.2f} up/down",
         *_true_action_lines(figures["true_actions"] or {}),
         *_scroll_lines(figures["scroll"]),
         *_long_lines(figures["long"]),

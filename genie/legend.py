@@ -1,0 +1,99 @@
+"""The legend of a world: the file that says what its latent actions do, and which keys they get.
+
+In: a world's folder. Out: keys and names, checked; or the file. Keys have names here, such as
+"left", "z" or "left_up". Knows neither how effects are measured nor who holds keys.
+"""
+
+import json
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genie.errors import UserError
+from genie.files import write_whole
+
+FILE_NAME = "legend.json"
+STRIP_NAME = "legend.png"
+"""Picture with one row an action: the prompt and what follows from it under that action."""
+ARROWS = ("left", "right", "up", "down")
+CHORDS = ("left_up", "right_up", "left_down", "right_down")
+FREE_KEYS = frozenset({*ARROWS, *string.ascii_lowercase, "space"})
+"""Keys that an action can be bound to; digits are never bound otherwise."""
+NAMES = FREE_KEYS | {*CHORDS, "none"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Legend:
+    """What play needs of it."""
+
+    keys: Mapping[str, int]
+    """Latent action of each name in `NAMES` that has one."""
+    action_names: tuple[str, ...]
+    """What each action does, such as "slow right"; empty where that was not measured."""
+
+    @classmethod
+    def load(cls, folder: Path, num_actions: int) -> "Legend | None":
+        """The legend of a world's folder, if it has one.
+
+        Raises:
+            UserError: if it is there and not usable.
+        """
+        path = folder / FILE_NAME
+        if not path.exists():
+            return None
+        try:
+            legend = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is not readable JSON ({error}): mend or delete it") from error
+        keys = legend.get("keys") if isinstance(legend, dict) else None
+        if not isinstance(keys, dict):
+            raise UserError(
+                f'{path} has no "keys": write {{"keys": {{"left": 0, ...}}}} or delete it'
+            )
+        check_bindings(keys, num_actions, path)
+        names = _action_names(legend.get("actions"), num_actions, path)
+        return cls(keys=keys, action_names=names)
+
+
+def save(
+    folder: Path, keys: Mapping[str, int], effects: Sequence[Mapping[str, Any]], **facts: int
+) -> None:
+    """Write a legend. Args: effects: one an action, with its name. facts: how it was measured."""
+    values = {"keys": keys, **facts, "actions": effects}
+    write_whole(folder / FILE_NAME, json.dumps(values, indent=1) + "\n")
+
+
+def check_bindings(keys: Mapping[Any, Any], num_actions: int, path: Path) -> None:
+    """Hold the bindings of a file against a world.
+
+    Raises:
+        UserError: naming the first one that does not fit.
+    """
+    for name, action in keys.items():
+        if name not in NAMES:
+            raise UserError(f"{path} binds {name!r}: use {', '.join(sorted(NAMES))}")
+        # A bool would pass as an int.
+        if type(action) is not int or not 0 <= action < num_actions:
+            raise UserError(
+                f"{path} binds {name!r} to {action!r}: this world's actions are "
+                f"whole numbers in 0..{num_actions - 1}"
+            )
+
+
+def _action_names(actions: Any, num_actions: int, path: Path) -> tuple[str, ...]:
+    if actions is None:
+        return ()
+    is_list = isinstance(actions, list) and all(isinstance(effect, dict) for effect in actions)
+    names = tuple(effect.get("name") for effect in actions) if is_list else ()
+    if len(names) != num_actions or not all(map(_is_name, names)):
+        raise UserError(
+            f'{path} names no {num_actions} "actions": measure it anew with python -m train.legend'
+        )
+    return names
+
+
+def _is_name(name: Any) -> bool:
+    """Whether it can be written on one line."""
+    return isinstance(name, str) and bool(name.strip()) and name.isprintable()
