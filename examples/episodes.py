@@ -16,9 +16,9 @@ from games import Games
 from players import Presser
 
 from genie import video
+from genie.data.parts import FrameOptions
+from genie.data.shards import Shard, ShardWriter, StoredVideo
 from genie.errors import UserError
-from genie.parts import FrameOptions
-from genie.shards import Shard, ShardWriter, StoredVideo
 
 SHORTEST_EPISODE = FrameOptions.min_frames  # stored frames; shorter holds no clip worth training on
 MOST_SHORT = 500  # episodes, if none before them was worth keeping

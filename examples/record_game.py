@@ -40,9 +40,9 @@ from recorders import Tell, side_by_side
 from tqdm import tqdm
 
 from genie import video
-from genie.card import SPLITS, Card
+from genie.data.card import SPLITS, Card
+from genie.data.shards import Shard, StoredVideo, list_videos, seal, write_card
 from genie.errors import UserError
-from genie.shards import Shard, StoredVideo, list_videos, seal, write_card
 
 FIRST_HELDOUT_LEVEL = 1_000_000
 NUM_ENVS = {True: 64, False: 16}  # Procgen's pictures are small and quick

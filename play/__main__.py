@@ -22,12 +22,12 @@ from genie.files import check_folder
 from genie.sampling import MOST_STEPS
 from play import headless, overlay
 from play.keymap import KeyMap
-from play.opening import Library, Opening, first_prompt, prompts_for, worlds_in
-from play.playthrough import DEFAULT_EXPORT, Playthrough
 from play.recording import Recording, first_difference
+from play.timeline import DEFAULT_EXPORT, Playthrough
+from play.worlds import Library, Opening, first_prompt, prompts_for, worlds_in
 
 if TYPE_CHECKING:
-    from play.playing import Files, Playing
+    from play.window.game_screen import Files, Playing
 
 WORLDS = Path("checkpoints")
 WINDOW_SIDE, FILE_SIDE = 512, 256
@@ -311,7 +311,7 @@ def _check_browser(options: Options) -> None:
 
 def _opens_window() -> bool:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    from play import window
+    from play.window import window
 
     return window.open_display()
 
@@ -350,10 +350,10 @@ def _show(
 
     Gives what was played last; with a script, what it was played on.
     """
-    from play.bar import BAR_HEIGHT, MIN_WIDTH
-    from play.gallery import Gallery
-    from play.playing import Playing
-    from play.window import Window
+    from play.window.bar import BAR_HEIGHT, MIN_WIDTH
+    from play.window.game_screen import Playing
+    from play.window.start_screen import Gallery
+    from play.window.window import Window
 
     shelves = {world: prompts_for(world) for world in worlds_in(WORLDS)}
     if not opening and not shelves:
@@ -395,7 +395,7 @@ def _show(
 
 
 def _files(opening: Opening, options: Options) -> "Files":
-    from play.playing import Files
+    from play.window.game_screen import Files
 
     return Files(
         picture=options.export_path,

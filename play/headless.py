@@ -8,8 +8,8 @@ import numpy as np
 
 from genie.errors import UserError
 from play.keymap import KeyMap
-from play.playthrough import Playthrough
 from play.recording import Recording
+from play.timeline import Playthrough
 
 HOLD_FRAMES = 8
 MAX_ACTIONS = 100_000

@@ -12,11 +12,11 @@ import torch
 
 from genie import video
 from genie.codebook import CodebookConfig
+from genie.data.parts import FrameOptions
+from genie.data.prepare import prepare
 from genie.dynamics import DynamicsConfig
 from genie.frames import to_float, to_uint8
 from genie.latent_action import LatentActionConfig
-from genie.parts import FrameOptions
-from genie.preparing import prepare
 from genie.sampling import SamplingConfig
 from genie.tokenizer import TokenizerConfig
 from genie.world import World, WorldConfig
@@ -182,7 +182,7 @@ def no_screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # Loaded here, so that tests without a window wait for no pygame.
     import pygame
 
-    from play import paint, window
+    from play.window import paint, window
 
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     assert window.open_display()

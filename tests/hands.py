@@ -5,7 +5,7 @@ import time
 import pygame
 import pytest
 
-from play.window import Window
+from play.window.window import Window
 
 PATIENCE = 30.0
 """Seconds."""

@@ -14,8 +14,8 @@ from genie.errors import UserError
 from play import bindings
 from play.game import Settings
 from play.keymap import KeyMap
-from play.opening import Clip, Opening
-from play.playthrough import Playthrough
+from play.timeline import Playthrough
+from play.worlds import Clip, Opening
 
 SIDE = 32
 SQUARE_SIDE = 4
@@ -126,9 +126,9 @@ def square_in(picture):
 
 def open_window(opening_, export, **options):
     """A window as the command line opens it, and the screen in it."""
-    from play.bar import BAR_HEIGHT, MIN_WIDTH
-    from play.playing import Files, Playing
-    from play.window import Window
+    from play.window.bar import BAR_HEIGHT, MIN_WIDTH
+    from play.window.game_screen import Files, Playing
+    from play.window.window import Window
 
     window = Window((max(SIDE * SCALE, MIN_WIDTH), SIDE * SCALE + BAR_HEIGHT))
     options = {"drop": lambda path: window.say(f"dropped {path}")} | options
@@ -138,7 +138,7 @@ def open_window(opening_, export, **options):
 
 
 if __name__ == "__main__":
-    from play.window import open_display
+    from play.window.window import open_display
 
     assert open_display()
     open_window(with_film(make_opening(fps=float(sys.argv[2]))), sys.argv[1])[0].run()

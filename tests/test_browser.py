@@ -33,8 +33,8 @@ from genie.errors import UserError
 from genie.world import World
 from play.browser import server, wire
 from play.browser.player import IDLE, POLICY, TRY_LATER, Player, Workers
-from play.opening import Library
 from play.recording import Recording
+from play.worlds import Library
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -15,7 +15,7 @@ from genie import machine
 from genie.errors import UserError
 from train import __main__ as pipeline
 from train import stage, tokenizer, warm_up
-from train.compile_cache import load_compiled, save_compiled
+from train.loop.compile_cache import load_compiled, save_compiled
 
 ROOT = Path(__file__).resolve().parents[1]
 

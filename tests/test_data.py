@@ -12,11 +12,13 @@ from conftest import HEIGHT, WIDTH, scrolling_ground
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genie import preparing, shards, video
-from genie.card import SPLITS, game_of, is_prepared
-from genie.data import Clips, FrameStore, TokenStore
+from genie import video
+from genie.data import shards
+from genie.data.card import SPLITS, game_of, is_prepared
+from genie.data.clips import Clips, FrameStore, TokenStore
+from genie.data.parts import FrameOptions
+from genie.data.prepare import prepare
 from genie.errors import UserError
-from genie.parts import FrameOptions
 
 
 def counted_store(lengths: list[int]) -> TokenStore:
@@ -51,7 +53,7 @@ def test_each_game_has_its_own_videos_in_their_order(tmp_path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         video.write(path, list(frames[name]), fps=12.0, lossless=True)
     options = FrameOptions(size=(HEIGHT, WIDTH))
-    preparing.prepare([tmp_path / "videos"], tmp_path / "out", options, workers=1)
+    prepare([tmp_path / "videos"], tmp_path / "out", options, workers=1)
     whole = FrameStore.open(tmp_path / "out", "heldout")
     games = whole.by_game()
     assert sorted(games) == ["a", "b"]
@@ -108,7 +110,7 @@ def sharded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "SHARD_BYTES", 13 * 3 * HEIGHT * WIDTH)
         options = FrameOptions(size=(HEIGHT, WIDTH), min_frames=9)
-        preparing.prepare([folder / "videos"], folder / "out", options, workers=1)
+        prepare([folder / "videos"], folder / "out", options, workers=1)
     return folder / "out"
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 from genie import legend
 from genie.world import World
 from play.keymap import KeyMap
-from train import effects as effects_of
-from train.effects import Effect
+from train.measure import effects as effects_of
+from train.measure.effects import Effect
 
 
 def effect(dx: float = 0.0, **agreements: float) -> Effect:

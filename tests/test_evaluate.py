@@ -19,21 +19,21 @@ from conftest import tiny_world_config
 from PIL import Image
 
 from genie import video
-from genie.data import FrameStore
+from genie.data.clips import FrameStore
+from genie.data.parts import FrameOptions
+from genie.data.prepare import prepare
 from genie.errors import UserError
 from genie.frames import to_pictures
-from genie.parts import FrameOptions
-from genie.preparing import prepare
 from genie.world import World, read_config
 from train import evaluate, sampling
-from train.effects import HELD_STEPS
-from train.figures import _mean_with_error
-from train.long_rollouts import long_figures, longest_scenes, run_on, steps_to_look_at
-from train.pictures import contact_sheet, draw_pictures
-from train.report import HEIGHT, WIDTH, page
-from train.rollouts import HISTORY, draw_clips, infer, roll
-from train.table import table
-from train.true_actions import TrueActions, label_transitions, true_action_figures
+from train.measure.effects import HELD_STEPS
+from train.measure.figures import _mean_with_error
+from train.measure.long_rollouts import long_figures, longest_scenes, run_on, steps_to_look_at
+from train.measure.pictures import contact_sheet, draw_pictures
+from train.measure.report import HEIGHT, WIDTH, page
+from train.measure.rollouts import HISTORY, draw_clips, infer, roll
+from train.measure.table import table
+from train.measure.true_actions import TrueActions, label_transitions, true_action_figures
 
 SIDE = 32
 SPEED = 3
@@ -822,6 +822,6 @@ def test_impossible_ways_are_refused(tiny_world_folder, prepared_folder, tmp_pat
 def test_too_few_videos_to_look_up_in_are_refused(
     tiny_world_folder, prepared_folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("train.patches.FEWEST_VIDEOS", 100)
+    monkeypatch.setattr("train.measure.patches.FEWEST_VIDEOS", 100)
     with pytest.raises(UserError, match="look patches up in others"):
         sampling.main(sweep(tiny_world_folder, prepared_folder, tmp_path))

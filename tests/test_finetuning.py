@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from test_train import command, one_core, run_module
 
 from genie import video
-from genie.data import Clips, FrameStore
-from genie.preparing import FrameOptions, prepare
+from genie.data.clips import Clips, FrameStore
+from genie.data.prepare import FrameOptions, prepare
 from genie.world import NETS, World
 from train import dynamics, latent_action, tokenizer
-from train.run_folder import read_description
+from train.loop.run_folder import read_description
 from train.stage import data_fingerprint
 
 pytestmark = pytest.mark.timeout(900)

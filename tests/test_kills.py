@@ -106,8 +106,8 @@ def tell(events: int, starts: Path) -> None:
 
     `starts` gets the step at which each process begins.
     """
-    from train.loop import Trainer
-    from train.states import States
+    from train.loop.states import States
+    from train.loop.trainer import Trainer
 
     def telling(owner: type, name: str, byte: bytes) -> None:
         method = getattr(owner, name)
@@ -227,7 +227,7 @@ def drive(data: Path, folder: Path) -> None:
     import train.dynamics
     import train.latent_action
     import train.tokenizer  # noqa: F401
-    from train.speed import count_operations, matrix_rate
+    from train.loop.speed import count_operations, matrix_rate
 
     torch.set_num_threads(1)
     matrix_rate(torch.device("cpu"), torch.float32)  # measured once; children find it known

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from genie.dynamics import Dynamics, DynamicsConfig
-from train.config import LoopConfig
-from train.muon import Muon, orthogonalise
-from train.schedule import make_optimizers
+from train.loop.config import LoopConfig
+from train.loop.muon import Muon, orthogonalise
+from train.loop.schedule import make_optimizers
 
 
 def matrices(*shape: int, seed: int = 0) -> torch.Tensor:

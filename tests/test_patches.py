@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genie.data import FrameStore
-from train import patches
-from train.patches import KnownPatches
+from genie.data.clips import FrameStore
+from train.measure import patches
+from train.measure.patches import KnownPatches
 
 SIDE, TILE = 64, 16
 KINDS = 2

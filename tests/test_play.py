@@ -21,8 +21,8 @@ from play.__main__ import main
 from play.game import Settings
 from play.headless import check_actions, parse_actions, scripted_walk
 from play.keymap import KeyMap
-from play.opening import Library
 from play.recording import Recording, digest
+from play.worlds import Library
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LEGEND = {"left": 5, "right": 4, "up": 0, "down": 1, "none": 2, "right_up": 3}
@@ -234,7 +234,7 @@ def test_missing_world_is_one_line(headless, tmp_path):
 
 
 def test_world_without_any_prompt_asks_for_one(tiny_world_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("play.opening.REPOSITORY", tmp_path)
+    monkeypatch.setattr("play.worlds.REPOSITORY", tmp_path)
     code = main(
         ["--headless", "--world", str(tiny_world_folder), "--export", str(tmp_path / "a.gif")]
     )

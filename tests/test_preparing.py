@@ -29,14 +29,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from zoo import Clip, Zoo, make_zoo, original
 
-from genie import preparing, shards, video
-from genie.card import SPLITS, Card, read_card
-from genie.data import Clips, FrameStore
+from genie import video
+from genie.data import prepare as preparing
+from genie.data import shards
+from genie.data.card import SPLITS, Card, read_card
+from genie.data.clips import Clips, FrameStore
+from genie.data.parts import FrameOptions
+from genie.data.prepare import describe_source, prepare
+from genie.data.scenes import SceneRules, keep
 from genie.errors import UserError
 from genie.frames import to_pictures
-from genie.parts import FrameOptions
-from genie.preparing import describe_source, prepare
-from genie.scenes import SceneRules, keep
 from train import prepare as command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -1045,8 +1047,8 @@ def test_two_commands_never_make_the_same_folder(zoo: Zoo, tmp_path: Path):
 PREPARE_AND_MEASURE = """
 import re, sys
 from pathlib import Path
-from genie.parts import FrameOptions
-from genie.preparing import prepare
+from genie.data.parts import FrameOptions
+from genie.data.prepare import prepare
 card = prepare([sys.argv[1]], Path(sys.argv[2]), FrameOptions(size=(128, 128)), workers=1)
 print(card.num_frames("train") + card.num_frames("heldout"))
 print(*re.findall(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text()))

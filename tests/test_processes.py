@@ -25,7 +25,7 @@ from test_train import (
 from torch import nn
 
 from train import tokenizer
-from train.run_folder import is_finished
+from train.loop.run_folder import is_finished
 
 SMALL = ["--preset", "tiny", "--threads", "1", "--loop.precision", "float32"]
 SMALL += ["--loop.num-steps", "12", "--loop.log-every", "1", "--loop.save-every", "4"]

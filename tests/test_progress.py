@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from genie.errors import UserError
 from train import __main__ as pipeline
-from train import pace, progress, tokenizer
-from train.loop import Trainer
-from train.progress import ByClock
+from train import tokenizer
+from train.loop import budget, progress
+from train.loop.progress import ByClock
+from train.loop.trainer import Trainer
 
 UNTIL = 20
 
@@ -30,7 +31,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return metrics
 
     monkeypatch.setattr(Trainer, "_train_step", strike)
-    for module in (pace, progress):
+    for module in (budget, progress):
         monkeypatch.setattr(module, "process_age_s", lambda: state.age)
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: state.now))
     monkeypatch.setattr(progress, "SAVE_EVERY_S", 3.0)

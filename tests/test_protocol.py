@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from test_evaluate import configure
 
-from genie.data import FrameStore
+from genie.data.clips import FrameStore
 from genie.errors import UserError
 from train import evaluate, protocol
-from train.rollouts import HISTORY
+from train.measure.rollouts import HISTORY
 
 
 @pytest.fixture

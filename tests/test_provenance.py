@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from test_train import encoders, on_one_core, write_encoders  # noqa: F401
 
-from genie.data import FrameStore
+from genie.data.clips import FrameStore
 from train import dynamics, latent_action, tokenizer
-from train.provenance import FILE_NAME, commit, note_start
+from train.loop.provenance import FILE_NAME, commit, note_start
 
 
 def git(folder: Path, *words: str) -> str:

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from genie import video
-from genie.card import SPLITS, read_card
-from genie.data import FrameStore
+from genie.data.card import SPLITS, read_card
+from genie.data.clips import FrameStore
+from genie.data.parts import FrameOptions
+from genie.data.prepare import prepare
 from genie.errors import UserError
-from genie.parts import FrameOptions
-from genie.preparing import prepare
-from train.true_actions import TrueActions
+from train.measure.true_actions import TrueActions
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "record_game.py"
 OPTIONS = {

@@ -10,11 +10,11 @@ import torch
 from test_train import loop_config, on_one_core, open_stores, small_trainer, to_its_end  # noqa: F401
 from torch.utils.data import ConcatDataset, DataLoader
 
-from genie import data
-from genie.data import Clips, FrameStore, starts
-from train.batches import Pool, StepSampler
-from train.loop import Replay
-from train.resident import ResidentBatches, ResidentClips, fit_on_device
+from genie.data import clips
+from genie.data.clips import Clips, FrameStore, starts
+from train.loop.clip_order import Pool, StepSampler
+from train.loop.resident import ResidentBatches, ResidentClips, fit_on_device
+from train.loop.trainer import Replay
 
 
 def alike(found, wanted) -> bool:
@@ -41,7 +41,7 @@ def test_batches_are_a_loaders(net: str, accumulation: int, prepared_folder: Pat
 def test_frames_come_whole_in_pieces(prepared_folder: Path, monkeypatch: pytest.MonkeyPatch):
     """Also where the videos of a game are scattered over the rows."""
     store = FrameStore.open(prepared_folder, "train")
-    monkeypatch.setattr(data, "BROUGHT_BYTES", 7 * 3 * store.size[0] * store.size[1])
+    monkeypatch.setattr(clips, "BROUGHT_BYTES", 7 * 3 * store.size[0] * store.size[1])
     some = store._only([0, 2])
     for each in (store, some):
         (frames,) = each.make_room(len(each), torch.device("cpu"))

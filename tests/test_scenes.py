@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from genie.scenes import SceneRules, keep
+from genie.data.scenes import SceneRules, keep
 
 SIZE = (48, 64)
 NO_CUTS = float("inf")

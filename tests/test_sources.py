@@ -18,15 +18,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
 
-from genie import rows as rows_of
-from genie import sources, video
-from genie.card import SPLITS, Card
-from genie.data import FrameStore
+from genie import video
+from genie.data import rows as rows_of
+from genie.data import sources
+from genie.data.card import SPLITS, Card
+from genie.data.clips import FrameStore
+from genie.data.parts import FrameOptions
+from genie.data.prepare import prepare
+from genie.data.sources import Source, find_sources, list_sources, name_sources
 from genie.errors import UserError
 from genie.frames import to_pictures
-from genie.parts import FrameOptions
-from genie.preparing import prepare
-from genie.sources import Source, find_sources, list_sources, name_sources
 from train import prepare as command
 
 ROOT = Path(__file__).resolve().parents[1]

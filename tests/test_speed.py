@@ -5,9 +5,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from genie.data import Clips, TokenStore
+from genie.data.clips import Clips, TokenStore
 from genie.dynamics import Dynamics, DynamicsConfig
-from train.speed import Speedometer, count_operations, matrix_rate
+from train.loop.speed import Speedometer, count_operations, matrix_rate
 
 
 class TwoProducts(nn.Module):

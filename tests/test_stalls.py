@@ -22,7 +22,7 @@ from genie.dynamics import Dynamics, DynamicsConfig
 from genie.latent_action import LatentActionConfig, LatentActionModel
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 from genie.tokenizer import Tokenizer, TokenizerConfig
-from train.averaging import WeightAverage
+from train.loop.ema import WeightAverage
 
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "unique", "equal")
 FRAMES = 5

@@ -26,10 +26,10 @@ from test_train import (
 )
 
 from genie.errors import UserError
-from train import states as states_file
-from train.loop import MOST_STRIKES, Trainer
-from train.run_folder import is_finished
-from train.states import States
+from train.loop import states as states_file
+from train.loop.run_folder import is_finished
+from train.loop.states import States
+from train.loop.trainer import MOST_STRIKES, Trainer
 
 
 @pytest.fixture(autouse=True)

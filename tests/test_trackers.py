@@ -9,7 +9,7 @@ from PIL import Image
 from test_train import on_one_core, open_stores, small_trainer, to_its_end  # noqa: F401
 
 from genie.errors import UserError
-from train import trackers
+from train.loop import trackers
 
 
 def events(folder: Path):

@@ -25,23 +25,23 @@ from safetensors.torch import load_file
 from torch import nn
 
 from genie import machine, video
-from genie.data import Clips, FrameStore, TokenStore
+from genie.data.clips import Clips, FrameStore, TokenStore
+from genie.data.parts import FrameOptions
+from genie.data.prepare import prepare
 from genie.dynamics import Dynamics
 from genie.errors import UserError
 from genie.frames import to_float
 from genie.latent_action import LatentActionModel
-from genie.parts import FrameOptions
-from genie.preparing import prepare
 from genie.tokenizer import Tokenizer
 from genie.world import NETS
 from train import __main__ as pipeline
 from train import encode as encoding
 from train import latent_action, tokenizer
-from train.config import LoopConfig
-from train.judges import dynamics_judge
-from train.loop import Trainer
-from train.run_folder import RunFolder, describe, is_finished, load_finished
-from train.schedule import learning_rate
+from train.loop.config import LoopConfig
+from train.loop.previews import dynamics_judge
+from train.loop.run_folder import RunFolder, describe, is_finished, load_finished
+from train.loop.schedule import learning_rate
+from train.loop.trainer import Trainer
 from train.stage import HOW_IT_RUNS, StageConfig, fit, parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -282,7 +282,7 @@ def test_a_run_folder_that_cannot_be_made_is_refused(trainer, tmp_path: Path):
 def test_two_processes_never_train_in_one_folder(trainer, tmp_path: Path):
     running = trainer("dynamics")
     script = (
-        "import sys\nfrom pathlib import Path\nfrom train.run_folder import RunFolder\n"
+        "import sys\nfrom pathlib import Path\nfrom train.loop.run_folder import RunFolder\n"
         "from genie.errors import UserError\n"
         "try: RunFolder(Path(sys.argv[1]), {})\n"
         "except UserError as error: print(error)"

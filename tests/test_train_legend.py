@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from genie import legend
-from genie.data import FrameStore
+from genie.data.clips import FrameStore
 from genie.errors import UserError
 from genie.world import World
 from play.keymap import KeyMap
-from train import effects as effects_of
 from train.legend import LegendConfig, main, table
-from train.true_actions import Meeting, TrueActions, label_transitions, meetings
+from train.measure import effects as effects_of
+from train.measure.true_actions import Meeting, TrueActions, label_transitions, meetings
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 SHIPPED = sorted(path.parent for path in CHECKPOINTS.glob("*/legend.json"))

@@ -21,8 +21,8 @@ from square import FILM, GROUND, MEMORY, PAINT, SIDE, START, played_afresh, squa
 from genie import video
 from play import bindings
 from play.game import Settings
-from play.paint import ACTIVE, BAR, CHIP
 from play.recording import Recording, digest
+from play.window.paint import ACTIVE, BAR, CHIP
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FPS = 10

@@ -19,17 +19,17 @@ from typing import Annotated
 import torch
 import tyro
 
-from genie.card import is_prepared, is_remote, read_card
+from genie.data.card import is_prepared, is_remote, read_card
+from genie.data.parts import FrameOptions
+from genie.data.prepare import HELDOUT_SHARE, describe_source
 from genie.errors import UserError
 from genie.files import check_folder, write_whole, writing
-from genie.parts import FrameOptions
-from genie.preparing import HELDOUT_SHARE, describe_source
 from train import compare, dynamics, latent_action, prepare, tokenizer
 from train.errors import one_line_errors
-from train.pace import begun_with, check_time
-from train.progress import process_age_s
-from train.provenance import command_line, note_start, python_name
-from train.run_folder import claim, is_finished
+from train.loop.budget import begun_with, check_time
+from train.loop.progress import process_age_s
+from train.loop.provenance import command_line, note_start, python_name
+from train.loop.run_folder import claim, is_finished
 from train.stage import DEFAULT_PRESET, PIPELINE, check_size, check_start
 
 STOPPED = (130, 143)  # exit codes of a stage that was told to stop and has saved

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from genie.data import FrameStore
+from genie.data.clips import FrameStore
 from genie.files import check_folder, write_whole
 from genie.world import World
 from train.errors import one_line_errors

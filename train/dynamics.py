@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from genie import legend, video
-from genie.data import FrameStore
+from genie.data.clips import FrameStore
 from genie.dynamics import Dynamics, DynamicsConfig
 from genie.errors import UserError
 from genie.files import check_folder
@@ -21,13 +21,13 @@ from genie.frames import to_pictures
 from genie.sampling import SamplingConfig
 from genie.tokenizer import Tokenizer
 from genie.world import World, WorldConfig, read_config
-from train.config import LoopConfig
-from train.effects import write_legend
 from train.encode import ActionModel, fingerprint, load_encoders, open_tokens
 from train.errors import one_line_errors
-from train.judges import dynamics_judge
-from train.provenance import python_name
-from train.run_folder import load_finished
+from train.loop.config import LoopConfig
+from train.loop.previews import dynamics_judge
+from train.loop.provenance import python_name
+from train.loop.run_folder import load_finished
+from train.measure.effects import write_legend
 from train.stage import (
     StageConfig,
     data_fingerprint,

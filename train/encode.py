@@ -19,9 +19,9 @@ from accelerate import PartialState
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from genie.card import SPLITS
 from genie.configs import config_from_dict
-from genie.data import FrameStore, TokenStore
+from genie.data.card import SPLITS
+from genie.data.clips import FrameStore, TokenStore
 from genie.errors import UserError
 from genie.frames import to_float
 from genie.latent_action import LatentActionConfig, LatentActionModel
@@ -30,8 +30,8 @@ from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 from genie.tokenizer import Tokenizer, TokenizerConfig
 from genie.world import make_latent_action
 from train.errors import one_line_errors
-from train.provenance import python_name
-from train.run_folder import load_finished, read_description
+from train.loop.provenance import python_name
+from train.loop.run_folder import load_finished, read_description
 from train.stage import StageConfig
 
 ENCODE_FRAMES = 120  # of a scene, encoded at once

@@ -18,12 +18,12 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from genie.data import FrameStore
+from genie.data.clips import FrameStore
 from genie.errors import UserError
 from genie.files import check_folder
 from genie.world import World
 from train.errors import one_line_errors
-from train.figures import (
+from train.measure.figures import (
     delta_psnr_figures,
     first_frames,
     latency_figures,
@@ -32,7 +32,7 @@ from train.figures import (
     rollout_figures,
     scroll_figures,
 )
-from train.long_rollouts import (
+from train.measure.long_rollouts import (
     LONG_STEPS,
     long_figures,
     longest_scenes,
@@ -40,13 +40,13 @@ from train.long_rollouts import (
     scenes_of,
     steps_to_look_at,
 )
-from train.pictures import draw_long, draw_pictures, write
+from train.measure.networks import Supplied
+from train.measure.pictures import draw_long, draw_pictures, write
+from train.measure.report import page
+from train.measure.rollouts import HISTORY, draw_rows, infer, read_clips, reconstruct, roll
+from train.measure.table import by_game, compare, main_figures, table
+from train.measure.true_actions import TrueActions, true_action_figures
 from train.protocol import find_sets, place
-from train.report import page
-from train.rollouts import HISTORY, draw_rows, infer, read_clips, reconstruct, roll
-from train.supplied import Supplied
-from train.table import by_game, compare, main_figures, table
-from train.true_actions import TrueActions, true_action_figures
 
 NUM_HELD_PROMPTS = 32
 SAME_CLIPS = {"data", "num_clips", "horizon", "seed"}

@@ -8,9 +8,9 @@ from genie.errors import UserError
 from genie.latent_action import LatentActionConfig
 from genie.st_latent_action import STLatentActionConfig
 from genie.world import make_latent_action
-from train.config import LoopConfig
 from train.errors import one_line_errors
-from train.judges import LatentActionJudge
+from train.loop.config import LoopConfig
+from train.loop.previews import LatentActionJudge
 from train.stage import (
     StageConfig,
     data_fingerprint,

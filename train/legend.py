@@ -12,15 +12,15 @@ import torch
 import tyro
 
 from genie import legend
-from genie.data import FrameStore
+from genie.data.clips import FrameStore
 from genie.errors import UserError
 from genie.files import check_folder
 from genie.world import World
 from train.dynamics import LEGEND_PROMPTS, draw_prompts
-from train.effects import Effect, write_legend
 from train.errors import one_line_errors
 from train.evaluate import check_sizes
-from train.true_actions import Meeting, TrueActions, meetings
+from train.measure.effects import Effect, write_legend
+from train.measure.true_actions import Meeting, TrueActions, meetings
 
 HORIZON = 15
 

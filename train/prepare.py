@@ -7,10 +7,10 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from genie.card import Card
-from genie.parts import FrameOptions, Part
-from genie.preparing import HELDOUT_SHARE, prepare
-from genie.sources import left_alone
+from genie.data.card import Card
+from genie.data.parts import FrameOptions, Part
+from genie.data.prepare import HELDOUT_SHARE, prepare
+from genie.data.sources import left_alone
 from train.errors import one_line_errors
 
 

@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from genie.card import read_card
 from genie.configs import config_from_dict
-from genie.data import FrameStore
+from genie.data.card import read_card
+from genie.data.clips import FrameStore
 from genie.errors import UserError
 from genie.files import write_whole, writing
 from train.errors import one_line_errors
-from train.long_rollouts import longest_scenes, scenes_of
-from train.rollouts import HISTORY, check_seed, draw_rows, find_videos
+from train.measure.long_rollouts import longest_scenes, scenes_of
+from train.measure.rollouts import HISTORY, check_seed, draw_rows, find_videos
 
 FORMAT_VERSION = 1
 RULES = (
@@ -54,7 +54,7 @@ class ClipSet:
     data: str
     """Fingerprint of the held-out videos, as the prepared folder's card has it."""
     game: str = ""
-    """See `genie.card.game_of`."""
+    """See `genie.data.card.game_of`."""
     height: int
     """Pixels."""
     width: int

@@ -22,7 +22,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from genie import metrics
-from genie.data import FrameStore
+from genie.data.clips import FrameStore
 from genie.errors import UserError
 from genie.files import check_folder, write_whole
 from genie.frames import to_float
@@ -30,10 +30,10 @@ from genie.sampling import SamplingConfig
 from genie.world import World
 from train.errors import one_line_errors
 from train.evaluate import NUM_HELD_PROMPTS, check_sizes
-from train.figures import latency_figures, scroll_figures
-from train.long_rollouts import WINDOW, Ruler, longest_scenes, run_on
-from train.patches import FEWEST_VIDEOS
-from train.rollouts import HISTORY, draw_clips, infer, roll
+from train.measure.figures import latency_figures, scroll_figures
+from train.measure.long_rollouts import WINDOW, Ruler, longest_scenes, run_on
+from train.measure.patches import FEWEST_VIDEOS
+from train.measure.rollouts import HISTORY, draw_clips, infer, roll
 
 AS_SHARP = 0.1
 NEAR_BEST = 1.0

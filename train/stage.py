@@ -12,19 +12,19 @@ import torch
 import tyro
 from torch import nn
 
-from genie.card import read_card
 from genie.checkpoint import fingerprint_weights, load_weights
-from genie.data import Clips, FrameStore, TokenStore
+from genie.data.card import read_card
+from genie.data.clips import Clips, FrameStore, TokenStore
 from genie.errors import UserError
 from genie.files import check_folder
 from genie.machine import allow_quick_float32, best_device, check_compiler
 from genie.orphans import end_with_parent
 from genie.world import read_config
-from train.compile_cache import load_compiled, save_compiled
-from train.config import LoopConfig
-from train.loop import Judge, Replay, Trainer
-from train.pace import begun_with, check_time, seconds_within, steps_within
-from train.run_folder import describe
+from train.loop.budget import begun_with, check_time, seconds_within, steps_within
+from train.loop.compile_cache import load_compiled, save_compiled
+from train.loop.config import LoopConfig
+from train.loop.run_folder import describe
+from train.loop.trainer import Judge, Replay, Trainer
 
 Config = TypeVar("Config")
 Model = TypeVar("Model")

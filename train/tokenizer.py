@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 from genie.codebook import CodebookConfig
 from genie.tokenizer import Tokenizer, TokenizerConfig
-from train.config import LoopConfig
 from train.errors import one_line_errors
-from train.judges import TokenizerJudge
+from train.loop.config import LoopConfig
+from train.loop.previews import TokenizerJudge
 from train.stage import (
     StageConfig,
     data_fingerprint,

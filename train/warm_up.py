@@ -24,10 +24,10 @@ from genie.st_transformer import recompute_blocks
 from genie.tokenizer import Tokenizer
 from genie.world import make_latent_action
 from train import dynamics, latent_action, tokenizer
-from train.compile_cache import load_compiled, save_compiled
-from train.config import LoopConfig
 from train.errors import one_line_errors
-from train.loop import mixed_precision
+from train.loop.compile_cache import load_compiled, save_compiled
+from train.loop.config import LoopConfig
+from train.loop.trainer import mixed_precision
 from train.stage import PIPELINE, StageConfig
 
 

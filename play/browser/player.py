@@ -22,7 +22,7 @@ from play.browser import wire
 from play.browser.wire import Command
 from play.game import Settings
 from play.keymap import HeldKeys, Press
-from play.opening import Opening
+from play.worlds import Opening
 
 MAX_FRAMES = 900
 """Newest frames that a file holds: a minute at 15 fps."""

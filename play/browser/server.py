@@ -29,7 +29,7 @@ from genie.decoding import is_film
 from genie.errors import UserError
 from play.browser import wire
 from play.browser.player import GONE, POLICY, TRY_LATER, Closed, Player, Workers
-from play.opening import Library, Opening, prompts_for
+from play.worlds import Library, Opening, prompts_for
 
 PAGE = Path(__file__).parent
 PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)

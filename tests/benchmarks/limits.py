@@ -8,7 +8,7 @@ from genie.machine import has_compiler
 from genie.session import QuickNets
 from genie.world import World
 from tests.benchmarks.timing import take_turns
-from train.speed import MATRIX_SIDE
+from train.loop.speed import MATRIX_SIDE
 
 COPIED_BYTES = 2**28
 

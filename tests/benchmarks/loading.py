@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from genie import data, video
+from genie import video
+from genie.data.clips import Clips, FrameStore
+from genie.data.parts import FrameOptions
+from genie.data.prepare import prepare
 from genie.frames import to_float
-from genie.parts import FrameOptions
-from genie.preparing import prepare
-from train.batches import Pool, StepSampler
-from train.config import LoopConfig
+from train.loop.clip_order import Pool, StepSampler
+from train.loop.config import LoopConfig
 
 SIZE = (64, 64)
 NUM_VIDEOS, NUM_FRAMES = 8, 256
@@ -26,7 +27,7 @@ def loader(num_batches: int) -> list[dict]:
         return [measure(store, frames, batch, num_batches) for frames, batch in ((8, 4), (6, 16))]
 
 
-def make_store(folder: Path) -> data.FrameStore:
+def make_store(folder: Path) -> FrameStore:
     """A few videos of noise, recorded and prepared."""
     generator = np.random.default_rng(0)
     (folder / "videos").mkdir()
@@ -34,12 +35,12 @@ def make_store(folder: Path) -> data.FrameStore:
         frames = generator.integers(0, 256, (NUM_FRAMES, *SIZE, 3), dtype=np.uint8)
         video.write(folder / "videos" / f"{number}.mp4", list(frames), fps=15, scale=1)
     prepare([folder / "videos"], folder / "data", FrameOptions(size=SIZE))
-    return data.FrameStore.open(folder / "data", "train")
+    return FrameStore.open(folder / "data", "train")
 
 
-def measure(store: data.FrameStore, num_frames: int, batch: int, num_batches: int) -> dict:
+def measure(store: FrameStore, num_frames: int, batch: int, num_batches: int) -> dict:
     """Shuffled windows, collated and turned into floats."""
-    clips = data.Clips(store, num_frames)
+    clips = Clips(store, num_frames)
     config = LoopConfig(num_steps=num_batches, batch_size=batch, learning_rate=1.0)
     batches = iter(
         DataLoader(clips, batch_sampler=StepSampler([Pool(len(clips), batch)], config, 0))

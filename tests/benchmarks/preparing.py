@@ -11,8 +11,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from genie import video
-from genie.parts import FrameOptions, make_part
-from genie.sources import find_sources
+from genie.data.parts import FrameOptions, make_part
+from genie.data.sources import find_sources
 from tests.benchmarks.timing import ratio, take_turns
 
 SIZE = (64, 64)

@@ -14,9 +14,9 @@ from genie.tokenizer import Tokenizer
 from genie.world import make_latent_action
 from tests.benchmarks.timing import ratio, take_turns
 from train import dynamics, latent_action, tokenizer
-from train.config import LoopConfig
-from train.schedule import make_optimizers
-from train.speed import count_operations, matrix_rate
+from train.loop.config import LoopConfig
+from train.loop.schedule import make_optimizers
+from train.loop.speed import count_operations, matrix_rate
 
 STAGES = {"tokenizer": tokenizer, "latent_action": latent_action, "dynamics": dynamics}
 NETS = {"tokenizer": Tokenizer, "latent_action": make_latent_action, "dynamics": Dynamics}
@@ -105,7 +105,7 @@ def plain_step(net: nn.Module, batch: tuple[torch.Tensor, ...]) -> Callable[[], 
 def our_step(
     net: nn.Module, batch: tuple[torch.Tensor, ...], config: LoopConfig
 ) -> Callable[[], None]:
-    """What train/loop.py does, without its bookkeeping."""
+    """What train/loop/trainer.py does, without its bookkeeping."""
     optimizers = make_optimizers(net, config)
 
     def step() -> None:

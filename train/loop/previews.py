@@ -1,0 +1,140 @@
+"""What a net in training makes of held-out videos: pictures for the eye, rollouts for the figures.
+
+In: a net as it is after some steps. Out: PNG and GIF files in a folder, where one is named, and
+figures of free-running rollouts. One class a stage, called by the training loop at every
+evaluation; trains nothing.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from genie import metrics
+from genie.data.clips import Clips, FrameStore
+from genie.dynamics import Dynamics
+from genie.errors import UserError
+from genie.frames import to_float, to_uint8
+from genie.machine import best_device
+from genie.tokenizer import Tokenizer
+from genie.world import World, WorldConfig
+from train.measure.pictures import contact_sheet, draw_actions, png, write
+from train.measure.rollouts import HISTORY, draw_clips, infer, roll
+
+NUM_CLIPS = 16
+NUM_SHOWN = 3
+HORIZON = 8
+STEP = 4  # of delta-t PSNR, as in the paper
+
+
+@dataclass(frozen=True)
+class TokenizerJudge:
+    """Held-out clips beside what the tokenizer keeps of them."""
+
+    store: FrameStore
+    num_frames: int
+
+    @torch.no_grad()
+    def __call__(self, net: Tokenizer, folder: Path | None) -> dict[str, float]:
+        """Draw `reconstructions.png`; it has no figures of its own."""
+        if folder is None:
+            return {}
+        clips = _clips(self.store, self.num_frames)
+        frames = to_float(clips.to(_device(net)))
+        kept = to_uint8(net.decode(net.encode(frames))).cpu()
+        rows = torch.stack([clips, kept], dim=1).flatten(0, 1)
+        names = [f"clip {n}\n{what}" for n in range(1, len(clips) + 1) for what in ("real", "kept")]
+        times = [str(time) for time in range(clips.shape[1])]
+        write(folder / "reconstructions.png", png(contact_sheet(rows, names, times)))
+        return {}
+
+
+@dataclass(frozen=True)
+class LatentActionJudge:
+    """What the latent action model expects after the same past under each action."""
+
+    store: FrameStore
+    num_frames: int
+
+    @torch.no_grad()
+    def __call__(self, net: nn.Module, folder: Path | None) -> dict[str, float]:
+        """Draw `actions.png`; it has no figures of its own."""
+        if folder is None:
+            return {}
+        clips = _clips(self.store, self.num_frames)
+        frames = to_float(clips.to(_device(net)))
+        past, inferred = frames[:, :-1], net.infer(frames)
+        expected = []
+        for action in range(net.config.num_actions):
+            actions = inferred.clone()
+            actions[:, -1] = action
+            expected.append(to_uint8(net.predict(past, actions)[:, -1]).cpu())
+        rows = torch.stack([clips[:, -2], clips[:, -1], *expected], dim=1)
+        names = [f"clip {n}" for n in range(1, len(clips) + 1)]
+        columns = ["now", "next", *(f"action {action}" for action in range(len(expected)))]
+        write(folder / "actions.png", png(contact_sheet(rows, names, columns)))
+        return {}
+
+
+@dataclass(frozen=True)
+class DynamicsJudge:
+    """Free-running rollouts from one held-out frame each, and every action held."""
+
+    store: FrameStore
+    world: World
+    """With the finished tokenizer and latent action model, and a copy of the dynamics."""
+
+    @torch.no_grad()
+    def __call__(self, net: Dynamics, folder: Path | None) -> dict[str, float]:
+        """Draw `actions.png` and `actions.gif`; gives PSNR after four steps, in dB."""
+        # A copy of the weights alone: blocks in training may be compiled.
+        self.world.dynamics.load_state_dict(net.state_dict())
+        clips, _ = draw_clips(self.store, NUM_CLIPS, HORIZON, seed=0)
+        if folder is not None:
+            draw_actions(self.world, clips[:NUM_SHOWN, HISTORY], folder, horizon=HORIZON, seed=0)
+        return self._figures(clips)
+
+    def _figures(self, clips: torch.Tensor) -> dict[str, float]:
+        prompts, truth = clips[:, HISTORY], clips[:, HISTORY + STEP]
+        inferred = infer(self.world, clips)[:, HISTORY : HISTORY + STEP]
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.randint(self.world.num_actions, inferred.shape, generator=generator)
+        led, strayed, copied, wanted = map(
+            to_float,
+            (
+                roll(self.world, prompts, inferred, 0, "judging")[:, -1],
+                roll(self.world, prompts, drawn, 0, "judging")[:, -1],
+                prompts,
+                truth,
+            ),
+        )
+        return {
+            f"rollout_psnr_{STEP}": metrics.psnr(led, wanted).mean().item(),
+            f"rollout_copy_psnr_{STEP}": metrics.psnr(copied, wanted).mean().item(),
+            f"delta_psnr_{STEP}": metrics.delta_psnr(wanted, led, strayed).mean().item(),
+        }
+
+
+def dynamics_judge(
+    config: WorldConfig, tokenizer: Tokenizer, latent_action: nn.Module, store: FrameStore
+) -> DynamicsJudge | None:
+    """A judge of the dynamics of these encoders; None if no held-out video is long enough."""
+    try:
+        draw_clips(store, 1, HORIZON, seed=0)
+    except UserError:
+        return None
+    world = World(config, name="in training")
+    world.tokenizer, world.latent_action = tokenizer, latent_action
+    return DynamicsJudge(store, world.to(best_device()))
+
+
+def _clips(store: FrameStore, num_frames: int) -> torch.Tensor:
+    """A few clips, spread over the split."""
+    clips = Clips(store, num_frames)
+    chosen = torch.linspace(0, len(clips) - 1, min(NUM_SHOWN, len(clips))).long().tolist()
+    return torch.stack([clips[index] for index in chosen])
+
+
+def _device(net: nn.Module) -> torch.device:
+    return next(net.parameters()).device

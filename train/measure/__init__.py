@@ -1,0 +1,1 @@
+"""Every figure of a finished world, and how figures are shown."""

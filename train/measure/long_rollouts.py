@@ -1,0 +1,204 @@
+"""A world that runs on and on, a thousand frames by itself, beside real frames.
+
+In: a world and held-out videos. Out: figures by how many frames it has run: how far the pictures
+still look like the game's, and, while the true video lasts, how far they are like it.
+Actions are those that the latent action model reads from the true video; where that has ended,
+those of other true videos, one after the other: keys that somebody playing pressed, or else the
+views would differ from real ones for that alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from genie import metrics
+from genie.data.clips import Clips, FrameStore
+from genie.frames import to_float
+from genie.world import World
+from train.measure.figures import likeness
+from train.measure.patches import KnownPatches
+from train.measure.rollouts import HISTORY, find_videos, infer, reconstruct
+
+LONG_STEPS = (10, 50, 100, 300, 1000)
+NUM_FILMS = 32
+WINDOW = 10  # frames up to a step that its figures are taken over
+NUM_REAL = 500  # pairs of real frames to hold films beside
+NUM_DRAWS = 8  # sets of real stretches that show how near real films are to them
+CONTEXT = 8  # true frames before one, for the tokenizer to keep it as it does in a clip
+
+
+@dataclass(frozen=True)
+class LongRun:
+    """Films that run on from real frames."""
+
+    truths: list[UInt8[Tensor, "t 3 h w"]]
+    """The true video of each from its prompt on, as long as it lasts."""
+    windows: dict[int, UInt8[Tensor, "b w 3 h w"]]
+    """By step the last frames up to it."""
+    videos: Int[np.ndarray, " b"]
+    """The number of the video that each starts in."""
+
+
+def long_figures(world: World, store: FrameStore, run: LongRun, seed: int) -> dict[str, dict]:
+    """Figures by step; under "real" those of real films, under "tokenizer" what it makes of those.
+
+    `never_seen`: see `train.measure.patches`; it is missing where there are too few videos.
+    `sharpness`, `contrast` and `motion` are shares of the real frames', 1 being as sharp; `colour`
+    is how far the mean colour is off, 0..255. Real films are stretches of other scenes each, means
+    over `NUM_DRAWS` draws, of which `never_seen_range` has the least and the greatest. `generated`,
+    `copy_last_frame` and `tokenizer` are there while true videos last, for `num_true` of them.
+    """
+    ruler = Ruler.of(store, seed)
+    num_films, num_frames = next(iter(run.windows.values())).shape[:2]
+    draws = [_draw_films(store, num_films, num_frames, [seed, n]) for n in range(NUM_DRAWS)]
+    films, videos = draws[0]
+    figures = {
+        "real": _over_draws([ruler.looks(*draw, seed) for draw in draws]),
+        "tokenizer": ruler.looks(reconstruct(world, films), videos, seed),
+    }
+    for step, window in run.windows.items():
+        looks = ruler.looks(window, run.videos, seed)
+        figures[str(step)] = looks | _likeness_to_truth(world, run, step)
+    return figures
+
+
+def run_on(
+    world: World, store: FrameStore, scenes: np.ndarray, steps: Sequence[int], seed: int
+) -> LongRun:
+    """Roll out from the beginning of held-out scenes, of which the numbers are given.
+
+    Args:
+        steps: numbers of frames after which films are looked at; the greatest is the last.
+    """
+    clips = [store.read(*store.scene_starts[scene : scene + 2].tolist()) for scene in scenes]
+    skipped = [min(HISTORY, len(clip) - 1) for clip in clips]
+    truths = [clip[skip:] for clip, skip in zip(clips, skipped, strict=True)]
+    inferred = [
+        infer(world, clip[None])[0, skip:] for clip, skip in zip(clips, skipped, strict=True)
+    ]
+    actions = _go_on(inferred, max(steps), seed)
+    prompts = torch.stack([truth[:1] for truth in truths])
+    running = world.start_many(prompts, seeds=[seed + 2**32 * n for n in range(len(prompts))])
+    films: dict[int, list[Tensor]] = {step: [] for step in steps}
+    for now in tqdm(range(1, max(steps) + 1), desc="long rollouts", leave=False, disable=None):
+        frame = running.step(actions[:, now - 1]).cpu()
+        for step in steps:
+            if step - WINDOW < now <= step:
+                films[step].append(frame)
+    windows = {step: torch.stack(film, dim=1) for step, film in films.items()}
+    return LongRun(truths, windows, find_videos(store, store.scene_starts[scenes]))
+
+
+def steps_to_look_at(num_steps: int) -> list[int]:
+    """Those of `LONG_STEPS` that films of so many frames reach."""
+    return [step for step in LONG_STEPS if step <= num_steps]
+
+
+def longest_scenes(store: FrameStore) -> np.ndarray:
+    """The numbers of the longest scenes, in the order of the store."""
+    lengths = np.diff(store.scene_starts)
+    return np.sort(np.argsort(-lengths, kind="stable")[:NUM_FILMS])
+
+
+def scenes_of(rows: np.ndarray, store: FrameStore) -> np.ndarray:
+    """The numbers of the scenes that these rows are in."""
+    return np.searchsorted(store.scene_starts, rows, side="right") - 1
+
+
+def _go_on(inferred: list[Int[Tensor, " _"]], num_steps: int, seed: int) -> Int[Tensor, "b s"]:
+    """Each video's actions, then those of videos drawn at random.
+
+    A film's draws are its own, so that its actions do not depend on how long the films run on.
+    """
+    rows = []
+    for number, own in enumerate(inferred):
+        rng, pieces = np.random.default_rng([seed, number]), [own]
+        while sum(map(len, pieces)) < num_steps:
+            pieces.append(inferred[rng.integers(len(inferred))])
+        rows.append(torch.cat(pieces)[:num_steps])
+    return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """Real frames, that films are held beside."""
+
+    statistics: dict
+    known: KnownPatches | None
+
+    @classmethod
+    def of(cls, store: FrameStore, seed: int) -> "Ruler":
+        """Take it from all videos."""
+        rows = Clips(store, 2).rows
+        count = min(NUM_REAL, len(rows))
+        chosen = np.random.default_rng(seed).choice(rows, count, replace=False)
+        pairs = _read(store, np.sort(chosen), 2)
+        return cls(_statistics(pairs), KnownPatches.of(store, seed))
+
+    def looks(
+        self, films: UInt8[Tensor, "b w 3 h w"], videos: Int[np.ndarray, " b"], seed: int
+    ) -> dict[str, float]:
+        """Figures of films; `videos` are the numbers of those that they start in."""
+        found, wanted = _statistics(films), self.statistics
+        shares = {
+            name: found[name] / max(wanted[name], 1e-6)
+            for name in ("sharpness", "contrast", "motion")
+        }
+        colour = 255 * (found["colour"] - wanted["colour"]).abs().mean().item()
+        looks = {**shares, "colour": colour}
+        if self.known:
+            looks = {"never_seen": self.known.never_seen(films, videos, seed), **looks}
+        return looks
+
+
+def _draw_films(
+    store: FrameStore, num_films: int, num_frames: int, seed: list[int]
+) -> tuple[UInt8[Tensor, "b w 3 h w"], Int[np.ndarray, " b"]]:
+    """Stretches of real frames, each of another scene as films are, and their videos' numbers."""
+    rng, rows = np.random.default_rng(seed), Clips(store, num_frames).rows
+    shuffled = rng.permutation(rows)
+    _, first = np.unique(scenes_of(shuffled, store), return_index=True)
+    chosen = np.sort(shuffled[rng.permutation(first)[:num_films]])
+    return _read(store, chosen, num_frames), find_videos(store, chosen)
+
+
+def _over_draws(looks: list[dict[str, float]]) -> dict[str, float | list[float]]:
+    means = {name: sum(draw[name] for draw in looks) / len(looks) for name in looks[0]}
+    if "never_seen" not in means:
+        return means
+    shares = [draw["never_seen"] for draw in looks]
+    return means | {"never_seen_range": [min(shares), max(shares)]}
+
+
+def _read(store: FrameStore, rows: np.ndarray, num_frames: int) -> UInt8[Tensor, "b w 3 h w"]:
+    return torch.stack([store.read(row, row + num_frames) for row in rows.tolist()])
+
+
+def _statistics(films: UInt8[Tensor, "b w 3 h w"]) -> dict:
+    clips = to_float(films)
+    return {
+        "sharpness": metrics.sharpness(clips).mean().item(),
+        "contrast": clips.std(dim=(-2, -1)).mean().item(),
+        "motion": (clips[:, 1:] - clips[:, :-1]).abs().mean().item(),
+        "colour": clips.mean(dim=(0, 1, 3, 4)),
+    }
+
+
+def _likeness_to_truth(world: World, run: LongRun, step: int) -> dict:
+    """PSNR and SSIM of the films whose true video has got to this step."""
+    lasting = [n for n, truth in enumerate(run.truths) if len(truth) > step]
+    if not lasting:
+        return {"num_true": 0}
+    truth = torch.stack([run.truths[n][step] for n in lasting])
+    before = torch.stack([run.truths[n][step + 1 - CONTEXT : step + 1] for n in lasting])
+    return {
+        "num_true": len(lasting),
+        "generated": likeness(run.windows[step][lasting, -1], truth),
+        "copy_last_frame": likeness(torch.stack([run.truths[n][0] for n in lasting]), truth),
+        "tokenizer": likeness(reconstruct(world, before)[:, -1], truth),
+    }

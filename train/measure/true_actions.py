@@ -1,0 +1,241 @@
+"""How far latent actions agree with the buttons that were really pressed.
+
+In: the true_actions.npz and recording.json of `examples/record_game.py`, a world and held-out
+videos. Out: mutual information and the balanced accuracy of a probe.
+The one file of `train/` that opens true actions; generates no frames.
+"""
+
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from genie import metrics
+from genie.data.clips import Clips, FrameStore
+from genie.errors import UserError
+from genie.frames import to_float
+from genie.world import World
+from train.measure.rollouts import BATCH, HISTORY, find_videos
+
+FILE_NAME = "true_actions.npz"
+MAX_PROBE_CLIPS = 2048
+# What numpy and json raise for files that are missing, cut off or something else altogether.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class TrueActions:
+    """The buttons that were pressed in each recorded video."""
+
+    by_video: dict[str, np.ndarray]
+    """Name of the video to ids; action t leads from frame t to frame t+1."""
+    names: list[str]
+    """Buttons of each id, joined by "+"."""
+
+    @classmethod
+    def open(cls, path: Path) -> "TrueActions":
+        """Read a recording: the npz file and the recording.json beside it.
+
+        Args:
+            path: of the npz file, or of a folder with recordings in it, whose videos are then
+                named as they are where the folder is prepared.
+
+        Raises:
+            UserError: if one is missing or is not what `examples/record_game.py` writes.
+        """
+        if not path.is_dir():
+            return cls(*_read(path))
+        files = sorted(path.rglob(FILE_NAME))
+        if not files:
+            raise UserError(
+                f"{path} holds no {FILE_NAME}: give a folder of examples/record_game.py"
+            )
+        recordings = {file.relative_to(path).parent: _read(file) for file in files}
+        names = list(dict.fromkeys(name for _, own in recordings.values() for name in own))
+        by_video = {}
+        for folder, (actions, own) in recordings.items():
+            # An id beyond the names stays beyond them, and is refused where it is met.
+            ids = np.array([*(names.index(name) for name in own), len(names)])
+            for video_name, taken in actions.items():
+                by_video[str(folder / video_name)] = ids[taken.clip(max=len(own))]
+        return cls(by_video, names)
+
+    def of(self, name: str, numbers: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+        """Return the id that led on from each of a video's frames; -1 where no next one is kept.
+
+        Args:
+            numbers: which frames of the recorded video they are.
+
+        Raises:
+            UserError: if the recording has no such video, or a shorter one.
+        """
+        actions = self.by_video.get(name, np.empty(0))
+        if len(actions) < int(numbers[-1]) or actions.max(initial=0) >= len(self.names):
+            raise UserError(
+                f"the true actions do not fit {name} with its {int(numbers[-1]) + 1} frames: "
+                "give the true_actions.npz of the recording that the data was prepared from"
+            )
+        found = torch.full((len(numbers),), -1)
+        follows = numbers[1:] == numbers[:-1] + 1
+        found[:-1][follows] = torch.from_numpy(actions).long()[numbers[:-1][follows]]
+        return found
+
+    def of_store(self, store: FrameStore) -> Int[Tensor, " rows"]:
+        """The same for every row of a store.
+
+        Raises:
+            UserError: see `of`.
+        """
+        edges, numbers = pairwise(store.video_starts.tolist()), store.numbers()
+        return torch.cat(
+            [
+                self.of(name, numbers[start:stop])
+                for name, (start, stop) in zip(store.video_names, edges, strict=True)
+            ]
+        )
+
+    def merges(self) -> dict[str, Int[Tensor, " i"]]:
+        """Return labellings of the ids: all of them, and merged to what moves the view."""
+        pressed = [name.split("+") for name in self.names]
+        across = ["left" if "LEFT" in b else "right" if "RIGHT" in b else "none" for b in pressed]
+        upward = ["up" if "UP" in b else "not" for b in pressed]
+        moves = [" ".join(pair) for pair in zip(across, upward, strict=True)]
+        kinds = {"all": self.names, "horizontal": across, "vertical": upward, "moves": moves}
+        return {
+            kind: torch.from_numpy(np.unique(labels, return_inverse=True)[1])
+            for kind, labels in kinds.items()
+        }
+
+
+def true_action_figures(
+    world: World, store: FrameStore, truth: TrueActions, horizon: int, seed: int
+) -> dict[str, dict]:
+    """Return NMI, AMI and balanced probe accuracy of the latent against the true actions.
+
+    The probe is a table from latent to true action, a majority vote over one half of the videos;
+    it is scored on the other half. `weighted_vote`: the same, each true action having the same
+    weight in the vote as it has in the score.
+    """
+    latent, true, video_ids = label_transitions(world, store, truth, horizon, seed)
+    order = torch.randperm(len(store.video_names), generator=torch.Generator().manual_seed(seed))
+    voting = torch.isin(video_ids, order[::2])
+    if voting.all() or not voting.any():
+        raise UserError("the probe needs held-out clips of two videos: give more held-out videos")
+    figures = {}
+    for kind, merged in truth.merges().items():
+        classes = merged[true]
+        counts = metrics.cross_table(
+            latent[voting], classes[voting], world.num_actions, len(merged)
+        )
+        scored = latent[~voting], classes[~voting]
+        figures[kind] = {
+            "num_transitions": len(latent),
+            "nmi": metrics.normalized_mutual_information(latent, classes),
+            "ami": metrics.adjusted_mutual_information(latent, classes),
+            "balanced_accuracy": _probe(metrics.vote(counts), *scored),
+            "balanced_accuracy_weighted_vote": _probe(metrics.vote(counts, weighted=True), *scored),
+            "chance": 1 / len(scored[1].unique()),
+        }
+    return figures
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """One recording's ids by video, and what the ids mean."""
+    recording = path.with_name("recording.json")
+    try:
+        with np.load(path) as arrays:
+            by_video = {name: arrays[name] for name in arrays.files}
+        names = [str(name) for name in json.loads(recording.read_text())["true_actions"]]
+    except UNREADABLE as error:
+        raise UserError(
+            f"cannot read the true actions from {path} and {recording} ({error!r}): "
+            "give the true_actions.npz of examples/record_game.py in its own folder"
+        ) from error
+    return by_video, names
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Which true buttons one latent action meets on held-out transitions."""
+
+    share: dict[str, float]
+    """Of this action's transitions, the share with LEFT, RIGHT and UP pressed."""
+    everywhere: dict[str, float]
+    """The same share of all transitions: what chance gives."""
+    num_transitions: int
+    """How many have this action."""
+
+    def __str__(self) -> str:
+        """Such as "LEFT 71% (all 36%), ..."."""
+        if not self.num_transitions:
+            return "never met"
+        pairs = [f"{b} {self.share[b]:.0%} (all {self.everywhere[b]:.0%})" for b in self.share]
+        return ", ".join(pairs) + f", n = {self.num_transitions}"
+
+
+def meetings(
+    world: World, store: FrameStore, truth: TrueActions, horizon: int, seed: int = 0
+) -> dict[int, Meeting]:
+    """Return for each latent action the buttons that were really pressed where it was inferred."""
+    latent, true, _ = label_transitions(world, store, truth, horizon, seed)
+    pressed = {
+        button: torch.tensor([button in name.split("+") for name in truth.names])[true]
+        for button in ("LEFT", "RIGHT", "UP")
+    }
+    everywhere = {button: held.double().mean().item() for button, held in pressed.items()}
+    found = {}
+    for action in range(world.num_actions):
+        here = latent == action
+        share = {b: held[here].double().mean().item() for b, held in pressed.items()}
+        found[action] = Meeting(share, everywhere, int(here.sum()))
+    return found
+
+
+def _probe(table: Int[Tensor, " a"], latent: Int[Tensor, " n"], true: Int[Tensor, " n"]) -> float:
+    return metrics.balanced_accuracy(table[latent], true)
+
+
+def label_transitions(
+    world: World, store: FrameStore, truth: TrueActions, horizon: int, seed: int
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Return latent action, true action and video of as many held-out transitions as practical.
+
+    The first `HISTORY` transitions of each window only give the latent action model its history;
+    the windows overlap by as much.
+    """
+    clips = Clips(store, HISTORY + 1 + horizon, stride=horizon)
+    order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(seed))
+    chosen = order[:MAX_PROBE_CLIPS].tolist()
+    rows = np.array([clips.row(i) for i in chosen])
+    video_ids = find_videos(store, rows)
+    pressed = truth.of_store(store)
+    true = pressed[torch.from_numpy(rows)[:, None] + HISTORY + torch.arange(horizon)].flatten()
+    batches = DataLoader(Subset(clips, chosen), batch_size=BATCH)
+    latent = [
+        world.latent_action.infer(to_float(frames.to(world.device))).cpu()[:, HISTORY:]
+        for frames in tqdm(batches, desc="true actions", leave=False, disable=None)
+    ]
+    is_known = true >= 0
+    return (
+        torch.cat(latent).flatten()[is_known],
+        true[is_known],
+        torch.from_numpy(video_ids).repeat_interleave(horizon)[is_known],
+    )
