@@ -11,10 +11,11 @@ from genie.errors import UserError
 from train import __main__ as pipeline
 from train import tokenizer
 from train.loop import budget
+from train.presets import PRESETS
 
 
 def configure(prepared_folder: Path, run: Path, minutes: float) -> tokenizer.TokenizerStage:
-    tiny = tokenizer.PRESETS["tiny"]
+    tiny = PRESETS["tiny"].tokenizer
     loop = replace(tiny.loop, precision="float32")
     return replace(tiny, data=str(prepared_folder), run=run, minutes=minutes, threads=1, loop=loop)
 

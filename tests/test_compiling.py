@@ -14,8 +14,9 @@ import torch
 from genie import machine
 from genie.errors import UserError
 from train import __main__ as pipeline
-from train import stage, tokenizer, warm_up
+from train import stage, warm_up
 from train.loop.compile_cache import load_compiled, save_compiled
+from train.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,6 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from train import dynamics, latent_action, tokenizer
+from train.presets import PRESETS
 from train.warm_up import warm_up
 
 data, run = sys.argv[1:]
@@ -40,9 +42,8 @@ torch.compile = lambda function, **options: real_compile(function, backend=note,
 loop = dict(num_steps=4, warmup_steps=1, batch_size=4, compile=True, precision="float32",
             evaluate_every=2, evaluate_batches=2, average=0.9)
 stages = [
-    replace(stage.PRESETS["tiny"], data=data, run=Path(run), threads=1,
-            loop=replace(stage.PRESETS["tiny"].loop, **loop))
-    for stage in (tokenizer, latent_action, dynamics)
+    replace(tiny, data=data, run=Path(run), threads=1, loop=replace(tiny.loop, **loop))
+    for tiny in vars(PRESETS["tiny"]).values()
 ]
 warm_up(*stages, (32, 48))
 ahead, noted[:] = set(noted), []
@@ -145,10 +146,10 @@ def test_all_that_compiles_for_a_gpu_has_the_same_settings(monkeypatch: pytest.M
 
 def set_for(name: str, precision: str, patched: pytest.MonkeyPatch) -> str:
     """The setting after a stage's set-up on a GPU, or where a net is compiled ahead."""
-    loop = replace(tokenizer.PRESETS["tiny"].loop, precision=precision)
+    loop = replace(PRESETS["tiny"].tokenizer.loop, precision=precision)
     if name == "stage":
         patched.setattr(stage, "best_device", lambda: torch.device("cuda"))
-        stage.set_up(replace(tokenizer.PRESETS["tiny"], loop=loop))
+        stage.set_up(replace(PRESETS["tiny"].tokenizer, loop=loop))
     else:
         patched.setattr(warm_up, "best_device", lambda: torch.device("cuda"))
         net = torch.nn.Identity()

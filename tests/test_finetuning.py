@@ -19,6 +19,7 @@ from genie.data.prepare import FrameOptions, prepare
 from genie.world import NETS, World
 from train import dynamics, latent_action, tokenizer
 from train.loop.run_folder import read_description
+from train.presets import PRESETS
 from train.stage import data_fingerprint
 
 pytestmark = pytest.mark.timeout(900)
@@ -114,7 +115,7 @@ def test_training_starts_from_the_weights_of_the_world(
             (tmp_path / other / "config.json").write_text(described)
             weights = f"{other}.safetensors"
             shutil.copy(tiny_world_folder / weights, tmp_path / other / "weights.safetensors")
-    tiny = module.PRESETS["tiny"]
+    tiny = getattr(PRESETS["tiny"], net)
     loop = replace(tiny.loop, num_steps=1, learning_rate=1e-9, precision="float32")
     config = replace(tiny, data=new_game, run=tmp_path, from_=tiny_world_folder, loop=loop)
     module.main(config)
@@ -143,7 +144,7 @@ def test_a_quarter_of_every_step_is_replayed(
         return take(clips, index)
 
     monkeypatch.setattr(Clips, "__getitem__", note)
-    tiny = tokenizer.PRESETS["tiny"]
+    tiny = PRESETS["tiny"].tokenizer
     loop = replace(tiny.loop, num_steps=3, precision="float32", evaluate_batches=1)
     shared = {"data": new_game, "run": tmp_path, "from_": tiny_world_folder}
     tokenizer.main(replace(tiny, **shared, replay=prepared_folder, loop=loop))

@@ -82,10 +82,11 @@ def test_the_world_of_a_killed_run_is_that_of_the_unbroken_one(killed: dict):
 def train(stage: str, data: Path, run: Path, events: int) -> None:
     """A small run of a stage, from wherever it had got to."""
     from train import dynamics, latent_action, tokenizer
+    from train.presets import PRESETS
 
     module = {"tokenizer": tokenizer, "latent_action": latent_action, "dynamics": dynamics}[stage]
     module.COLLAPSED_PERPLEXITY, module.COLLAPSED_DELTA_PSNR = 0, -100  # it is no time to learn
-    tiny = module.PRESETS["tiny"]
+    tiny = getattr(PRESETS["tiny"], stage)
     loop = replace(
         tiny.loop,
         num_steps=NUM_STEPS[stage],

@@ -26,6 +26,7 @@ from torch import nn
 
 from train import tokenizer
 from train.loop.run_folder import is_finished
+from train.presets import PRESETS
 
 SMALL = ["--preset", "tiny", "--threads", "1", "--loop.precision", "float32"]
 SMALL += ["--loop.num-steps", "12", "--loop.log-every", "1", "--loop.save-every", "4"]
@@ -150,7 +151,7 @@ def tokenizers(prepared_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def alone(prepared: Path, run: Path) -> None:
     """The same run by this process."""
-    tiny = tokenizer.PRESETS["tiny"]
+    tiny = PRESETS["tiny"].tokenizer
     loop = replace(
         tiny.loop, num_steps=12, log_every=1, save_every=4, precision="float32", average=0.9
     )

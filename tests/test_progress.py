@@ -15,6 +15,7 @@ from train import tokenizer
 from train.loop import budget, progress
 from train.loop.progress import ByClock
 from train.loop.trainer import Trainer
+from train.presets import PRESETS
 
 UNTIL = 20
 
@@ -39,7 +40,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def configure(prepared_folder: Path, run: Path, until: float = UNTIL) -> tokenizer.TokenizerStage:
-    tiny = tokenizer.PRESETS["tiny"]
+    tiny = PRESETS["tiny"].tokenizer
     loop = replace(tiny.loop, precision="float32", log_every=1, evaluate_batches=1, average=0.5)
     return replace(tiny, data=str(prepared_folder), run=run, until=until, threads=1, loop=loop)
 

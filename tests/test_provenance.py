@@ -16,6 +16,7 @@ from test_train import encoders, on_one_core, write_encoders  # noqa: F401
 from genie.data.clips import FrameStore
 from train import dynamics, latent_action, tokenizer
 from train.loop.provenance import FILE_NAME, commit, note_start
+from train.presets import PRESETS
 
 
 def git(folder: Path, *words: str) -> str:
@@ -66,7 +67,7 @@ def test_the_folder_of_a_stage_explains_itself(
     name = module.__name__.split(".")[1]
     typed = ["--preset", "tiny", "--data", str(prepared_folder), "--run", str(tmp_path / "a run")]
     monkeypatch.setattr(sys, "argv", [f"train/{name}.py", *typed])
-    tiny = module.PRESETS["tiny"]
+    tiny = getattr(PRESETS["tiny"], name)
     loop = replace(
         tiny.loop, num_steps=2, evaluate_every=1, evaluate_batches=1, precision="float32"
     )

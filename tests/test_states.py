@@ -284,8 +284,8 @@ def test_a_limit_on_the_size_of_files_is_one_line(prepared_folder: Path, tmp_pat
         "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))\n"
         "import train.tokenizer as stage\n"
         "from train.errors import one_line_errors\n"
-        "from train.stage import parse\n"
-        "with one_line_errors(): stage.main(parse(stage.PRESETS, ''))\n"
+        "from train.presets import parse, presets_of\n"
+        "with one_line_errors(): stage.main(parse(presets_of('tokenizer'), ''))\n"
     )
     words = ["--preset", "tiny", "--data", prepared_folder, "--run", tmp_path]
     words += ["--loop.num-steps", "2"]

@@ -42,7 +42,8 @@ from train.loop.previews import dynamics_judge
 from train.loop.run_folder import RunFolder, describe, is_finished, load_finished
 from train.loop.schedule import learning_rate
 from train.loop.trainer import Trainer
-from train.stage import HOW_IT_RUNS, StageConfig, fit, parse
+from train.presets import StageConfig, parse, presets_of
+from train.stage import HOW_IT_RUNS, fit
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("tokenizer", "latent_action", "dynamics")
@@ -710,7 +711,7 @@ def test_frames_that_are_no_square_train_as_the_readme_says(tmp_path: Path):
     flags = ["--model.patch-size", "10", "--model.stem", "linear", "--loop.num-steps", "2"]
     words = ["--preset", "tiny", "--data", str(tmp_path / "data"), "--run", str(tmp_path / "run")]
     flags += ["--loop.precision", "float32", "--threads", "1"]
-    config = parse(tokenizer.PRESETS, "", [*words, *flags])
+    config = parse(presets_of("tokenizer"), "", [*words, *flags])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizer, "COLLAPSED_PERPLEXITY", 0)
         tokenizer.main(config)

@@ -24,13 +24,14 @@ from genie.data.parts import FrameOptions
 from genie.data.prepare import HELDOUT_SHARE, describe_source
 from genie.errors import UserError
 from genie.files import check_folder, write_whole, writing
-from train import compare, dynamics, latent_action, prepare, tokenizer
+from train import compare, prepare
 from train.errors import one_line_errors
 from train.loop.budget import begun_with, check_time
 from train.loop.progress import process_age_s
 from train.loop.provenance import command_line, note_start, python_name
 from train.loop.run_folder import claim, is_finished
-from train.stage import DEFAULT_PRESET, PIPELINE, check_size, check_start
+from train.presets import DEFAULT_PRESET, PRESETS
+from train.stage import PIPELINE, check_size, check_start
 
 STOPPED = (130, 143)  # exit codes of a stage that was told to stop and has saved
 SHARES = {  # of --minutes, by how many stages are trained at once
@@ -44,11 +45,6 @@ UNTIL_SHARES = {  # of the seconds of --until, by how many encoders are trained 
 LATE_SHARE = 0.1  # of them for a stage at least, whatever is left: late is better than no world
 AFTERWARDS = 0.1, 60.0  # of them, and seconds at the most, to finish the world in
 EXPLAINED = 2  # exit code of a stage that has said in one line what is wrong
-
-PRESETS = [
-    name for name in tokenizer.PRESETS
-    if name in latent_action.PRESETS and name in dynamics.PRESETS
-]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +159,8 @@ def _tell_what_stays(run: Path) -> None:
 @contextlib.contextmanager
 def _warming_up(config: PipelineConfig, preset: str, run: Path) -> Iterator[None]:
     """While the CPU prepares frames, a GPU compiles the nets that will learn from them."""
-    stages = (tokenizer, latent_action, dynamics)
-    compiles = any(stage.PRESETS[preset].loop.compile for stage in stages) and not config.from_
+    stages = vars(PRESETS[preset]).values()
+    compiles = any(stage.loop.compile for stage in stages) and not config.from_
     prepared = is_prepared(config.data) or is_prepared(run / "data")
     if prepared or not compiles or not torch.cuda.is_available():
         yield
@@ -188,7 +184,7 @@ def _check_patches(size: tuple[int, int], preset: str) -> None:
     Raises:
         UserError: if the preset's patches do not cover frames of this size.
     """
-    patch = tokenizer.PRESETS[preset].model.patch_size
+    patch = PRESETS[preset].tokenizer.model.patch_size
     if size[0] % patch or size[1] % patch:
         raise UserError(
             f"--preset {preset} cuts frames into patches of {patch}, and {size[0]}x{size[1]} is no "

@@ -4,7 +4,6 @@ Tokens and actions are those that `encode.py` stored in the run folder; the trai
 encoder. At the end the three nets are put together into a world.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
@@ -14,28 +13,25 @@ from torch import Tensor
 
 from genie import legend, video
 from genie.data.clips import FrameStore
-from genie.dynamics import Dynamics, DynamicsConfig
+from genie.dynamics import Dynamics
 from genie.errors import UserError
 from genie.files import check_folder
 from genie.frames import to_pictures
-from genie.sampling import SamplingConfig
 from genie.tokenizer import Tokenizer
 from genie.world import World, WorldConfig, read_config
 from train.encode import ActionModel, fingerprint, load_encoders, open_tokens
 from train.errors import one_line_errors
-from train.loop.config import LoopConfig
 from train.loop.previews import dynamics_judge
 from train.loop.provenance import python_name
 from train.loop.run_folder import load_finished
 from train.measure.effects import write_legend
+from train.presets import DynamicsStage, parse, presets_of
 from train.stage import (
-    StageConfig,
     data_fingerprint,
     fit,
     make_trainer,
     open_replay,
     open_stores,
-    parse,
     run_to_end,
     set_up,
     starting_model,
@@ -44,110 +40,6 @@ from train.stage import (
 
 LEGEND_PROMPTS = 64
 SAVED_PROMPTS = 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class DynamicsStage(StageConfig):
-    """Train the dynamics model and put the world together."""
-
-    out: Path | None = None
-    """Where the finished world goes; default: world in the run folder."""
-    clip_frames: int = 12
-    """Frames in a training clip."""
-    model: DynamicsConfig = field(default_factory=DynamicsConfig)
-    """Shape of the net; tokens and actions come from the other two stages."""
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """How the finished world draws frames."""
-    loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(
-            num_steps=3600, batch_size=4, learning_rate=8e-4, average=0.99
-        )
-    )
-    """How it is trained."""
-
-
-PRESETS = {
-    "tiny": DynamicsStage(
-        clip_frames=6,
-        model=DynamicsConfig(dim=32, num_blocks=2, num_heads=2, window=4),
-        loop=LoopConfig(num_steps=60, batch_size=4, learning_rate=3e-3, warmup_steps=10),
-    ),
-    "nano": DynamicsStage(),
-    "finetune": DynamicsStage(
-        loop=LoopConfig(
-            num_steps=1000, batch_size=4, learning_rate=6e-4, average=0.99, optimizer="adamw"
-        )
-    ),
-    "quarter": DynamicsStage(
-        clip_frames=16,
-        model=DynamicsConfig(window=12),
-        sampling=SamplingConfig(guidance=1.0),
-        loop=LoopConfig(
-            num_steps=3_000,
-            batch_size=32,
-            learning_rate=1e-3,
-            average=0.999,
-            compile=True,
-            pictures=False,
-            evaluate_every=1_000,
-            num_workers=4,
-        ),
-    ),
-    "platformers": DynamicsStage(
-        clip_frames=16,
-        model=DynamicsConfig(dim=384, num_blocks=6, num_heads=6, window=12),
-        loop=LoopConfig(
-            num_steps=5_000,
-            batch_size=32,
-            learning_rate=6e-4,
-            average=0.999,
-            compile=True,
-            evaluate_every=2_000,
-            save_every=1_000,
-            num_workers=4,
-        ),
-    ),
-    "base": DynamicsStage(
-        clip_frames=16,
-        model=DynamicsConfig(dim=512, num_blocks=8, num_heads=8, window=12),
-        loop=LoopConfig(
-            num_steps=15_000,
-            batch_size=32,
-            learning_rate=4e-4,
-            average=0.999,
-            compile=True,
-            num_workers=4,
-        ),
-    ),
-    # Genie, appendix F, tables 17 and 9.
-    "paper": DynamicsStage(
-        clip_frames=16,
-        model=DynamicsConfig(
-            dim=512,
-            num_blocks=12,
-            num_heads=8,
-            window=16,
-            masking="clip",
-            corruption=0.0,
-            changed_weight=0.0,
-            action_dropout=0.0,
-        ),
-        sampling=SamplingConfig(maskgit_steps=25, temperature=1.0, guidance=1.0),
-        loop=LoopConfig(
-            num_steps=200_000,
-            batch_size=36,
-            learning_rate=3e-5,
-            final_learning_rate=3e-6,
-            schedule="cosine",
-            warmup_steps=5_000,
-            optimizer="adamw",
-            betas=(0.9, 0.9),
-            compile=True,
-            recompute=True,
-            num_workers=4,
-        ),
-    ),
-}
 
 
 def main(config: DynamicsStage) -> dict[str, float]:
@@ -235,4 +127,9 @@ def _save_prompts(prompts: UInt8[Tensor, "p 3 h w"], folder: Path) -> None:
 
 if __name__ == "__main__":
     with one_line_errors():
-        main(parse(PRESETS, "Stage 3: train the dynamics model and put the world together."))
+        main(
+            parse(
+                presets_of("dynamics"),
+                "Stage 3: train the dynamics model and put the world together.",
+            )
+        )

@@ -32,7 +32,7 @@ from genie.world import make_latent_action
 from train.errors import one_line_errors
 from train.loop.provenance import python_name
 from train.loop.run_folder import load_finished, read_description
-from train.stage import StageConfig
+from train.presets import StageConfig
 
 ENCODE_FRAMES = 120  # of a scene, encoded at once
 SCENES_AT_ONCE = {"cuda": 16}  # a GPU has hardly begun with one; a CPU gains nothing

@@ -1,15 +1,13 @@
-"""What the three stages share: presets, flags, the way from clips to a finished net, errors."""
+"""What the three stages share: the way from clips to a finished net."""
 
 import copy
 import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
-import tyro
 from torch import nn
 
 from genie.checkpoint import fingerprint_weights, load_weights
@@ -25,60 +23,15 @@ from train.loop.compile_cache import load_compiled, save_compiled
 from train.loop.config import LoopConfig
 from train.loop.run_folder import describe
 from train.loop.trainer import Judge, Replay, Trainer
+from train.presets import StageConfig
 
-Config = TypeVar("Config")
 Model = TypeVar("Model")
-DEFAULT_PRESET = "nano"
 # May change when a run goes on: a step keeps its clips; only rounding and draws are others.
 HOW_IT_RUNS = (
     *("compile", "recompute", "shard", "accumulation", "trackers", "keep_states", "resident"),
     "pictures",
 )
 PIPELINE = "GENIE_PIPELINE"  # set in the environment of stages that `python -m train` has started
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageConfig:
-    """Flags that every stage has."""
-
-    data: str = "runs/world/data"
-    """Prepared folder (python -m train.prepare); one that lies elsewhere, such as
-    hf://datasets/owner/name or s3://bucket/folder, is streamed."""
-    run: Path = Path("runs/world")
-    """Run folder; every stage has a folder of its own in it. Repeat the command to resume."""
-    from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """World to start from, such as checkpoints/coinrun: its nets are trained further on the new
-    videos, and have its shapes."""
-    replay: str | None = None
-    """Prepared folder of the world's old game, to be remembered (with --from)."""
-    replay_share: float = 0.25
-    """Share of every step's clips that come from --replay."""
-    threads: int = 0
-    """CPU threads; 0 takes all cores."""
-    minutes: float = 0
-    """Train for about so long on this machine instead of --loop.num-steps: steps are timed first,
-    and their number is written down, so that the run can be resumed and repeated."""
-    until: float = 0
-    """Train until so many seconds after the start of this command instead, imports included: the
-    learning rate follows the clock, nothing is timed before, and weights are written every minute.
-    At least a tenth of them is trained. It can be resumed, but not repeated to the bit."""
-    compile_cache: Path | None = None
-    """File that keeps what was compiled (with --loop.compile): the next run on such a device takes
-    it from there."""
-    clip_frames: int
-    """Frames in a training clip."""
-    loop: LoopConfig
-    """How the net is trained."""
-
-
-def parse(presets: Mapping[str, Config], description: str, args: list[str] | None = None) -> Config:
-    """The preset named by --preset, with every other flag laid over it."""
-    args = list(sys.argv[1:] if args is None else args)
-    name = _take_preset(args)
-    if name not in presets:
-        raise UserError(f"no preset {name!r}: choose one of {', '.join(presets)}")
-    description = f"{description}\n\n--preset {{{','.join(presets)}}} chooses the defaults below."
-    return tyro.cli(type(presets[name]), default=presets[name], args=args, description=description)
 
 
 def check_start(world: Path | None, replay: str | None, *folders: str) -> None:
@@ -264,17 +217,3 @@ def run_to_end(config: StageConfig, trainer: Trainer) -> dict[str, float]:
     if config.loop.compile and trainer.is_main:
         save_compiled(config.compile_cache)
     return metrics
-
-
-def _take_preset(args: list[str]) -> str:
-    for index, arg in enumerate(args):
-        if arg == "--preset":
-            if index + 1 == len(args):
-                raise UserError("--preset wants a name")
-            name = args[index + 1]
-            del args[index : index + 2]
-            return name
-        if arg.startswith("--preset="):
-            del args[index]
-            return arg.removeprefix("--preset=")
-    return DEFAULT_PRESET

@@ -23,12 +23,12 @@ from genie.orphans import end_with_parent
 from genie.st_transformer import recompute_blocks
 from genie.tokenizer import Tokenizer
 from genie.world import make_latent_action
-from train import dynamics, latent_action, tokenizer
 from train.errors import one_line_errors
 from train.loop.compile_cache import load_compiled, save_compiled
 from train.loop.config import LoopConfig
 from train.loop.trainer import mixed_precision
-from train.stage import PIPELINE, StageConfig
+from train.presets import PRESETS, StageConfig
+from train.stage import PIPELINE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +49,12 @@ def main(config: WarmUpConfig) -> None:
     Raises:
         UserError: if there is no such preset, or nothing to compile with.
     """
-    presets = [stage.PRESETS for stage in (tokenizer, latent_action, dynamics)]
-    for each in presets:
-        if config.preset not in each:
-            raise UserError(f"no preset {config.preset!r}: choose one of {', '.join(each)}")
+    if config.preset not in PRESETS:
+        raise UserError(f"no preset {config.preset!r}: choose one of {', '.join(PRESETS)}")
     check_compiler(best_device())
     if PIPELINE in os.environ:
         end_with_parent()
-    chosen = [each[config.preset] for each in presets]
+    chosen = vars(PRESETS[config.preset]).values()
     if not any(stage.loop.compile for stage in chosen):
         print(f"preset {config.preset} compiles nothing")
     warm_up(*chosen, config.size, config.compile_cache)

@@ -13,19 +13,18 @@ from genie.machine import autocast, best_device, has_compiler, quick_dtype
 from genie.tokenizer import Tokenizer
 from genie.world import make_latent_action
 from tests.benchmarks.timing import ratio, take_turns
-from train import dynamics, latent_action, tokenizer
 from train.loop.config import LoopConfig
 from train.loop.schedule import make_optimizers
 from train.loop.speed import count_operations, matrix_rate
+from train.presets import PRESETS
 
-STAGES = {"tokenizer": tokenizer, "latent_action": latent_action, "dynamics": dynamics}
 NETS = {"tokenizer": Tokenizer, "latent_action": make_latent_action, "dynamics": Dynamics}
 DEVICE = best_device()
 
 
 def whole_preset(name: str, rounds: int) -> list[dict]:
     """A row for each stage, and one for all their steps together."""
-    rows = [step_times(name, stage, rounds) for stage in STAGES]
+    rows = [step_times(name, stage, rounds) for stage in NETS]
     total = {"preset": name, "stage": "all steps"}
     for way in ("plain", "ours", "compiled"):  # the last where there is a compiler
         ms = sum(row["steps"] * row.get(way, row["ours"])["ms"] for row in rows)
@@ -69,10 +68,10 @@ def step_times(name: str, stage: str, rounds: int, num_clips: int | None = None)
 
 def fitted(name: str, stage: str):
     """A stage's preset; the dynamics takes tokens as the preset's tokenizer makes them."""
-    config = STAGES[stage].PRESETS[name]
+    config = getattr(PRESETS[name], stage)
     if stage != "dynamics":
         return config
-    tokens = tokenizer.PRESETS[name].model
+    tokens = PRESETS[name].tokenizer.model
     facts = {"num_tokens": tokens.num_tokens, "codebook_size": tokens.codebook.size}
     return replace(config, model=replace(config.model, **facts))
 

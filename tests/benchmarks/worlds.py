@@ -15,7 +15,7 @@ from genie.maskgit import fill_frame
 from genie.sampling import SamplingConfig
 from genie.session import QuickNets, Sessions
 from genie.world import World, WorldConfig
-from train import dynamics, latent_action, tokenizer
+from train.presets import PRESETS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -29,15 +29,15 @@ def shipped_world() -> World:
 @cache
 def paper_world() -> World:
     """The paper's CoinRun size with random weights: 256 tokens, 12 blocks of width 512."""
-    pixels = tokenizer.PRESETS["paper"].model
+    pixels = PRESETS["paper"].tokenizer.model
     shape = {"num_tokens": pixels.num_tokens, "codebook_size": pixels.codebook.size}
     torch.manual_seed(0)
     return World(
         WorldConfig(
             tokenizer=pixels,
-            latent_action=latent_action.PRESETS["nano"].model,  # plays no part in a frame
-            dynamics=replace(dynamics.PRESETS["paper"].model, **shape),
-            sampling=dynamics.PRESETS["paper"].sampling,
+            latent_action=PRESETS["nano"].latent_action.model,  # plays no part in a frame
+            dynamics=replace(PRESETS["paper"].dynamics.model, **shape),
+            sampling=PRESETS["paper"].dynamics.sampling,
         ),
         name="paper size",
     ).to(best_device())
