@@ -53,9 +53,10 @@ test: lint ## lint and the whole test suite
 		echo "Procgen has no build for this machine: tests that record games will skip"; fi
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-lint: $(DEV_STAMP) ## check format and style
+lint: $(DEV_STAMP) ## check format, style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/ty check genie
 
 format: $(DEV_STAMP) ## format the code, fix what can be fixed
 	@$(BIN)/ruff format .

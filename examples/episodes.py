@@ -116,10 +116,13 @@ def writing() -> Iterator[None]:
 class Keeper(Protocol):
     """Keeps the episodes of one split."""
 
-    videos: list[StoredVideo]
-    """What is in `shards`, in order."""
-    shards: list[Shard]
-    """Files that are to be sealed."""
+    @property
+    def videos(self) -> list[StoredVideo]:
+        """What is in `shards`, in order."""
+
+    @property
+    def shards(self) -> list[Shard]:
+        """Files that are to be sealed."""
 
     def take(self, picture: np.ndarray) -> np.ndarray:
         """What is kept of a picture; an array of its own."""

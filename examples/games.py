@@ -46,14 +46,21 @@ PROCGEN_THREADS = 4  # Procgen's own default; none where there is a process for 
 class Games(Protocol):
     """Several games of one kind side by side, each on a level that is a number."""
 
-    combos: list[tuple[str, ...]]
-    """Buttons of every action that can be taken."""
-    levels: list[int]
-    """The level that each game is on."""
-    pictures: list[np.ndarray]
-    """What each game shows now, uint8 (h, w, 3); good until the games advance."""
-    steps_per_second: float
-    """How many game steps are a second of the game where a person plays it."""
+    @property
+    def combos(self) -> list[tuple[str, ...]]:
+        """Buttons of every action that can be taken."""
+
+    @property
+    def levels(self) -> list[int]:
+        """The level that each game is on."""
+
+    @property
+    def pictures(self) -> list[np.ndarray]:
+        """What each game shows now, uint8 (h, w, 3); good until the games advance."""
+
+    @property
+    def steps_per_second(self) -> float:
+        """How many game steps are a second of the game where a person plays it."""
 
     def advance(self, actions: np.ndarray, frame_skip: int) -> np.ndarray:
         """Hold `actions` for some game steps; gives which games were started anew meanwhile."""

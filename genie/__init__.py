@@ -15,9 +15,17 @@ Axes: b batch, t frames, n tokens in a frame, h w pixels, d model width, e code 
 size, a number of actions, k heads, s cached frames. Action t leads from frame t to frame t+1.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __all__ = ["Session", "Sessions", "UserError", "World", "load"]
+
+
+if TYPE_CHECKING:
+    from genie.errors import UserError
+    from genie.session import Session, Sessions
+    from genie.world import World
+
+    load = World.from_pretrained
 
 
 def __getattr__(name: str) -> Any:

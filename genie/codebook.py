@@ -52,13 +52,15 @@ class CodebookConfig:
 class Codebook(nn.Module):
     """Quantises `dim`-wide latents; codes come back at the same width."""
 
+    quantizer: FSQ | VectorQuantize
+
     def __init__(self, config: CodebookConfig, dim: int) -> None:
         """Args: config: which codes. dim: width of the latents and of the codes given back."""
         super().__init__()
         self.size = config.size
         if config.kind == "fsq":
-            self.quantizer: nn.Module = FSQ(levels=list(config.levels), dim=dim)
-            self.quantizer.project_in = _Centred(dim, len(config.levels))
+            self.quantizer = FSQ(levels=list(config.levels), dim=dim)
+            self.quantizer.add_module("project_in", _Centred(dim, len(config.levels)))
         else:
             self.quantizer = VectorQuantize(
                 dim=dim,
@@ -94,6 +96,12 @@ class _LearntCodes(LibraryCodebook):
     It asks whether the codes were initialised, which ours are from the start, and whether any code
     is dead.
     """
+
+    cluster_size: Tensor
+    embed: Tensor
+    embed_avg: Tensor
+    threshold_ema_dead_code: float
+    reset_cluster_size: float
 
     def init_embed_(self, data: Tensor, mask: None = None) -> None:
         """Keeps the codes as they are."""

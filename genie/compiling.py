@@ -27,7 +27,9 @@ def uncompiled() -> AbstractContextManager[None]:
 
 def failed_to_compile(error: Exception) -> bool:
     """Whether it was the compiler that failed, and not what was being compiled."""
-    return isinstance(error, torch._dynamo.exc.TorchDynamoException)
+    from torch._dynamo.exc import TorchDynamoException  # slow to load, and seldom wanted
+
+    return isinstance(error, TorchDynamoException)
 
 
 def give_up_compiling() -> None:

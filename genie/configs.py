@@ -31,10 +31,10 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
         return tuple(_from_json(get_args(kind)[0], item, where) for item in value)
     if get_origin(kind) is not tuple and any(map(is_dataclass, get_args(kind) or (kind,))):
         return config_from_dict(kind, value, where)
-    value = tuple(value) if isinstance(value, list) else value
-    if not _fits(kind, value):
-        raise UserError(f"{where} is {value!r}, {kind} is wanted: restore the file")
-    return float(value) if kind is float else value
+    plain: Any = tuple(value) if isinstance(value, list) else value
+    if not _fits(kind, plain):
+        raise UserError(f"{where} is {plain!r}, {kind} is wanted: restore the file")
+    return float(plain) if kind is float else plain
 
 
 def _fits(kind: Any, value: Any) -> bool:
@@ -47,7 +47,7 @@ def _fits(kind: Any, value: Any) -> bool:
     return isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
 
 
-def _closest(kind: Any, values: dict[str, Any]) -> type:
+def _closest(kind: Any, values: dict[str, Any]) -> Any:
     """Of a union of dataclasses the one that shares most fields with `values`."""
     options = get_args(kind) or (kind,)
     return max(options, key=lambda option: len({f.name for f in fields(option)} & values.keys()))

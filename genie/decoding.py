@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import av
 import numpy as np
+from av.filter import Graph
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, VideoReformatter
 from PIL import Image
 
@@ -266,7 +267,7 @@ def _undamaged(frames: Iterator[av.VideoFrame], path: Path) -> Iterator[av.Video
 
 def _deinterlaced(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
     """The same frames, those whose two halves were taken one after the other without combs."""
-    graph: av.filter.Graph | None = None
+    graph: Graph | None = None
     kind = None
     for frame in frames:
         now = frame.width, frame.height, frame.format.name
@@ -283,8 +284,8 @@ def _deinterlaced(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         yield from _pull(graph, None)
 
 
-def _deinterlacer(frame: av.VideoFrame) -> av.filter.Graph:
-    graph = av.filter.Graph()
+def _deinterlacer(frame: av.VideoFrame) -> Graph:
+    graph = Graph()
     source = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
     )
@@ -296,12 +297,12 @@ def _deinterlacer(frame: av.VideoFrame) -> av.filter.Graph:
     return graph
 
 
-def _pull(graph: av.filter.Graph, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
+def _pull(graph: Graph, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
     """Give a frame to a graph, or None as the end, and take what it has ready."""
-    graph.push(frame)
+    graph.vpush(frame)
     while True:
         try:
-            yield graph.pull()
+            yield graph.vpull()
         except (BlockingIOError, EOFError):
             return
 
@@ -361,7 +362,7 @@ def _declared_end(container: av.container.InputContainer, track: av.VideoStream)
     rate = frame_rate(track)
     if container.format.name == "avi" and track.frames and rate:
         return float(track.frames / rate)  # ffmpeg corrects the duration of an AVI that is cut
-    if track.duration:
+    if track.duration and track.time_base:
         # Frames before the start of an edit list are stored, but not shown and not in here.
         return _start(track) + float(track.duration * track.time_base)
     tagged = _seconds(track.metadata.get("DURATION", ""))

@@ -128,7 +128,10 @@ class LatentActionModel(nn.Module):
         error = self._error(self.forward_model(past, codes), following)
         still = self._error(past[:, -3:], following)
         loss = (error / (still + STILL)).mean() + commitment
-        metrics = {"psnr": decibels(error.detach().mean()), "copy_psnr": decibels(still.mean())}
+        metrics: Metrics = {
+            "psnr": decibels(error.detach().mean()),
+            "copy_psnr": decibels(still.mean()),
+        }
         if not self.training:
             shuffled = codes[torch.randperm(len(codes), device=codes.device)]
             missed = self._error(self.forward_model(past, shuffled), following)

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from genie import noise
 from genie.compiling import compile_parts
@@ -34,11 +34,35 @@ class TrainedNets(Protocol):
     """What is needed of a `World`."""
 
     tokenizer: Tokenizer
-    latent_action: nn.Module
     dynamics: Dynamics
-    device: torch.device
-    size: tuple[int, int]
-    num_actions: int
+
+    @property
+    def latent_action(self) -> "InfersActions":
+        """What tells the actions of a prompt of several frames."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the nets are."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of frames."""
+        ...
+
+    @property
+    def num_actions(self) -> int:
+        """How many latent actions there are."""
+        ...
+
+
+class InfersActions(Protocol):
+    """What is needed of a latent action model."""
+
+    def infer(self, frames: Float[Tensor, "b t 3 h w"]) -> Int[Tensor, "b t-1"]:
+        """See `LatentActionModel.infer`."""
+        ...
 
 
 class QuickNets:
@@ -82,8 +106,7 @@ class Sessions:
             UserError: if there is no such action, or not one for each world.
         """
         actions = self._checked(actions)
-        self._foresee(actions)
-        _, tokens, self.frames = self._foreseen
+        tokens, self.frames = self._foresee(actions)
         self._shown.append()
         self._unsettled, self._foreseen = (tokens, actions), None
         self._ages += 1
@@ -216,10 +239,10 @@ class Sessions:
             self._nets.dynamics.remember(*self._unsettled, self._past)
             self._unsettled = None
 
-    def _foresee(self, actions: Int[Tensor, " b"]) -> None:
-        """Have the next frames under these actions, unless they are there already."""
+    def _foresee(self, actions: Int[Tensor, " b"]) -> tuple[Tensor, Tensor]:
+        """Tokens and frames under these actions, which may be there already."""
         if self._foreseen is not None and torch.equal(self._foreseen[0], actions):
-            return
+            return self._foreseen[1:]
         self._settle()
         b, steps, n = len(actions), self.sampling.maskgit_steps, self._past.keys.shape[2]
         drawn = noise.uniform(self._seeds, self._ages, steps * 2 * n)
@@ -231,7 +254,9 @@ class Sessions:
             choice_temperature=self.sampling.choice_temperature,
             entropy_bound=self.sampling.entropy_bound,
         )
-        self._foreseen = actions, tokens, self._decode(tokens)
+        frames = self._decode(tokens)
+        self._foreseen = actions, tokens, frames
+        return tokens, frames
 
     def logits(
         self, tokens: Int[Tensor, "b n"], actions: Int[Tensor, " b"]

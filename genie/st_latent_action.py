@@ -109,7 +109,7 @@ class STLatentActionModel(nn.Module):
         past, following = frames[:, :-1], frames[:, 1:]
         error = (self._render(past, codes) - following).square().mean()
         still = (past - following).square().mean()
-        metrics = {"psnr": decibels(error.detach()), "copy_psnr": decibels(still)}
+        metrics: Metrics = {"psnr": decibels(error.detach()), "copy_psnr": decibels(still)}
         if not self.training:
             order = torch.randperm(actions.numel(), device=actions.device)
             shuffled = codes.flatten(0, 1)[order].unflatten(0, actions.shape)

@@ -9,7 +9,9 @@ keys and values of past frames stay valid while the window slides; RMS norms; QK
 """
 
 import itertools
+from collections.abc import Sequence
 from functools import lru_cache, partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +42,8 @@ class STTransformer(nn.Module):
         self.window = window
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
-        self.blocks = nn.ModuleList(STBlock(dim, num_heads) for _ in range(num_blocks))
+        blocks = nn.ModuleList(STBlock(dim, num_heads) for _ in range(num_blocks))
+        self.blocks = cast("Sequence[STBlock]", blocks)  # it tells nobody what it is made of
         self.norm = RMSNorm(dim)
 
     def forward(self, x: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t n d"]:
@@ -138,7 +141,8 @@ class KVCache:
         self.keys = like.new_zeros(num_blocks, b, n, k, slots, e)
         self.values = torch.zeros_like(self.keys)
         self.num_frames = torch.zeros(b, dtype=torch.long)
-        self.rotation: Rotation = tuple(like.new_zeros(b, 1, 1, 1, e) for _ in range(2))
+        cosines, sines = (like.new_zeros(b, 1, 1, 1, e) for _ in range(2))
+        self.rotation: Rotation = cosines, sines
         self._bias = like.new_zeros(b, 1, 1, num_versions, slots)
         self._tell_time()
 
@@ -166,8 +170,8 @@ class KVCache:
 
     def state(self) -> tuple[Tensor, Tensor, Int[Tensor, " b"]]:
         """An independent copy of what `restore` wants."""
-        past = (stored[..., : self.capacity, :].clone() for stored in (self.keys, self.values))
-        return *past, self.num_frames.clone()
+        keys, values = (kept[..., : self.capacity, :].clone() for kept in (self.keys, self.values))
+        return keys, values, self.num_frames.clone()
 
     def restore(self, state: tuple[Tensor, Tensor, Int[Tensor, " _"]], row: int = 0) -> None:
         """Return to a state, of all rows or, from `row` on, of as many as it has."""

@@ -128,7 +128,7 @@ class Tokenizer(nn.Module):
         weight = 1 + self.config.changed_weight * _changed(frames)
         error = error.square() + self.config.absolute_weight * error.abs()
         loss = (weight * error).sum() / weight.sum() + commitment
-        metrics = {"psnr": psnr(reconstruction.detach().float(), frames).mean()}
+        metrics: Metrics = {"psnr": psnr(reconstruction.detach().float(), frames).mean()}
         return loss, metrics | code_use(tokens, self.codebook.size)
 
     def _quantize(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:

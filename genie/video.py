@@ -316,12 +316,16 @@ def _indexed(frame: np.ndarray) -> Image.Image:
     the worst, where its default has 55 and 41.
     """
     picture = Image.fromarray(frame)
-    best = {"method": Image.Quantize.MAXCOVERAGE, "kmeans": 1, "dither": Image.Dither.NONE}
     stride = isqrt(frame.shape[0] * frame.shape[1] // PALETTE_PIXELS)
     if stride <= 1 or picture.getcolors(256):
-        return picture.quantize(256, **best)
+        return _in_best_colours(picture)
     seen = Image.fromarray(np.ascontiguousarray(frame[::stride, ::stride]))
-    return picture.quantize(palette=seen.quantize(256, **best), dither=Image.Dither.NONE)
+    return picture.quantize(palette=_in_best_colours(seen), dither=Image.Dither.NONE)
+
+
+def _in_best_colours(picture: Image.Image) -> Image.Image:
+    way = Image.Quantize.MAXCOVERAGE
+    return picture.quantize(256, method=way, kmeans=1, dither=Image.Dither.NONE)
 
 
 def _encode_strip(path: Path, frames: Sequence[np.ndarray], scale: int) -> None:

@@ -172,9 +172,13 @@ class World(nn.Module):
         """
         frames = _as_frames(prompt)
         frames = frames[None] if getattr(frames, "ndim", 0) == 3 else frames
-        options = {"maskgit_steps": maskgit_steps, "temperature": temperature}
-        prompts = frames[None] if isinstance(frames, Tensor) else frames  # which is refused
-        return Session(self.start_many(prompts, seeds=[seed], **options), self.num_actions)
+        running = self.start_many(
+            frames[None] if isinstance(frames, Tensor) else frames,  # which is refused
+            seeds=[seed],
+            maskgit_steps=maskgit_steps,
+            temperature=temperature,
+        )
+        return Session(running, self.num_actions)
 
     def start_many(
         self,
@@ -230,8 +234,9 @@ class World(nn.Module):
             raise UserError("a rollout wants at least one action for each world")
         # Far apart, so that rollouts with neighbouring seeds share no numbers.
         seeds = [(seed + row * 2**32) % 2**63 for row in range(len(prompt))]
-        options = {"maskgit_steps": maskgit_steps, "temperature": temperature}
-        running = self.start_many(prompt, seeds=seeds, **options)
+        running = self.start_many(
+            prompt, seeds=seeds, maskgit_steps=maskgit_steps, temperature=temperature
+        )
         return torch.stack([running.step(action) for action in actions.unbind(1)], dim=1)
 
     def _quick_nets(self, compile: bool) -> QuickNets:

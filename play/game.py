@@ -4,7 +4,7 @@ Deliberately says nothing of worlds and prompts: whoever makes the `StartGame` b
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -46,10 +46,10 @@ class Game(Protocol):
     def tune(self, *, maskgit_steps: int | None = None, temperature: float | None = None) -> None:
         """Draw frames otherwise from the next step on."""
 
-    def snapshot(self) -> object:
+    def snapshot(self) -> Any:
         """Everything that later frames depend on but the settings, to be handed to `restore`."""
 
-    def restore(self, snapshot: object) -> None:
+    def restore(self, snapshot: Any) -> None:
         """Go back to where `snapshot` was taken; what follows is bit-identical."""
 
 

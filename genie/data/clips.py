@@ -10,12 +10,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import torch
 from datasets.arrow_writer import ArrowWriter
+from datasets.table import Table
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
@@ -32,9 +34,7 @@ BROUGHT_BYTES = 64 * 2**20
 class FrameStore:
     """Frames of one split, one row a frame: memory-mapped, or fetched shard by shard."""
 
-    def __init__(
-        self, table: "_Table | _RemoteTable | _SomeVideos", card: Card, split: str
-    ) -> None:
+    def __init__(self, table: "_Rows", card: Card, split: str) -> None:
         """Use `open`."""
         self._table, self._card = table, card
         self._path = ""  # of files that may still be read into memory
@@ -59,9 +59,10 @@ class FrameStore:
         card = read_card(folder)
         if is_remote(folder):
             return cls(_RemoteTable(f"{folder}/{split}", card.shards[split]), card, split)
-        store = cls(_Table(_open_rows(f"{folder}/{split}")), card, split)
-        if len(store) != store._table.num_rows:
-            found, wanted = store._table.num_rows, len(store)
+        table = _Table(_open_rows(f"{folder}/{split}"))
+        store = cls(table, card, split)
+        if len(store) != table.num_rows:
+            found, wanted = table.num_rows, len(store)
             raise _damaged(f"{folder}/{split}", f"{found} frames, {wanted} are wanted")
         store._path = f"{folder}/{split}"
         return store
@@ -162,8 +163,11 @@ class TokenStore:
         self, num_rows: int, device: torch.device
     ) -> tuple[Int[Tensor, "rows n"], Int[Tensor, " rows"]]:
         """Room on a device for what `bring` brings, of this store or of several alike."""
-        facts = self.tokens, self.actions
-        return tuple(x.new_empty(num_rows, *x.shape[1:], device=device) for x in facts)
+        tokens, actions = (
+            facts.new_empty(num_rows, *facts.shape[1:], device=device)
+            for facts in (self.tokens, self.actions)
+        )
+        return tokens, actions
 
     def bring(self, columns: tuple[Int[Tensor, "rows n"], Int[Tensor, " rows"]]) -> None:
         """Side effect: all tokens and actions are in there, as many as it has rows."""
@@ -266,7 +270,7 @@ class Clips(torch.utils.data.Dataset):
 class _Table:
     """Fast reads of fixed-length columns of a data set."""
 
-    def __init__(self, data: datasets.table.Table | pa.Table) -> None:
+    def __init__(self, data: Table | pa.Table) -> None:
         self._data, self.num_rows = data, data.num_rows
 
     def read(self, column: str, start: int, stop: int) -> np.ndarray:
@@ -303,7 +307,7 @@ class _RemoteTable:
 class _SomeVideos:
     """The same of some videos of a table, as if there were no others."""
 
-    def __init__(self, table: "_Table | _RemoteTable", here: np.ndarray, there: np.ndarray) -> None:
+    def __init__(self, table: "_Rows", here: np.ndarray, there: np.ndarray) -> None:
         """Args: here: where the videos begin, and the end; there: where they begin in `table`."""
         self._table, self._here, self._there = table, here, there
 
@@ -323,9 +327,13 @@ class _SomeVideos:
         return np.concatenate([whole[first : first + length] for first, length in pieces])
 
 
-def _open_rows(path: str, in_memory: bool = False) -> datasets.table.Table:
+_Rows = _Table | _RemoteTable | _SomeVideos
+
+
+def _open_rows(path: str, in_memory: bool = False) -> Table:
     try:
-        return datasets.load_from_disk(path, keep_in_memory=in_memory).data
+        opened: Any = datasets.load_from_disk(path, keep_in_memory=in_memory)
+        return opened.data
     except Exception as error:  # the library and Arrow raise whatever they meet
         raise _damaged(path, error) from error
 

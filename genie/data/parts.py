@@ -200,8 +200,8 @@ class _Scene:
     def _write(self) -> None:
         if self._waiting:
             rows = np.ascontiguousarray(np.stack(self._waiting).transpose(0, 3, 1, 2))
-            self._frames_file.write(rows)
-            self._digest.update(rows)
+            self._frames_file.write(rows.data)
+            self._digest.update(rows.data)
         self._waiting = []
 
 

@@ -16,6 +16,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,10 +154,10 @@ def _decode_all(
     with _executor(workers) as executor:
         pending: deque[Future[Part] | Part] = deque()
         for source in find_sources(places):
-            done = read_part(folder, source.key)
-            if done is None and executor is None:
-                done = make_part(source, options, folder)
-            pending.append(done or executor.submit(make_part, source, options, folder))
+            part: Future[Part] | Part | None = read_part(folder, source.key)
+            if part is None and executor:
+                part = executor.submit(make_part, source, options, folder)
+            pending.append(part or make_part(source, options, folder))
             while len(pending) > workers * PENDING_PER_WORKER or (executor is None and pending):
                 yield _wait_for(pending.popleft())
         while pending:
@@ -183,9 +184,7 @@ def _executor(workers: int) -> Iterator[Executor | None]:
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     context.set_forkserver_preload(["genie.data.prepare"])
     theirs, ours = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=end_with, initargs=(theirs,)
-    )
+    pool = ProcessPoolExecutor(workers, context, partial(end_with, theirs))
     try:
         yield pool
     finally:

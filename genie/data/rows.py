@@ -194,7 +194,7 @@ def _chosen(found: dict[str, Any], choice: dict[str, str], place: str) -> dict[s
 
 def _load(name: str, choice: dict[str, str], files: str | None = None) -> dict[str, Any]:
     split = choice.get("split")
-    loaded = datasets.load_dataset(
+    loaded: Any = datasets.load_dataset(
         name,
         choice.get("config"),
         data_files=files,

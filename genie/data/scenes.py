@@ -68,7 +68,7 @@ def keep(
     for number, (picture, is_cut) in enumerate(_find_cuts(pictures, rules)):
         starts_scene = is_cut or number in joints
         may_drop = rules.most_still is not None and not starts_scene
-        if may_drop and _change(picture, kept) <= rules.still_below:
+        if may_drop and kept is not None and _change(picture, kept) <= rules.still_below:
             num_still += 1
             if num_still > rules.most_still:
                 continue

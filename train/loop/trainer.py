@@ -55,7 +55,7 @@ from train.loop.trackers import open_trackers, show_pictures
 MOST_STRIKES = 3  # evaluations in a row at which a net has collapsed
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
-Judge = Callable[[nn.Module, Path | None], dict[str, float]]
+Judge = Callable[[Any, Path | None], dict[str, float]]  # each for one kind of net
 """Draws pictures into a folder, where one is named, and gives further held-out figures."""
 
 

@@ -35,7 +35,10 @@ OUTCOMES = ("left", "right", "up", "down", "still")
 class Rollable(Protocol):
     """What a legend is measured on: a `World`, or anything else that can be rolled out."""
 
-    num_actions: int
+    @property
+    def num_actions(self) -> int:
+        """See `World`."""
+        ...
 
     def rollout(
         self, prompt: UInt8[Tensor, "b t 3 h w"], actions: Int[Tensor, "b s"], *, seed: int
