@@ -12,17 +12,17 @@ MOST_STEPS = 1024  # passes over a frame; nobody has more tokens, and their nois
 class SamplingConfig:
     """How new frames are drawn; found by free-running rollouts on held-out clips."""
 
-    maskgit_steps: int = 1
+    maskgit_steps: int = 8
     """Passes over a new frame at most."""
-    temperature: float = 0.3
+    temperature: float = 0.7
     """Of the token draws; 0 takes the most likely token."""
-    choice_temperature: float = 1.0
+    choice_temperature: float = 0.0
     """Noise in the order in which tokens are revealed."""
-    entropy_bound: float = 0.0
+    entropy_bound: float = 0.5
     """In nats for each token of a frame: beyond its share by MaskGIT's schedule, a pass reveals
     tokens, the surest first, until what they leave open sums up to so much, so that a frame which
     only scrolls takes fewer passes than one with news. 0: always all passes."""
-    guidance: float = 1.5
+    guidance: float = 1.0
     """1: logits as they are. Above: what the action changes in them is enlarged; each pass then
     runs with and without the action, side by side."""
 

@@ -109,6 +109,7 @@ def tiny_world_config(**sampling) -> WorldConfig:
             **{
                 "maskgit_steps": 3,
                 "temperature": 1.0,
+                "choice_temperature": 1.0,
                 "guidance": 1.0,
                 "entropy_bound": 0.6,  # some frames of these random nets take 2 passes, others 3
             }

@@ -206,7 +206,6 @@ PRESETS = {
         dynamics=DynamicsStage(
             clip_frames=16,
             model=DynamicsConfig(window=12),
-            sampling=SamplingConfig(guidance=1.0),
             loop=LoopConfig(
                 num_steps=3_000,
                 batch_size=32,
@@ -359,7 +358,9 @@ PRESETS = {
                 changed_weight=0.0,
                 action_dropout=0.0,
             ),
-            sampling=SamplingConfig(maskgit_steps=25, temperature=1.0, guidance=1.0),
+            sampling=SamplingConfig(
+                maskgit_steps=25, temperature=1.0, choice_temperature=1.0, entropy_bound=0.0
+            ),
             loop=LoopConfig(
                 num_steps=200_000,
                 batch_size=36,
