@@ -5,7 +5,7 @@ Six tensors cross the borders between files. They are the only legend of shapes 
 | name           | type                         | range  | made by; read by                 |
 |----------------|------------------------------|--------|----------------------------------|
 | `frames`, kept | `UInt8[Tensor, "t 3 h w"]`   | 0..255 | `data.clips`, `frames`; world    |
-| `frames`, nets | `Float[Tensor, "b t 3 h w"]` | 0..1   | `frames.to_float`; nets    |
+| `frames`, nets | `Float[Tensor, "b t 3 h w"]` | 0..1   | `frames.to_float`; nets           |
 | `tokens`       | `Int[Tensor, "b t n"]`       | 0..v-1 | `Tokenizer.encode`; dynamics     |
 | `actions`      | `Int[Tensor, "b t-1"]`       | 0..a-1 | `infer` of the LAM; dynamics     |
 | `logits`       | `Float[Tensor, "b t n v"]`   | real   | `Dynamics`; maskgit, loss        |

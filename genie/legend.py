@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from genie.errors import UserError
-from genie.files import write_whole
+from genie.files import write_whole, writing
 
 FILE_NAME = "legend.json"
 STRIP_NAME = "legend.png"
@@ -60,9 +60,18 @@ class Legend:
 def save(
     folder: Path, keys: Mapping[str, int], effects: Sequence[Mapping[str, Any]], **facts: int
 ) -> None:
-    """Write a legend. Args: effects: one an action, with its name. facts: how it was measured."""
+    """Write a legend.
+
+    Args:
+        effects: one an action, with its name.
+        facts: how it was measured.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
     values = {"keys": keys, **facts, "actions": effects}
-    write_whole(folder / FILE_NAME, json.dumps(values, indent=1) + "\n")
+    with writing(folder):
+        write_whole(folder / FILE_NAME, json.dumps(values, indent=1) + "\n")
 
 
 def check_bindings(keys: Mapping[Any, Any], num_actions: int, path: Path) -> None:

@@ -128,7 +128,6 @@ def main(config: SamplingSweep) -> None:
         rows.append(asdict(world.config.sampling) | measure(world, course))
         print(line(rows[-1]), flush=True)
     chosen = choose(rows)
-    config.out.mkdir(parents=True, exist_ok=True)
     write_whole(
         config.out / "sampling.json", json.dumps({"rows": rows, "chosen": chosen}, indent=1)
     )
