@@ -36,11 +36,13 @@ if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 fi
 endef
 
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 HAS_PROCGEN = [ "$$(uname -sm)" = "Linux x86_64" ] && \
 	$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] not in {(3, 11), (3, 12)})'
 
 .DEFAULT_GOAL := help
-.PHONY: help play test lint format bench data train procgen atari clean
+.PHONY: help play test soak lint format bench data train procgen atari clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -48,10 +50,13 @@ help: ## list the targets
 play: $(RUN_STAMP) ## play the shipped world (ARGS="--prompt image.png" and the like)
 	@$(BIN)/python -m play $(ARGS)
 
-test: lint ## lint and the whole test suite
+test: lint ## lint and the tests
 	@if $(HAS_PROCGEN); then $(MAKE) --silent $(PROCGEN_STAMP); else \
 		echo "Procgen has no build for this machine: tests that record games will skip"; fi
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(PYTEST) -m "not soak" $(ARGS)
+
+soak: $(DEV_STAMP) ## the tests that take longest
+	@$(PYTEST) -m soak $(ARGS)
 
 lint: $(DEV_STAMP) ## check format, style and types
 	@$(BIN)/ruff format --check .

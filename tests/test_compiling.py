@@ -56,6 +56,7 @@ print(json.dumps({"ahead": len(ahead), "training": len(noted), "other": other}))
 """
 
 
+@pytest.mark.soak
 def test_stages_compile_what_was_compiled_ahead_and_evaluations_nothing(
     prepared_folder: Path, tmp_path: Path
 ):

@@ -765,7 +765,7 @@ def sweep(world: Path, data: Path, out: Path, **values) -> sampling.SamplingSwee
         "passes": (1, 3),
         "entropy_bounds": (0.0, 0.2),
         "temperatures": (0.0, 1.0),
-        "num_clips": 4,
+        "num_clips": 2,
         "horizon": 12,
     }
     return sampling.SamplingSweep(world=world, data=data, out=out, **small | values)

@@ -41,7 +41,8 @@ def killed(prepared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     return {"folder": folder} | json.loads(result.stdout.splitlines()[-1])
 
 
-pytestmark = pytest.mark.timeout(TIMEOUT_S + 40)  # the first test waits for all kills
+# The first test waits for all kills.
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(TIMEOUT_S + 40)]
 
 
 @pytest.mark.parametrize("stage", STAGES)

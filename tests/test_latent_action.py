@@ -205,7 +205,7 @@ def test_codes_become_the_buttons_of_the_moving_square():
     frames, actions = square_frames(64, 20, seed=1, hold=1)
     config = LatentActionConfig(height=HEIGHT, width=WIDTH, num_actions=8, dim=16, code_dim=6)
     model = LatentActionModel(config)
-    train(model, windows(frames, 16, 5), 1e-3, 450)
+    train(model, windows(frames, 8, 5), 1e-3, 450)
     model.eval()
     counts = torch.zeros(config.num_actions, len(MOVE_NAMES))
     fresh, pressed = square_frames(32, 20, seed=2, hold=1)
