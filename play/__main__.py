@@ -27,7 +27,7 @@ from play.timeline import DEFAULT_EXPORT, Playthrough
 from play.worlds import Library, Opening, first_prompt, prompts_for, worlds_in
 
 if TYPE_CHECKING:
-    from play.window.game_screen import Files, Playing
+    from play.window.game_screen import Files, GameScreen
 
 WORLDS = Path("checkpoints")
 WINDOW_SIDE, FILE_SIDE = 512, 256
@@ -201,8 +201,8 @@ def _replay(library: Library, options: Options) -> int:
         changed = first_difference(playthrough.digests, recording.digests)
     else:
         playing = _show(library, options, opening, script=recording)
-        changed = playing.changed_frame
-        if changed is None and not playing.script_ended:
+        changed = playing.player.changed_frame
+        if changed is None and not playing.player.script_ended:
             print("the recording was not played to its end")
             return 0
     if changed is None:
@@ -333,8 +333,8 @@ def _play_window(library: Library, options: Options) -> int:
         world = options.world_folder
         opening = library.open(world, options.prompt or first_prompt(world))
     playing = _show(library, options, opening)
-    if options.record and playing and playing.playthrough.actions:
-        _save_recording(playing.recording(), options.record)
+    if options.record and playing and playing.player.playthrough.actions:
+        _save_recording(playing.player.recording(), options.record)
     elif options.record:
         print(f"nothing was played, so {options.record} is not written")
     return 0
@@ -345,13 +345,13 @@ def _show(
     options: Options,
     opening: Opening | None,
     script: Recording | None = None,
-) -> "Playing | None":
+) -> "GameScreen | None":
     """Open the window, on an opening or on the start screen.
 
     Gives what was played last; with a script, what it was played on.
     """
     from play.window.bar import BAR_HEIGHT, MIN_WIDTH
-    from play.window.game_screen import Playing
+    from play.window.game_screen import GameScreen
     from play.window.start_screen import Gallery
     from play.window.window import Window
 
@@ -370,7 +370,7 @@ def _show(
     def show(opening: Opening, world: Path, script: Recording | None = None) -> None:
         nonlocal last
         print(opening.what_runs, flush=True)
-        last = Playing(
+        last = GameScreen(
             window,
             opening,
             _files(opening, options),

@@ -140,33 +140,34 @@ class HeldKeys:
     """Keys that are down. A tap shorter than a tick still counts for one tick."""
 
     def __init__(self) -> None:
-        self._held: dict[Hashable, None] = {}
+        self._held: dict[Hashable, str] = {}
         self._is_fresh: set[Hashable] = set()
         self._is_released: set[Hashable] = set()
 
-    def __bool__(self) -> bool:
-        """Whether any key counts for this tick."""
-        return bool(self._held)
+    def press(self, source: Hashable, name: str) -> None:
+        """Note that a key went down: it is now the most recent one.
 
-    def press(self, key: Hashable) -> None:
-        """Note that `key` went down: it is now the most recent one."""
-        self._held.pop(key, None)
-        self._held[key] = None
-        self._is_fresh.add(key)
-        self._is_released.discard(key)
+        Args:
+            source: which key, button or finger it is; several may have one name.
+            name: as in `KeyMap`.
+        """
+        self._held.pop(source, None)
+        self._held[source] = name
+        self._is_fresh.add(source)
+        self._is_released.discard(source)
 
-    def release(self, key: Hashable) -> None:
-        """Note that `key` went up."""
-        if key in self._is_fresh:
-            self._is_released.add(key)
+    def release(self, source: Hashable) -> None:
+        """Note that it went up."""
+        if source in self._is_fresh:
+            self._is_released.add(source)
         else:
-            self._held.pop(key, None)
+            self._held.pop(source, None)
 
-    def take(self) -> tuple[Hashable, ...]:
-        """Keys that count for this tick, oldest first. Ends the tick."""
-        taken = tuple(self._held)
-        for key in self._is_released:
-            del self._held[key]
+    def take(self) -> tuple[str, ...]:
+        """Names of the keys that count for this tick, oldest first. Ends the tick."""
+        taken = tuple(self._held.values())
+        for source in self._is_released:
+            del self._held[source]
         self._is_fresh.clear()
         self._is_released.clear()
         return taken

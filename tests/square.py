@@ -127,12 +127,12 @@ def square_in(picture):
 def open_window(opening_, export, **options):
     """A window as the command line opens it, and the screen in it."""
     from play.window.bar import BAR_HEIGHT, MIN_WIDTH
-    from play.window.game_screen import Files, Playing
+    from play.window.game_screen import Files, GameScreen
     from play.window.window import Window
 
     window = Window((max(SIDE * SCALE, MIN_WIDTH), SIDE * SCALE + BAR_HEIGHT))
     options = {"drop": lambda path: window.say(f"dropped {path}")} | options
-    playing = Playing(window, opening_, Files(picture=Path(export), scale=2), **options)
+    playing = GameScreen(window, opening_, Files(picture=Path(export), scale=2), **options)
     window.show(playing)
     return window, playing
 

@@ -26,10 +26,11 @@ from genie import video
 from genie.errors import UserError
 from play import bindings
 from play.__main__ import main
+from play.player import HOTTEST, MOST_STEPS
 from play.recording import Recording, digest
-from play.window.game_screen import KEY_NAMES, Playing
+from play.window.game_screen import KEY_NAMES, GameScreen
 from play.window.gamepad import Gamepads
-from play.window.what_if import Foresight
+from play.window.what_if import WhatIfScreen
 
 FPS = 200.0
 RIGHT = KEYS["right"]
@@ -58,23 +59,23 @@ def square(desk):
 
 
 def actions_of(playing):
-    return playing.playthrough.actions
+    return playing.player.playthrough.actions
 
 
 def assert_nothing_shows(playing):
     """Neither keys nor time nor idle work left a trace."""
-    played = playing.playthrough
+    played = playing.player.playthrough
     assert digest(played.frame) == played.digests[-1]
     if played.actions:
-        assert played_afresh(playing.recording()).digests == played.digests
+        assert played_afresh(playing.player.recording()).digests == played.digests
 
 
 def play(window, playing, *keys):
     """Tap keys, each after the step of the one before."""
     for key in keys:
-        count = playing.playthrough.position
+        count = playing.player.playthrough.position
         tap(key)
-        until(window, lambda before=count: playing.playthrough.position > before)
+        until(window, lambda before=count: playing.player.playthrough.position > before)
 
 
 # The loop
@@ -83,7 +84,7 @@ def play(window, playing, *keys):
 def test_idle_time_goes_into_the_picture_that_a_held_key_will_want(desk):
     """Just once a step, and only after the step's own picture is on the screen."""
     window, playing = desk(make_opening(fps=10.0))
-    game = playing.playthrough.game
+    game = playing.player.playthrough.game
     press(pygame.K_RIGHT)
     for _ in range(200):
         window.tick()
@@ -174,17 +175,17 @@ def test_rewinding_ends_at_the_start_and_says_so(square):
     [
         (pygame.K_MINUS, {"temperature": 0.0}),
         (pygame.K_LEFTBRACKET, {"maskgit_steps": 1}),
-        (pygame.K_RIGHTBRACKET, {"maskgit_steps": 64}),
-        (pygame.K_KP_PLUS, {"temperature": 8.0}),
+        (pygame.K_RIGHTBRACKET, {"maskgit_steps": MOST_STEPS}),
+        (pygame.K_KP_PLUS, {"temperature": HOTTEST}),
     ],
 )
 def test_settings_stop_at_their_limits(square, key, changed):
     window, playing = square
-    before = playing.playthrough.settings
+    before = playing.player.playthrough.settings
     tap(*[key] * 75)
     until(window, lambda: True)
-    assert playing.playthrough.settings == before._replace(**changed)
-    assert playing.playthrough.game.settings == playing.playthrough.settings
+    assert playing.player.playthrough.settings == before._replace(**changed)
+    assert playing.player.playthrough.game.settings == playing.player.playthrough.settings
 
 
 def test_a_bookmark_is_of_its_own_start(square):
@@ -219,8 +220,8 @@ def test_whatever_is_pressed_the_frames_are_those_of_the_actions(tmp_path_factor
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("own")))
         patch.setenv("SDL_VIDEODRIVER", "dummy")
-        patch.setattr("play.window.game_screen.Playing._save", lambda *_: None)
-        patch.setattr("play.window.game_screen.Playing._save_recording", lambda *_: None)
+        patch.setattr("play.window.game_screen.GameScreen._save", lambda *_: None)
+        patch.setattr("play.window.game_screen.GameScreen._save_recording", lambda *_: None)
         from play.window.window import open_display
 
         assert open_display()
@@ -455,10 +456,10 @@ def test_a_click_on_each_panel_goes_to_its_future(square):
     for action in range(6):
         tap(pygame.K_r, pygame.K_TAB)
         window.tick()
-        foresight = window._screens[-1]
-        assert isinstance(foresight, Foresight)
-        click(foresight._areas[action].center)
-        until(window, lambda: playing.playthrough.position > 0)
+        what_if = window._screens[-1]
+        assert isinstance(what_if, WhatIfScreen)
+        click(what_if._areas[action].center)
+        until(window, lambda: playing.player.playthrough.position > 0)
         assert actions_of(playing) == (action,) * int(FPS)
         assert window.notice.startswith("200 frames on")
     assert_nothing_shows(playing)
@@ -483,9 +484,9 @@ def test_a_second_of_each_future_is_shown_again_and_again(desk):
     window, _ = desk(make_opening(fps=10.0, start=Watched))
     tap(pygame.K_TAB)
     until(window, lambda: len(drawn) == 10)
-    foresight = window._screens[-1]
-    until(window, lambda: foresight._shown == 0)
-    until(window, lambda: foresight._shown == 2)
+    what_if = window._screens[-1]
+    until(window, lambda: what_if._what_if._shown == 0)
+    until(window, lambda: what_if._what_if._shown == 2)
     assert len(drawn) == 10, "what is there is not made again"
 
 
@@ -507,8 +508,8 @@ def test_a_recording_made_beside_a_video_starts_from_its_beginning(desk):
         tap(pygame.K_v)
         window.tick()
         play(window, playing, pygame.K_RIGHT)
-        assert (playing.recording().prompt == prompt).all()
-        assert playing.recording().actions == (RIGHT,)
+        assert (playing.player.recording().prompt == prompt).all()
+        assert playing.player.recording().actions == (RIGHT,)
 
 
 # Files
@@ -520,14 +521,14 @@ def test_pictures_with_keys_are_saved_large_enough_to_read(no_screen, tmp_path):
 
     window = Window((640, 466))
     files = Files(picture=tmp_path / "a.gif", scale=1, show_keys=True)
-    playing = Playing(window, make_opening(fps=50.0), files, drop=print)
+    playing = GameScreen(window, make_opening(fps=50.0), files, drop=print)
     window.show(playing)
     play(window, playing, pygame.K_RIGHT)
     tap(pygame.K_g)
     until(window, (tmp_path / "a.gif").exists)
     shown = video.read(tmp_path / "a.gif")
     assert shown.shape == (2, 160, 160, 3)
-    frames = np.stack(playing.playthrough.frames).repeat(5, axis=1).repeat(5, axis=2)
+    frames = np.stack(playing.player.playthrough.frames).repeat(5, axis=1).repeat(5, axis=2)
     differs = (shown != frames).any(-1)
     assert not differs[0].any() and 100 < differs[1].sum() < 160 * 40
 
@@ -601,14 +602,14 @@ def test_a_dropped_prompt_is_played_and_a_broken_one_is_said(
         post(pygame.DROPFILE, file=str(prompts / "red.png"))
         yield lambda: len(screens) == 2
         tap(pygame.K_2)
-        yield lambda: screens[1].playthrough.position == 1
+        yield lambda: screens[1].player.playthrough.position == 1
 
     screens = let_in(monkeypatch, person)
     record = prompts / "play.json"
     places = ("--prompt", prompts / "blue.png", "--record", record, "--export", prompts / "a.gif")
     code = main([str(part) for part in ("--world", tiny_world_folder, *places)])
     assert (code, capsys.readouterr().err) == (0, "")
-    assert [type(screen) for screen in screens] == [Playing, Playing]
+    assert [type(screen) for screen in screens] == [GameScreen, GameScreen]
     recording = Recording.load(record)
     assert recording.actions == (1,) and (recording.prompt == (255, 0, 0)).all()
 
@@ -651,7 +652,7 @@ def forge(path, *numbers):
 
 
 def watch_to_the_end(screens):
-    yield lambda: screens[0].script_ended
+    yield lambda: screens[0].player.script_ended
 
 
 def test_a_replay_in_a_window_shows_that_every_frame_is_the_same(replay):
@@ -668,7 +669,7 @@ def test_a_replay_in_a_window_names_the_first_other_frame(replay, recorded, numb
 
 def test_a_replay_that_is_left_early_tells_what_it_saw(replay, recorded):
     def leave(screens):
-        yield lambda: screens[0].playthrough.position >= 3
+        yield lambda: screens[0].player.playthrough.position >= 3
         tap(pygame.K_RIGHT)
         yield lambda: "you play on" in screens[0]._window.notice
 
@@ -681,9 +682,9 @@ def test_a_replay_that_is_left_early_tells_what_it_saw(replay, recorded):
 
 def test_after_a_replay_the_player_plays_on(replay, prompts):
     def play_on(screens):
-        yield lambda: screens[0].script_ended
+        yield lambda: screens[0].player.script_ended
         tap(pygame.K_2)
-        yield lambda: screens[0].playthrough.position == 11
+        yield lambda: screens[0].player.playthrough.position == 11
         post(pygame.DROPFILE, file=str(prompts / "red.png"))
         yield lambda: len(screens) == 2
 
@@ -693,11 +694,11 @@ def test_after_a_replay_the_player_plays_on(replay, prompts):
 
 def test_a_replay_can_be_paused_and_costs_nothing_then(replay):
     def pause(screens):
-        yield lambda: screens[0].playthrough.position >= 3
+        yield lambda: screens[0].player.playthrough.position >= 3
         tap(pygame.K_p)
         yield lambda: screens[0].wait() == 1.0
-        assert not screens[0].script_ended
+        assert not screens[0].player.script_ended
         tap(pygame.K_p)
-        yield lambda: screens[0].script_ended
+        yield lambda: screens[0].player.script_ended
 
     assert replay(pause)[0] == 0

@@ -12,7 +12,7 @@ from PIL import Image
 
 from genie.errors import UserError
 from play.__main__ import main
-from play.window.game_screen import Playing
+from play.window.game_screen import GameScreen
 from play.window.paint import ACTIVE
 from play.window.start_screen import Gallery
 from play.window.window import Window
@@ -250,15 +250,15 @@ def test_worlds_are_played_one_after_the_other(no_screen, checkpoints, monkeypat
         tap(pygame.K_RIGHT, pygame.K_RETURN)
         yield lambda: len(screens) == 3
         tap(pygame.K_3)
-        yield lambda: screens[2].playthrough.position == 1
+        yield lambda: screens[2].player.playthrough.position == 1
         tap(pygame.K_ESCAPE, pygame.K_ESCAPE)
         yield lambda: False
 
     screens = let_in(monkeypatch, person)
     assert main(["--export", str(checkpoints / "a.gif")]) == 0
-    assert [type(screen) for screen in screens] == [Gallery, Playing, Playing]
+    assert [type(screen) for screen in screens] == [Gallery, GameScreen, GameScreen]
     assert [screen.title for screen in screens[1:]] == ["another", "coinrun"]
-    assert [tuple(s.recording().prompt[0, 0, 0]) for s in screens[2:]] == [(255, 0, 0)]
+    assert [tuple(s.player.recording().prompt[0, 0, 0]) for s in screens[2:]] == [(255, 0, 0)]
     assert capsys.readouterr().out.count("error: ") == 1
 
 

@@ -1,45 +1,33 @@
 """What if: the next second under each action, side by side; one of them can be gone to.
 
-In: a `Playthrough`. Out: the same, some steps further on. Each panel holds one action; all of them
-come from one forward pass a frame and are shown as they come.
+In: a `Player`. Out: the same, some steps further on. Each panel holds one action.
 """
 
 import time
-from collections.abc import Iterator
 
-import numpy as np
 import pygame
 
-from play.keymap import KeyMap
-from play.timeline import Playthrough
+from play.player import Player
 from play.window import paint
 from play.window.paint import BACKGROUND, BAR, BRIGHT, MUTED
 from play.window.window import Window
 
-SECONDS = 1.0
 LABEL, FOOTER = 26, 34
 
 
-class Foresight:
+class WhatIfScreen:
     """The grid of futures.
 
     Args:
         window: where it is shown.
-        playthrough: whose futures they are.
-        keymap: names and digits of the actions.
-        fps: frames per second.
+        player: whose futures they are.
     """
 
     title = "what if"
 
-    def __init__(
-        self, window: Window, playthrough: Playthrough, keymap: KeyMap, fps: float
-    ) -> None:
-        self._window, self._playthrough, self._keymap = window, playthrough, keymap
-        self._fps, self._count = fps, max(1, round(SECONDS * fps))
-        self._coming: Iterator[np.ndarray] = playthrough.futures()
-        self._films = [np.stack([playthrough.frame] * keymap.num_actions)]
-        self._shown, self._due = 0, time.perf_counter()
+    def __init__(self, window: Window, player: Player) -> None:
+        self._window, self._keymap = window, player.keymap
+        self._what_if = player.what_if()
         self._areas: list[pygame.Rect] = []
 
     def handle(self, event: pygame.event.Event) -> None:
@@ -58,29 +46,23 @@ class Foresight:
 
     def wait(self) -> float:
         """Until the next picture."""
-        return self._due - time.perf_counter()
+        return self._what_if.wait(time.perf_counter())
 
     def act(self) -> None:
-        """Show the next picture of each future; make it if it is not there yet."""
-        if time.perf_counter() < self._due:
-            return
-        self._due = time.perf_counter() + 1 / self._fps
-        if len(self._films) <= self._count:
-            self._films.append(next(self._coming))
-            self._shown = len(self._films) - 1
-        else:
-            self._shown = (self._shown + 1) % len(self._films)
+        """Show the next picture of each future."""
+        self._what_if.tick(time.perf_counter())
 
     def draw(self, surface: pygame.Surface) -> None:
         """A panel for each action."""
         surface.fill(BACKGROUND)
         width, height = surface.get_size()
         count = self._keymap.num_actions
-        frame_height, frame_width = self._films[0].shape[1:3]
+        pictures = self._what_if.pictures
+        frame_height, frame_width = pictures.shape[1:3]
         self._areas = _panels(count, (width, height - FOOTER), (frame_width, frame_height))
         for action, area in enumerate(self._areas):
             inner = pygame.Rect(area.left, area.top, area.width, area.height - LABEL)
-            place = paint.picture(surface, self._films[self._shown][action], inner)
+            place = paint.picture(surface, pictures[action], inner)
             words = f"{action + 1}  {self._keymap.name_of(action)}"
             label = paint.text(paint.shortened(words, area.width, paint.MEDIUM), BRIGHT)
             surface.blit(label, label.get_rect(midtop=(place.centerx, place.bottom + 5)))
@@ -95,10 +77,8 @@ class Foresight:
         """Nothing to keep."""
 
     def _go(self, action: int) -> None:
-        for _ in range(self._count):
-            self._playthrough.step(action)
+        self._what_if.go(action)
         self._window.back()
-        self._window.say(f"{self._count} frames on, {self._keymap.name_of(action)}")
 
 
 def _panels(count: int, room: tuple[int, int], frame: tuple[int, int]) -> list[pygame.Rect]:
