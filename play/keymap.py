@@ -144,6 +144,10 @@ class HeldKeys:
         self._is_fresh: set[Hashable] = set()
         self._is_released: set[Hashable] = set()
 
+    def __bool__(self) -> bool:
+        """Whether any key counts for this tick."""
+        return bool(self._held)
+
     def press(self, source: Hashable, name: str) -> None:
         """Note that a key went down: it is now the most recent one.
 

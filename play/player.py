@@ -65,7 +65,7 @@ class Player:
 
     def wait(self, now: float) -> float:
         """Seconds until `tick` has something to do, if no key comes."""
-        is_busy = self.press or self.rewinds or (self.script and not self.is_paused)
+        is_busy = self.press or self.rewinds or (self._is_asked and not self.is_paused)
         return self._due - now if is_busy else IDLE_SECONDS
 
     def tick(self, now: float) -> bool:
@@ -271,6 +271,11 @@ class Player:
         self._due = 0.0
         self._stepped_at: deque[float] = deque(maxlen=NUM_RECENT)
 
+    @property
+    def _is_asked(self) -> bool:
+        """Whether anything asks for a step; in some worlds time goes on without a key."""
+        return bool(self.script or self._keys) or self.keymap.choose(()) is not None
+
     def _wanted(self) -> Press | None:
         """What the keys that are down ask for, or the script."""
         held = self._keys.take()
@@ -360,8 +365,16 @@ class WhatIf:
             self._shown = len(self._films) - 1
 
     def go(self, action: int) -> None:
-        """Go to the end of one of the futures."""
+        """Go to the end of one of the futures.
+
+        Raises:
+            UserError: if there is no such action.
+        """
         player = self._player
+        if not 0 <= action < player.keymap.num_actions:
+            raise UserError(
+                f"action {action} does not exist: use 0..{player.keymap.num_actions - 1}"
+            )
         for _ in range(self.num_frames):
             player.playthrough.step(action)
         player._say(f"{self.num_frames} frames on, {player.keymap.name_of(action)}")

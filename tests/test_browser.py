@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -20,19 +21,22 @@ import numpy as np
 import psutil
 import pytest
 import uvicorn
+from conftest import moving_square
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
+from square import KEYS, START, MovingSquare, make_opening
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from genie import video
 from genie.errors import UserError
 from genie.world import World
 from play.browser import server, wire
-from play.browser.player import IDLE, POLICY, TRY_LATER, Player, Workers
+from play.browser.page_player import IDLE, POLICY, TRY_LATER, PagePlayer, Workers
 from play.recording import Recording
 from play.worlds import Library
 
@@ -146,16 +150,17 @@ def open_page(chromium, port):
     assert not complaints
 
 
-def shown(page) -> np.ndarray | None:
+def shown(page, name: str = "screen") -> np.ndarray | None:
     """The picture on the page, uint8 (h, w, 3); None before the first."""
     values = page.evaluate(
-        """() => {
-            const canvas = document.getElementById("screen");
-            if (!canvas.dataset.frame) return null;
+        """(name) => {
+            const canvas = document.getElementById(name);
+            if (!document.getElementById("screen").dataset.frame) return null;
             const pen = canvas.getContext("2d");
             const picture = pen.getImageData(0, 0, canvas.width, canvas.height);
             return [canvas.height, canvas.width, ...picture.data];
-        }"""
+        }""",
+        name,
     )
     if values is None:
         return None
@@ -327,6 +332,50 @@ def test_keys_are_bound_and_remembered_and_settings_are_told(open_page):
     page.locator("#temperature").dispatch_event("change")
     page.click("#restart")
     wait_for(lambda: page.input_value("#temperature") == "1.7" and position(page) == 0)
+
+
+@needs_browser
+def test_what_if_shows_each_future_and_goes_to_one(open_page, tmp_path: Path):
+    page = open_page()
+    before = settled(page)
+    panels = page.locator("#futures button")
+    for leave in ("Tab", "Escape"):
+        page.locator("#screen").focus()
+        page.keyboard.press("Tab")
+        wait_for(lambda: panels.count() == 5 and page.locator("#what-if").is_visible())
+        page.keyboard.press(leave)
+        wait_for(lambda: not page.locator("#what-if").is_visible())
+    assert (settled(page) == before).all() and position(page) == 0, "looking ahead moves nothing"
+    page.click("#foresee")
+    wait_for(lambda: page.locator("#what-if").is_visible())
+    page.keyboard.press("3")
+    wait_for(lambda: position(page) == 12)
+    assert not page.locator("#what-if").is_visible()
+    page.click("#foresee")
+    wait_for(lambda: page.locator("#what-if").is_visible())
+    panels.nth(1).click()
+    wait_for(lambda: position(page) == 24)
+    (tmp_path / "play.json").write_bytes(download(page, "json"))
+    assert Recording.load(tmp_path / "play.json").actions == (2,) * 12 + (1,) * 12
+
+
+@needs_browser
+def test_a_video_goes_on_and_is_shown_beside(open_page, tmp_path: Path):
+    frames, _ = moving_square(24, seed=3)
+    video.write(tmp_path / "film.mp4", list(frames), fps=12.0, lossless=True)
+    page = open_page()
+    prompt = settled(page)
+    assert not page.locator("#beside").is_visible(), "a picture has nothing to show beside"
+    page.set_input_files("#file", tmp_path / "film.mp4")
+    wait_for(lambda: page.locator("#beside").is_visible())
+    assert (settled(page) != prompt).any()
+    page.keyboard.press("v")
+    wait_for(lambda: page.locator("#real").is_visible())
+    assert (shown(page, "real") == frames[7]).all(), "the world has seen eight frames"
+    page.keyboard.press("1")
+    wait_for(lambda: (shown(page, "real") == frames[8]).all())
+    page.keyboard.press("v")
+    wait_for(lambda: not page.locator("#real").is_visible())
 
 
 @needs_browser
@@ -584,7 +633,7 @@ def test_a_player_ends_whatever_comes_with_the_end(world_folder: Path):
 
     async def play_and_end() -> None:
         line, workers = Nowhere(), Workers(ThreadPoolExecutor(1), ThreadPoolExecutor(1))
-        player = Player(line, workers, [opening], lambda content: opening, idle_seconds=60)
+        player = PagePlayer(line, workers, [opening], lambda content: opening, idle_seconds=60)
         playing = asyncio.ensure_future(player.play())
         while line.sent < 2:
             await asyncio.sleep(0.01)
@@ -609,6 +658,33 @@ def run(coroutine) -> BaseException | None:
     except BaseException as error:
         return error
     return None
+
+
+def test_the_picture_that_a_held_key_will_want_is_made_ahead():
+    """Just once a step, and only after the step's own picture is on its way."""
+
+    async def play() -> tuple[int, list[int]]:
+        line, workers = Nowhere(), Workers(ThreadPoolExecutor(1), ThreadPoolExecutor(1))
+        games: list[MovingSquare] = []
+
+        def start(*settings) -> MovingSquare:
+            games.append(MovingSquare(*settings))
+            return games[-1]
+
+        opening = make_opening(fps=50.0, start=start)
+        player = PagePlayer(line, workers, [opening], lambda content: opening, idle_seconds=60)
+        playing = asyncio.ensure_future(player.play())
+        player.take(wire.parse('{"do": "keys", "held": ["right"], "at": 1}'))
+        while len(games) < 1 or len(games[0].prepared) < 5:
+            player.take(wire.parse('{"do": "seen", "frame": 1000}'))
+            await asyncio.sleep(0.005)
+        playing.cancel()
+        await asyncio.wait([playing])
+        return games[0].x - START[0], games[0].prepared
+
+    with ThreadPoolExecutor() as elsewhere:  # the browser's driver runs a loop in this thread
+        steps, prepared = elsewhere.submit(asyncio.run, play()).result(timeout=SECONDS)
+    assert set(prepared) == {KEYS["right"]} and steps - 1 <= len(prepared) <= steps
 
 
 # --- nonsense ------------------------------------------------------------------------------------
@@ -685,6 +761,30 @@ def hostile_messages(seed: int) -> list[str | bytes]:
     return messages
 
 
+def an_mp4(num_frames: int) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.mp4"
+        video.write(path, [np.zeros((16, 16, 3), np.uint8)] * num_frames, fps=30.0)
+        return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (lambda: b"#EXTM3U\n#EXTINF:1,\n/etc/hostname\n", "not a readable image"),
+        (lambda: b"ffconcat version 1.0\nfile /etc/hostname\n", "not a readable image"),
+        (lambda: an_mp4(40)[:300], "the file"),
+        (lambda: an_mp4(3001), "the file has more than 3000 frames"),
+        (lambda: b"GIF89a" + b"\xff" * 500, "the file"),
+    ],
+)
+def test_files_that_are_no_short_videos_are_refused(port: int, content, why: str):
+    with connect(address(port)) as connection:
+        connection.send(content())
+        notice = until(connection, lambda m: isinstance(m, dict) and m["is"] == "notice")
+        assert why in notice["text"] and "/tmp" not in notice["text"], notice
+
+
 PLACES_BACK = 60.0  # seconds; whoever hangs half-closed keeps a place for 20 s at least
 FEW = 20  # so few that no limit is reached
 
@@ -731,7 +831,7 @@ def test_a_thousand_hostile_messages_leave_the_server_as_it_was(world_folder: Pa
             half_close(port)
             burst(port, 10_000)
             with connect(address(port)) as connection, pytest.raises(ConnectionClosed):
-                connection.send(bytes(wire.MAX_PICTURE + 1))
+                connection.send(bytes(wire.MAX_UPLOAD + 1))
                 while True:
                     listen(connection)
 

@@ -3,8 +3,9 @@ import { openSketchPad } from "./sketch.js";
 
 const $ = (id) => document.getElementById(id);
 const screen = $("screen");
-const pen = screen.getContext("2d", { willReadFrequently: true });
+for (const canvas of [screen, $("real")]) canvas.getContext("2d", { willReadFrequently: true });
 const HEADER = 18; // bytes before a frame's pixels
+const [FILE, FUTURES, BESIDE] = [1, 2, 3]; // what comes that is no frame
 const RETRY_MS = { 1013: 5000, 4001: null };
 
 let socket = null;
@@ -14,6 +15,7 @@ let binding = null; // null, "wanted" (an action is to be clicked), or the actio
 let answeredAt = 0;
 let latency = null;
 let strip = null;
+let replay = null;
 const held = new Map(); // what is held down -> name of the key for the server
 
 // --- the wire -----------------------------------------------------------------------------
@@ -50,13 +52,30 @@ function hear(message) {
 
 function see(buffer) {
   const view = new DataView(buffer);
-  if (view.getUint8(0) === 1) return keep(buffer, view);
+  const kind = view.getUint8(0);
+  if (kind === FILE) return keep(buffer, view);
   const action = view.getUint8(1);
   const width = view.getUint16(2, true);
   const height = view.getUint16(4, true);
+  if (kind === FUTURES) return foresee(buffer, action, width, height);
+  if (kind === BESIDE) return paint($("real"), buffer, HEADER, width, height);
   const number = view.getUint32(6, true);
   const at = view.getFloat64(10, true);
-  const rgb = new Uint8Array(buffer, HEADER);
+  paint(screen, buffer, HEADER, width, height);
+  screen.dataset.frame = number;
+  if (at > answeredAt) {
+    latency = performance.now() - at;
+    answeredAt = at;
+  }
+  highlight(action === 255 ? null : action);
+  send({ do: "seen", frame: number });
+}
+
+function paint(canvas, buffer, offset, width, height) {
+  if (canvas.width !== width || canvas.height !== height)
+    Object.assign(canvas, { width, height });
+  const rgb = new Uint8Array(buffer, offset, 3 * width * height);
+  const pen = canvas.getContext("2d");
   const picture = pen.createImageData(width, height);
   for (let from = 0, to = 0; from < rgb.length; from += 3, to += 4) {
     picture.data[to] = rgb[from];
@@ -65,13 +84,6 @@ function see(buffer) {
     picture.data[to + 3] = 255;
   }
   pen.putImageData(picture, 0, 0);
-  screen.dataset.frame = number;
-  if (at > answeredAt) {
-    latency = performance.now() - at;
-    answeredAt = at;
-  }
-  highlight(action === 255 ? null : action);
-  send({ do: "seen", frame: number });
 }
 
 function keep(buffer, view) {
@@ -112,6 +124,9 @@ function tell(state) {
   $("pause").textContent = state.paused ? "Go on" : "Pause";
   $("temperature").value = $("temperature-now").value = state.temperature;
   $("steps").value = $("steps-now").value = state.steps;
+  $("beside").hidden = !state.has_video;
+  $("real").hidden = !state.is_beside;
+  if (!state.foresees) closeWhatIf();
   const figures = [`${state.fps.toFixed(0)} fps`, `${state.model_ms.toFixed(0)} ms a frame`];
   if (latency !== null) figures.push(`${latency.toFixed(0)} ms from key to picture`);
   $("figures").textContent = figures.join(" · ");
@@ -210,12 +225,63 @@ function highlight(action) {
     chip.classList.toggle("active", Number(chip.dataset.action) === action);
 }
 
+// --- what if: the next second under each action -------------------------------------------
+
+let moments = [];
+
+function foresee(buffer, count, width, height) {
+  const size = 3 * width * height;
+  if (!$("what-if").open) {
+    const panels = Array.from({ length: count }, (_, action) => {
+      const panel = document.createElement("button");
+      const label = document.createElement("span");
+      label.textContent = `${action < 9 ? action + 1 : ""} ${facts.names[action]}`;
+      panel.append(document.createElement("canvas"), label);
+      panel.onclick = () => send({ do: "go", action });
+      return panel;
+    });
+    $("futures").replaceChildren(...panels);
+    letGo();
+    moments = [];
+    $("what-if").showModal();
+    let shown = 0;
+    replay = setInterval(() => {
+      if (moments.length) show(moments[shown++ % moments.length]);
+    }, 1000 / facts.fps);
+  }
+  const show = (moment) =>
+    [...$("futures").children].forEach((panel, action) =>
+      paint(panel.firstChild, moment, HEADER + action * size, width, height));
+  moments.push(buffer);
+}
+
+function closeWhatIf() {
+  clearInterval(replay);
+  if ($("what-if").open) $("what-if").close();
+}
+
+$("what-if").addEventListener("cancel", () => send({ do: "stay" }));
+$("what-if").addEventListener("close", () => {
+  clearInterval(replay);
+  screen.focus();
+});
+$("what-if").addEventListener("keydown", (event) => {
+  const action = /^[1-9]$/.test(event.key) ? Number(event.key) - 1 : -1;
+  if (action in facts.names) send({ do: "go", action });
+  else if (event.key === "Tab" && !event.shiftKey) {
+    event.preventDefault();
+    send({ do: "stay" });
+  }
+});
+$("stay").onclick = () => send({ do: "stay" });
+
 // --- keys ---------------------------------------------------------------------------------
 
 const COMMANDS = {
   r: (event) => send({ do: event.shiftKey ? "reseed" : "restart" }),
   p: () => send({ do: "pause" }),
   ".": () => send({ do: "step" }),
+  v: () => send({ do: "beside" }),
 };
 
 function nameOf(event) {
@@ -247,12 +313,15 @@ function letGo() {
 }
 
 addEventListener("keydown", (event) => {
-  if ($("sketch").open || event.ctrlKey || event.metaKey || event.altKey || !facts) return;
+  if ($("sketch").open || $("what-if").open || event.ctrlKey || event.metaKey || event.altKey || !facts) return;
   const isField = event.target instanceof HTMLInputElement;
   const name = nameOf(event);
   if (isField && (event.key.startsWith("Arrow") || event.key === " ")) return;
   if (typeof binding === "number") return bind(event, name);
-  if (event.key === "Backspace") {
+  if (event.key === "Tab" && event.target === screen && !event.shiftKey) {
+    event.preventDefault();
+    send({ do: "what_if" });
+  } else if (event.key === "Backspace") {
     event.preventDefault();
     if (!event.repeat) send({ do: "rewind", on: true });
   } else if (name in COMMANDS && !(name in own)) {
@@ -307,11 +376,12 @@ $("unbind").onclick = () => {
 
 // --- buttons ------------------------------------------------------------------------------
 
-for (const verb of ["restart", "reseed", "pause", "step", "bookmark", "back"])
+for (const verb of ["restart", "reseed", "pause", "step", "bookmark", "back", "beside"])
   $(verb).onclick = () => {
     send({ do: verb });
     screen.focus();
   };
+$("foresee").onclick = () => send({ do: "what_if" });
 for (const button of document.querySelectorAll("[data-save]"))
   button.onclick = () => {
     say("The file is being made ...", true);
@@ -337,7 +407,17 @@ for (const slider of ["temperature", "steps"]) {
   };
 }
 
-// --- pictures to start from ---------------------------------------------------------------
+// --- pictures and videos to start from -----------------------------------------------------
+
+function playFile(file) {
+  if (!file.type.startsWith("video/") && file.type !== "image/gif") return playPicture(file);
+  if (file.size > facts.most_bytes)
+    return say(`That video has more than ${facts.most_bytes >> 20} MiB: cut it.`);
+  for (const tile of $("prompts").children) tile.classList.remove("current");
+  socket.send(file);
+  say("The video is being read ...");
+  screen.focus();
+}
 
 async function playPicture(blob) {
   let image;
@@ -367,18 +447,18 @@ async function playPicture(blob) {
 
 $("upload").onclick = () => $("file").click();
 $("file").onchange = () => {
-  if ($("file").files[0]) playPicture($("file").files[0]);
+  if ($("file").files[0]) playFile($("file").files[0]);
   $("file").value = "";
 };
 addEventListener("paste", (event) => {
   const item = [...event.clipboardData.items].find((other) => other.type.startsWith("image/"));
-  if (item) playPicture(item.getAsFile());
+  if (item) playFile(item.getAsFile());
   else say("There is no image to paste.");
 });
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {
   event.preventDefault();
-  if (event.dataTransfer.files[0]) playPicture(event.dataTransfer.files[0]);
+  if (event.dataTransfer.files[0]) playFile(event.dataTransfer.files[0]);
 });
 $("draw").onclick = () => {
   letGo();

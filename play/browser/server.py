@@ -9,10 +9,13 @@ import errno
 import io
 import re
 import socket
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,11 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from genie import video
-from genie.decoding import is_film
-from genie.errors import UserError
+from genie import decoding, video
+from genie.errors import UserError, in_one_line
+from genie.fitting import check_image_size
 from play.browser import wire
-from play.browser.player import GONE, POLICY, TRY_LATER, Closed, Player, Workers
+from play.browser.page_player import GONE, POLICY, TRY_LATER, Closed, PagePlayer, Workers
 from play.worlds import Library, Opening, prompts_for
 
 PAGE = Path(__file__).parent
@@ -38,6 +41,10 @@ MOST_TOLD = 20  # names that are refused are told, but not without end
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 ASSETS = ("page.js", "sketch.js", "page.css", "icon.svg")
 MAX_UPLOAD_PIXELS = 16_000_000
+MAX_FILM_PIXELS, MAX_FILM_FRAMES = 1920 * 1200, 3000
+FILMS = re.compile(rb"GIF8|....ftyp|\x1aE\xdf\xa3", re.DOTALL)
+"""How videos begin that may be sent: GIF, MP4 and WebM. Others, such as playlists, could name files
+of this machine."""
 IDLE_SECONDS, SEND_SECONDS, CLOSE_SECONDS = 600.0, 20.0, 2.0
 MESSAGES_A_SECOND, MESSAGES_AT_ONCE, PICTURE_COSTS = 60.0, 240.0, 20.0
 """What a page may send; a picture counts as several messages."""
@@ -219,8 +226,8 @@ class Room:
         self._num_players += 1
         try:
             await line.send_json(self._facts())
-            player = Player(
-                line, self._workers, self._prompts, self._open_picture, self._idle_seconds
+            player = PagePlayer(
+                line, self._workers, self._prompts, self._open_file, self._idle_seconds
             )
             await _first_end(player.play(), self._listen(connection, player))
         except Closed as closed:
@@ -228,7 +235,7 @@ class Room:
         finally:
             self._num_players -= 1
 
-    async def _listen(self, connection: WebSocket, player: Player) -> None:
+    async def _listen(self, connection: WebSocket, player: PagePlayer) -> None:
         """Hand on what a page sends, until it goes or sends too much."""
         budget, strikes = Budget(), 0
         while True:
@@ -245,13 +252,23 @@ class Room:
                     raise Closed(POLICY, "too many messages that make no sense") from error
                 await PageLine(connection).send_json({"is": "notice", "text": str(error)})
 
-    def _open_picture(self, content: bytes) -> Opening:
-        size = self._library.world(self._folder).size
-        picture = video.decode_image(content, size, max_pixels=MAX_UPLOAD_PIXELS)
-        return self._library.open_frames(self._folder, picture[None])
+    def _open_file(self, content: bytes) -> Opening:
+        """Open the world with a picture or a video that somebody sent."""
+        if not FILMS.match(content):
+            size = self._library.world(self._folder).size
+            picture = video.decode_image(content, size, max_pixels=MAX_UPLOAD_PIXELS)
+            return for_visitors(self._library.open_frames(self._folder, picture[None]))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "video.mp4"  # of whatever kind
+            path.write_bytes(content)
+            try:
+                check_film(path)
+                return for_visitors(self._library.open(self._folder, path))
+            except UserError as error:  # which names a file that nobody knows
+                raise UserError(str(error).replace(str(path), "the file")) from error
 
     def _facts(self) -> dict[str, Any]:
-        keymap = self._prompts[0].legend_keymap
+        keymap = self._prompts[0].keymap
         height, width = self._prompts[0].prompt.shape[1:3]
         return {
             "is": "facts",
@@ -263,6 +280,7 @@ class Room:
             "names": [keymap.name_of(action) for action in range(keymap.num_actions)],
             "bindings": dict(keymap.bindings),
             "prompts": len(self._prompts),
+            "most_bytes": wire.MAX_UPLOAD,
             "has_strip": (self._folder / "legend.png").is_file(),
         }
 
@@ -315,7 +333,7 @@ def make_config(app: App) -> uvicorn.Config:
         app,
         log_level="error",
         ws="websockets-sansio",
-        ws_max_size=wire.MAX_PICTURE,
+        ws_max_size=wire.MAX_UPLOAD,
         ws_max_queue=16,
         limit_concurrency=256,
         timeout_keep_alive=5,
@@ -344,10 +362,10 @@ def _listener(host: str, port: int) -> socket.socket:
 
 
 def _open_prompts(library: Library, folder: Path, prompt: Path | None) -> list[Opening]:
-    """The given prompt, then the world's own and those for any world, videos left out."""
-    files = [path for path in prompts_for(folder) if not is_film(path)]
-    first = [prompt] if prompt else []
-    openings = [library.open(folder, path) for path in (*first, *files)]
+    """The given prompt, then the world's own and those for any world."""
+    files = [prompt] if prompt else []
+    files += prompts_for(folder)
+    openings = [for_visitors(library.open(folder, path)) for path in files]
     if not openings:
         raise UserError(f"no prompt in {folder / 'prompts'}: give --prompt image.png")
     return openings
@@ -371,6 +389,29 @@ async def _send_away(connection: WebSocket, closed: Closed) -> None:
     with suppress(WebSocketDisconnect, RuntimeError, OSError):  # it has gone by itself
         async with asyncio.timeout(CLOSE_SECONDS):
             await connection.close(code, reason)
+
+
+def for_visitors(opening: Opening) -> Opening:
+    """The same with the legend's keys: those that this machine's person bound are theirs alone."""
+    beside = for_visitors(opening.beside) if opening.beside else None
+    return replace(opening, keymap=opening.legend_keymap, beside=beside)
+
+
+def check_film(path: Path) -> None:
+    """Refuse a video that would keep this machine busy.
+
+    Raises:
+        UserError: naming it.
+    """
+    with decoding.open_video(path) as container:
+        track = container.streams.video[0]
+        check_image_size(path, track.width, track.height, MAX_FILM_PIXELS)
+        try:
+            num_packets = sum(1 for _ in islice(container.demux(track), MAX_FILM_FRAMES + 2))
+        except Exception as error:  # a broken file makes the demuxers raise nearly anything
+            raise UserError(f"{path} is broken: {in_one_line(error)}") from error
+    if num_packets > MAX_FILM_FRAMES + 1:  # the last is empty
+        raise UserError(f"{path} has more than {MAX_FILM_FRAMES} frames: cut it")
 
 
 def _png(opening: Opening) -> bytes:

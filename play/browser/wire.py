@@ -1,8 +1,8 @@
 """What goes over the wire between page and server: messages in, bytes out.
 
 Text messages are JSON objects with a verb, `{"do": "restart"}`; a binary message from the page is
-a picture to start from. Whatever does not read as one of these is refused in one line. Knows no
-sockets and no games.
+a picture or a video to start from. Whatever does not read as one of these is refused in one line.
+Knows no sockets and no games.
 """
 
 import json
@@ -16,13 +16,13 @@ import numpy as np
 from genie.errors import UserError
 
 MAX_TEXT = 2048
-MAX_PICTURE = 4 * 2**20
-"""Bytes of a message."""
+MAX_UPLOAD = 16 * 2**20
+"""Bytes of a message: a picture or a short video."""
 MAX_HELD = 16
 NO_ACTION = 255
-FRAME, FILE = 0, 1
+FRAME, FILE, FUTURES, BESIDE = range(4)
 HEADER = struct.Struct("<BBHHId")
-"""Of a frame: kind, action, width, height, number, and the page's clock of the keys it obeys."""
+"""Of pictures: kind, action, width, height, number, and the page's clock of the keys they obey."""
 
 
 class Command(NamedTuple):
@@ -44,6 +44,10 @@ VERBS: dict[str, dict[str, type]] = {
     "back": {},
     "tune": {"steps": int, "temperature": float},
     "prompt": {"number": int},
+    "beside": {},
+    "what_if": {},
+    "go": {"action": int},
+    "stay": {},
     "save": {"as": str},
 }
 FILE_KINDS = ("gif", "mp4", "png", "json")
@@ -77,6 +81,22 @@ def frame(picture: np.ndarray, *, action: int | None, number: int, at: float) ->
     height, width = picture.shape[:2]
     shown = NO_ACTION if action is None else action
     return HEADER.pack(FRAME, shown, width, height, number, at) + picture.tobytes()
+
+
+def beside(picture: np.ndarray) -> bytes:
+    """The real video's frame beside the next frame. Args: picture: uint8 (h, w, 3)."""
+    height, width = picture.shape[:2]
+    return HEADER.pack(BESIDE, NO_ACTION, width, height, 0, 0.0) + picture.tobytes()
+
+
+def futures(pictures: np.ndarray) -> bytes:
+    """The same moment under each action; the header's action is how many there are.
+
+    Args:
+        pictures: uint8 (actions, h, w, 3).
+    """
+    count, height, width = pictures.shape[:3]
+    return HEADER.pack(FUTURES, count, width, height, 0, 0.0) + pictures.tobytes()
 
 
 def file(name: str, content: bytes) -> bytes:
