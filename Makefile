@@ -88,7 +88,7 @@ clean: ## remove .venv, caches and build output; data/, runs/ and checkpoints/ s
 	find genie train play examples tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(RUN_STAMP): $(REQUIREMENTS)
-	@$(make_venv); $(PIP_INSTALL) -e . || $(SET_UP_FAILED)
+	@$(make_venv); $(PIP_INSTALL) -e '.[train]' || $(SET_UP_FAILED)
 	@touch $@
 
 $(DEV_STAMP): $(REQUIREMENTS)

@@ -23,8 +23,8 @@ class SamplingConfig:
     tokens, the surest first, until what they leave open sums up to so much, so that a frame which
     only scrolls takes fewer passes than one with news. 0: always all passes."""
     guidance: float = 1.0
-    """1: logits as they are. Above: what the action changes in them is enlarged; each pass then
-    runs with and without the action, side by side."""
+    """1: logits as they are. Above: what the action changes in them is enlarged in the first pass,
+    which then runs with and without the action, side by side; the others go by what it showed."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.maskgit_steps <= MOST_STEPS:

@@ -245,9 +245,10 @@ class Sessions:
             return self._foreseen[1:]
         self._settle()
         b, steps, n = len(actions), self.sampling.maskgit_steps, self._past.keys.shape[2]
+        guided = iter((True,))  # the first pass alone
         drawn = noise.uniform(self._seeds, self._ages, steps * 2 * n)
         tokens = fill_frame(
-            lambda tokens: self.logits(tokens, actions),
+            lambda tokens: self.logits(tokens, actions, guided=next(guided, False)),
             noise=drawn.view(b, steps, 2, n),
             mask_id=self._nets.dynamics.mask_id,
             temperature=self.sampling.temperature,
@@ -259,12 +260,12 @@ class Sessions:
         return tokens, frames
 
     def logits(
-        self, tokens: Int[Tensor, "b n"], actions: Int[Tensor, " b"]
+        self, tokens: Int[Tensor, "b n"], actions: Int[Tensor, " b"], *, guided: bool = True
     ) -> Float[Tensor, "b n v"]:
         """Of the next frame, with classifier-free guidance (Ho & Salimans 2022) by the action."""
         self.num_passes += 1
         dynamics, guidance = self._nets.dynamics, self.sampling.guidance
-        if guidance == 1:
+        if guidance == 1 or not guided:
             return dynamics.next_logits(tokens[:, None], actions[:, None], self._past)[:, 0]
         unknown = torch.full_like(actions, dynamics.no_action)
         versions = torch.stack([tokens, tokens], dim=1), torch.stack([actions, unknown], dim=1)

@@ -15,6 +15,7 @@ from math import isqrt
 from pathlib import Path
 
 import av
+import imageio.v3 as imageio
 import numpy as np
 from av.video.reformatter import (
     ColorPrimaries,
@@ -234,7 +235,7 @@ def write_image(path: str | Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
     """
     path = Path(path)
     with writing(path), whole(path) as partial:
-        Image.fromarray(picture).save(partial, format="PNG", optimize=True)
+        _encode_png(partial, picture)
 
 
 def check_writable(path: str | Path) -> Path:
@@ -331,8 +332,11 @@ def _in_best_colours(picture: Image.Image) -> Image.Image:
 def _encode_strip(path: Path, frames: Sequence[np.ndarray], scale: int) -> None:
     count = min(len(frames), STRIP_PICTURES)
     chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, count).round().astype(int)]
-    strip = np.concatenate(list(_enlarged(chosen, scale)), axis=1)
-    Image.fromarray(strip).save(path, format="PNG", optimize=True)
+    _encode_png(path, np.concatenate(list(_enlarged(chosen, scale)), axis=1))
+
+
+def _encode_png(path: Path, picture: np.ndarray) -> None:
+    imageio.imwrite(path, picture, plugin="pillow", extension=".png", optimize=True)
 
 
 def _encode(

@@ -23,6 +23,7 @@ from genie.files import write_whole, writing
 from genie.frames import from_pictures, to_float
 from genie.latent_action import LatentActionConfig, LatentActionModel
 from genie.machine import best_device, quick_dtype
+from genie.places import find_world
 from genie.sampling import SamplingConfig
 from genie.session import QuickNets, Session, Sessions
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
@@ -122,13 +123,16 @@ class World(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "World":
-        """Load a checkpoint folder, onto the accelerator where there is one.
+        """Load a world, onto the accelerator where there is one.
+
+        Args:
+            folder: a checkpoint folder, or what else `places.find_world` knows.
 
         Raises:
             UserError: if a file is missing or unreadable, the version is unknown, a field is
                 unknown or missing, or weights do not have the shapes that config.json says.
         """
-        folder = Path(folder)
+        folder = find_world(folder)
         world = cls(read_config(folder), name=folder.resolve().name)
         for net in NETS:
             load_weights(getattr(world, net), folder / f"{net}.safetensors")

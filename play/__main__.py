@@ -12,24 +12,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import tyro
 
 from genie import video
 from genie.errors import UserError
 from genie.files import check_folder
+from genie.places import find_world
 from genie.sampling import MOST_STEPS
 from play import headless, overlay
 from play.keymap import KeyMap
 from play.recording import Recording, first_difference
 from play.timeline import DEFAULT_EXPORT, Playthrough
-from play.worlds import Library, Opening, first_prompt, prompts_for, worlds_in
+from play.worlds import Library, Opening, all_worlds, first_prompt, prompts_for
 
 if TYPE_CHECKING:
     from play.window.game_screen import Files, GameScreen
 
-WORLDS = Path("checkpoints")
 WINDOW_SIDE, FILE_SIDE = 512, 256
 """Pixels along the longer side of a picture, about, unless --scale is given."""
 
@@ -45,7 +45,8 @@ class Options:
     prompt: Path | None = None
     """Image that the world starts from, or a video or GIF whose last frames it continues."""
     world: Path | None = None
-    """Folder of the world. Without it, checkpoints/coinrun, or the start screen's choice."""
+    """Folder of the world, name of one that came with the program, or owner/name of one on the
+    Hugging Face Hub. Without it, coinrun, or the start screen's choice."""
     browser: bool = False
     """Serve a web page to play on instead of opening a window."""
     host: str = "127.0.0.1"
@@ -93,7 +94,7 @@ class Options:
     @property
     def world_folder(self) -> Path:
         """The world that is played if no start screen asks."""
-        return self.world or WORLDS / "coinrun"
+        return find_world(self.world or "coinrun")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -256,10 +257,7 @@ def _check(options: Options) -> None:
         raise UserError(f"--temperature is {options.temperature}: give 0 or more")
     if options.prompt is not None and not options.prompt.is_file():
         raise UserError(f"no prompt {options.prompt}: give an image, a video or a GIF")
-    if not options.world_folder.is_dir():
-        raise UserError(
-            f"no world folder {options.world_folder}: give --world or make one with python -m train"
-        )
+    options.world_folder  # noqa: B018 - it is looked for before anything is done
     if options.headless or options.replay or options.export is not None:
         video.check_writable(options.export_path)
     if options.record is not None:
@@ -355,9 +353,9 @@ def _show(
     from play.window.start_screen import Gallery
     from play.window.window import Window
 
-    shelves = {world: prompts_for(world) for world in worlds_in(WORLDS)}
+    shelves = {world: prompts_for(world) for world in all_worlds()}
     if not opening and not shelves:
-        raise UserError(f"no world in {WORLDS}: give --world or make one with python -m train")
+        raise UserError("no world in checkpoints: give --world or make one with python -m train")
     side = WINDOW_SIDE
     if opening and options.scale:
         side = options.scale * max(opening.prompt.shape[1:3])
@@ -408,7 +406,12 @@ def _fitting_scale(size: tuple[int, int], side: int) -> int:
     return max(1, side // max(size))
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """`python -m play` and `genie-play`."""
     # A shell's background job starts with Ctrl-C ignored, and then SDL would take it for a click.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    command()

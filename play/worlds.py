@@ -15,6 +15,7 @@ import numpy as np
 from genie import video
 from genie.decoding import is_film
 from genie.errors import UserError
+from genie.places import shipped, worlds_in
 from play import bindings
 from play.game import Settings, StartGame
 from play.keymap import KeyMap
@@ -24,7 +25,6 @@ from play.timeline import Playthrough
 if TYPE_CHECKING:
     from genie.world import World
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 HISTORY = 8
 """Frames of a video that a world has seen before it goes on by itself."""
@@ -182,14 +182,9 @@ class Library:
         )
 
 
-def worlds_in(folder: Path) -> list[Path]:
-    """Checkpoint folders in a folder, by name."""
-    return sorted(path.parent for path in folder.glob("*/config.json"))
-
-
 def prompts_for(world: Path) -> list[Path]:
     """Prompt files of a world's own folder, and then those that are for any world."""
-    folders = (world / "prompts", REPOSITORY / "examples" / "prompts")
+    folders = (world / "prompts", shipped("examples/prompts"))
     return [
         path
         for folder in folders
@@ -197,6 +192,12 @@ def prompts_for(world: Path) -> list[Path]:
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in PICTURES or is_film(path)
     ]
+
+
+def all_worlds() -> list[Path]:
+    """Folders of the worlds here, and of those that came with the program, by name."""
+    folders = [*worlds_in(Path("checkpoints")), *worlds_in(shipped("checkpoints"))]
+    return list({folder.name: folder for folder in reversed(folders)}.values())[::-1]
 
 
 def first_prompt(world: Path) -> Path:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from genie.errors import UserError
-from genie.metrics import frechet_distance
+from train.measure.metrics import frechet_distance
 from train.measure.networks import Supplied
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import genie
 from genie import machine, noise, session, video
+from genie.dynamics import Dynamics
 from genie.errors import UserError
 from genie.frames import from_pictures, to_float, to_pictures, to_uint8
 from genie.maskgit import fill_frame
@@ -59,6 +60,22 @@ def test_guidance_enlarges_what_the_action_changes(tiny_world: World):
             unled = running.logits(tokens, nothing).float()
     torch.testing.assert_close(logits[3.0] - unled, 3 * (logits[1.0] - unled), atol=0.1, rtol=0.1)
     assert not torch.allclose(logits[3.0], logits[1.0]), "the action changes nothing"
+
+
+def test_only_the_first_pass_over_a_frame_is_guided(tiny_world: World, monkeypatch):
+    prompt = torch.randint(256, (2, 1, 3, *tiny_world.size), dtype=torch.uint8)
+    sampling = replace(tiny_world.config.sampling, guidance=2.0, entropy_bound=0.0)
+    running = Sessions(QuickNets(tiny_world), prompt, [0, 1], sampling)
+    asked = []
+    predict = Dynamics.next_logits
+
+    def note(net, tokens, *args):
+        asked.append(tokens.shape[1])
+        return predict(net, tokens, *args)
+
+    monkeypatch.setattr(Dynamics, "next_logits", note)
+    running.step(torch.tensor([1, 3]))
+    assert asked == [2, 1, 1], "versions of the frame in each of three passes"
 
 
 def test_same_seed_and_actions_give_the_same_bytes(lively_world: World, prompt: torch.Tensor):
@@ -256,7 +273,9 @@ def test_what_idle_time_is_spent_on_never_shows(lively_world: World, prompt, lik
 def test_a_foreseen_frame_takes_no_pass(lively_world: World, prompt, monkeypatch):
     passes = []
     logits = Sessions.logits
-    monkeypatch.setattr(Sessions, "logits", lambda *args: passes.append(1) or logits(*args))
+    monkeypatch.setattr(
+        Sessions, "logits", lambda *args, **how: passes.append(1) or logits(*args, **how)
+    )
     session = lively_world.start(prompt, maskgit_steps=3)
     for _ in range(2):
         session.prepare(2)

@@ -304,6 +304,11 @@ def _wait(stages: list[str], running: list[subprocess.Popen]) -> None:
             raise UserError(f"stage {stage} broke (see above); repeat the command to go on")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """`python -m train` and `genie-train`."""
     with one_line_errors():
         main(tyro.cli(PipelineConfig, description=__doc__))
+
+
+if __name__ == "__main__":
+    command()

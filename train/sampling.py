@@ -21,11 +21,11 @@ import tyro
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from genie import metrics
 from genie.data.clips import FrameStore
 from genie.errors import UserError
 from genie.files import check_folder, write_whole
 from genie.frames import to_float
+from genie.metrics import psnr
 from genie.sampling import SamplingConfig
 from genie.world import World
 from train.errors import one_line_errors
@@ -182,7 +182,7 @@ def measure(world: World, course: Course) -> dict[str, float]:
         "agreement": held["agreement"],
         "eta_squared": held["eta_squared"]["across"],
         **{
-            f"psnr_{step}": metrics.psnr(
+            f"psnr_{step}": psnr(
                 to_float(frames[:, step - 1]), to_float(course.clips[:, HISTORY + step])
             )
             .mean()

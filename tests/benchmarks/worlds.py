@@ -82,8 +82,9 @@ class Uncached:
         size = (1, self.sampling.maskgit_steps, 2, self.past.shape[2])
         noise = torch.rand(size, device=self.device)
         dynamics = self.nets.dynamics
+        guided = iter((True,))
         tokens = fill_frame(
-            self._logits,
+            lambda tokens: self._logits(tokens, guided=next(guided, False)),
             noise=noise,
             mask_id=dynamics.mask_id,
             temperature=self.sampling.temperature,
@@ -92,10 +93,10 @@ class Uncached:
         )
         return self._decode(torch.cat([self.past, tokens[:, None]], dim=1))
 
-    def _logits(self, newest: Int[Tensor, "1 n"]) -> Tensor:
+    def _logits(self, newest: Int[Tensor, "1 n"], *, guided: bool) -> Tensor:
         clip = torch.cat([self.past, newest[:, None]], dim=1)
         led = self._pass(clip, self.actions)
-        if self.sampling.guidance == 1:
+        if self.sampling.guidance == 1 or not guided:
             return led
         unknown = self.actions.clone()
         unknown[:, -1] = self.nets.dynamics.no_action

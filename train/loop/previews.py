@@ -11,14 +11,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from genie import metrics
 from genie.data.clips import Clips, FrameStore
 from genie.dynamics import Dynamics
 from genie.errors import UserError
 from genie.frames import to_float, to_uint8
 from genie.machine import best_device
+from genie.metrics import psnr
 from genie.tokenizer import Tokenizer
 from genie.world import World, WorldConfig
+from train.measure import metrics
 from train.measure.pictures import contact_sheet, draw_actions, png, write
 from train.measure.rollouts import HISTORY, draw_clips, infer, roll
 
@@ -110,8 +111,8 @@ class DynamicsJudge:
             ),
         )
         return {
-            f"rollout_psnr_{STEP}": metrics.psnr(led, wanted).mean().item(),
-            f"rollout_copy_psnr_{STEP}": metrics.psnr(copied, wanted).mean().item(),
+            f"rollout_psnr_{STEP}": psnr(led, wanted).mean().item(),
+            f"rollout_copy_psnr_{STEP}": psnr(copied, wanted).mean().item(),
             f"delta_psnr_{STEP}": metrics.delta_psnr(wanted, led, strayed).mean().item(),
         }
 

@@ -15,8 +15,9 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from genie import legend, metrics, video
+from genie import legend, video
 from genie.frames import to_float, to_pictures
+from train.measure import metrics
 
 HELD_STEPS = 8
 STRIP_EVERY = 2  # frames between two pictures of a strip

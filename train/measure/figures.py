@@ -14,9 +14,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from genie import metrics
 from genie.frames import to_float
+from genie.metrics import code_use, decibels, squared_error
 from genie.world import World
+from train.measure import metrics
 from train.measure.effects import HELD_STEPS, effects, hold_actions, scrolls
 from train.measure.rollouts import reconstruct, roll
 
@@ -34,12 +35,12 @@ def likeness(
     errors, similarities = [], []
     for part, wanted in zip(frames.split(256), target.split(256), strict=True):
         pair = to_float(part), to_float(wanted)
-        errors.append(metrics.squared_error(*pair))
+        errors.append(squared_error(*pair))
         similarities.append(metrics.ssim(*pair))
     error = torch.cat(errors)
     return {
-        "psnr": metrics.decibels(error).mean().item(),
-        "psnr_pooled": metrics.decibels(error.mean()).item(),
+        "psnr": decibels(error).mean().item(),
+        "psnr_pooled": decibels(error.mean()).item(),
         "ssim": torch.cat(similarities).mean().item(),
     }
 
@@ -137,7 +138,7 @@ def latent_action_figures(
         "eta_squared": {"across": across, "up_down": up_down},
         "num_actions": num_actions,
         "num_transitions": actions.numel(),
-        **{name: use.item() for name, use in metrics.code_use(actions, num_actions).items()},
+        **{name: use.item() for name, use in code_use(actions, num_actions).items()},
         "histogram": torch.bincount(actions.flatten(), minlength=num_actions).tolist(),
     }
 

@@ -16,10 +16,10 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from genie import metrics
 from genie.data.clips import Clips, FrameStore
 from genie.frames import to_float
 from genie.world import World
+from train.measure import metrics
 from train.measure.figures import likeness
 from train.measure.patches import KnownPatches
 from train.measure.rollouts import HISTORY, find_videos, infer, reconstruct

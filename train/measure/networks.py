@@ -17,10 +17,10 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from genie import metrics
 from genie.errors import UserError
 from genie.frames import to_float
 from genie.machine import best_device
+from train.measure import metrics
 
 BATCH = 16
 FVD_SIDE = 224  # what I3D was trained on

@@ -15,11 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Int
+from sklearn.metrics import (
+    adjusted_mutual_info_score,
+    normalized_mutual_info_score,
+    recall_score,
+)
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from genie import metrics
 from genie.data.clips import Clips, FrameStore
 from genie.errors import UserError
 from genie.frames import to_float
@@ -142,16 +146,14 @@ def true_action_figures(
     figures = {}
     for kind, merged in truth.merges().items():
         classes = merged[true]
-        counts = metrics.cross_table(
-            latent[voting], classes[voting], world.num_actions, len(merged)
-        )
+        counts = cross_table(latent[voting], classes[voting], world.num_actions, len(merged))
         scored = latent[~voting], classes[~voting]
         figures[kind] = {
             "num_transitions": len(latent),
-            "nmi": metrics.normalized_mutual_information(latent, classes),
-            "ami": metrics.adjusted_mutual_information(latent, classes),
-            "balanced_accuracy": _probe(metrics.vote(counts), *scored),
-            "balanced_accuracy_weighted_vote": _probe(metrics.vote(counts, weighted=True), *scored),
+            "nmi": float(normalized_mutual_info_score(classes, latent)),
+            "ami": float(adjusted_mutual_info_score(classes, latent)),
+            "balanced_accuracy": _probe(vote(counts), *scored),
+            "balanced_accuracy_weighted_vote": _probe(vote(counts, weighted=True), *scored),
             "chance": 1 / len(scored[1].unique()),
         }
     return figures
@@ -210,7 +212,29 @@ def meetings(
 
 
 def _probe(table: Int[Tensor, " a"], latent: Int[Tensor, " n"], true: Int[Tensor, " n"]) -> float:
-    return metrics.balanced_accuracy(table[latent], true)
+    """Mean over the true actions that occur of the share recognised, 0..1."""
+    score = recall_score(true, table[latent], labels=true.unique(), average="macro")
+    return float(score)
+
+
+def cross_table(
+    a: Int[Tensor, " n"], b: Int[Tensor, " n"], num_a: int = 0, num_b: int = 0
+) -> Int[Tensor, "i j"]:
+    """Counts of each pair of labels; `num_a`, `num_b`: at least so many rows and columns."""
+    num_a, num_b = max(num_a, int(a.max()) + 1), max(num_b, int(b.max()) + 1)
+    counts = torch.bincount(a.long() * num_b + b.long(), minlength=num_a * num_b)
+    return counts.reshape(num_a, num_b)
+
+
+def vote(table: Int[Tensor, "a c"], weighted: bool = False) -> Int[Tensor, " a"]:
+    """The true action that each latent action most often stands for, from their counts.
+
+    `weighted`: every true action has the same weight in total, so that a frequent one does not
+    win every latent action. Ties, and latent actions never seen, go to the more frequent.
+    """
+    frequency = table.sum(dim=0).double()
+    shares = table / frequency.clamp(min=1) if weighted else table.double()
+    return (shares + 1e-9 * frequency / frequency.sum()).argmax(dim=1)
 
 
 def label_transitions(
