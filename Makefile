@@ -61,7 +61,7 @@ soak: $(DEV_STAMP) ## the tests that take longest
 lint: $(DEV_STAMP) ## check format, style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/ty check genie
+	@$(BIN)/ty check genie play
 
 format: $(DEV_STAMP) ## format the code, fix what can be fixed
 	@$(BIN)/ruff format .

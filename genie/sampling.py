@@ -14,7 +14,7 @@ class SamplingConfig:
 
     maskgit_steps: int = 8
     """Passes over a new frame at most."""
-    temperature: float = 0.7
+    temperature: float = 0.5
     """Of the token draws; 0 takes the most likely token."""
     choice_temperature: float = 0.0
     """Noise in the order in which tokens are revealed."""
@@ -22,7 +22,7 @@ class SamplingConfig:
     """In nats for each token of a frame: beyond its share by MaskGIT's schedule, a pass reveals
     tokens, the surest first, until what they leave open sums up to so much, so that a frame which
     only scrolls takes fewer passes than one with news. 0: always all passes."""
-    guidance: float = 1.0
+    guidance: float = 1.5
     """1: logits as they are. Above: what the action changes in them is enlarged in the first pass,
     which then runs with and without the action, side by side; the others go by what it showed."""
 

@@ -128,7 +128,7 @@ def _play(options: Options) -> int:
         fps=options.fps,
     )
     if options.replay:
-        return _replay(library, options)
+        return _replay(library, options, options.replay)
     if options.browser:
         return _serve(library, options)
     if not options.headless and _has_display(options):
@@ -179,18 +179,18 @@ def _save_recording(recording: Recording, path: Path) -> None:
     print(f"{len(recording.actions)} actions recorded in {path}")
 
 
-def _replay(library: Library, options: Options) -> int:
+def _replay(library: Library, options: Options, path: Path) -> int:
     """0 if every frame that was played is the one that was recorded, else 1."""
-    recording = Recording.load(options.replay)
+    recording = Recording.load(path)
     folder = options.world_folder
     world = library.world(folder)
     if recording.fingerprint != world.fingerprint:
         raise UserError(
-            f"{options.replay} was recorded in another world ({recording.world}, "
+            f"{path} was recorded in another world ({recording.world}, "
             f"{recording.fingerprint}) than {folder} ({world.fingerprint}): give that world's "
             "folder by --world"
         )
-    headless.check_actions(recording.actions, world.num_actions, str(options.replay))
+    headless.check_actions(recording.actions, world.num_actions, str(path))
     opening = replace(
         library.open_frames(folder, recording.prompt),
         seed=recording.seed,
@@ -202,8 +202,8 @@ def _replay(library: Library, options: Options) -> int:
         changed = first_difference(playthrough.digests, recording.digests)
     else:
         playing = _show(library, options, opening, script=recording)
-        changed = playing.player.changed_frame
-        if changed is None and not playing.player.script_ended:
+        changed = playing.player.changed_frame if playing else None
+        if changed is None and not (playing and playing.player.script_ended):
             print("the recording was not played to its end")
             return 0
     if changed is None:

@@ -281,7 +281,7 @@ class Player:
         held = self._keys.take()
         if self.is_paused:
             return None
-        return self._scripted() if self.script else self.keymap.choose(held)
+        return self._scripted(self.script) if self.script else self.keymap.choose(held)
 
     def _go_back_one(self, now: float) -> bool:
         self.press = None
@@ -294,12 +294,12 @@ class Player:
 
     # A script that is played first.
 
-    def _scripted(self) -> Press:
+    def _scripted(self, script: Recording) -> Press:
         number = self.playthrough.position
-        settings = self.script.settings_of(number)
+        settings = script.settings_of(number)
         if settings != self.playthrough.settings:
             self.playthrough.tune(settings)
-        action = self.script.actions[number]
+        action = script.actions[number]
         keys = [key for key in self.keymap.names_of(action) if key != "none"]
         return Press(action, next(iter(keys), str(action + 1)))
 

@@ -129,7 +129,7 @@ def first_difference(ours: Sequence[str], theirs: Sequence[str]) -> int | None:
 
 def digest(frame: np.ndarray) -> str:
     """Of a frame's pixels: equal for equal frames, and for no others in practice."""
-    return hashlib.sha256(np.ascontiguousarray(frame)).hexdigest()[:16]
+    return hashlib.sha256(np.ascontiguousarray(frame).data).hexdigest()[:16]
 
 
 def _pixels(values: dict[str, Any]) -> np.ndarray:

@@ -234,7 +234,7 @@ def test_missing_world_is_one_line(headless, tmp_path):
 
 
 def test_world_without_any_prompt_asks_for_one(tiny_world_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("play.worlds.REPOSITORY", tmp_path)
+    monkeypatch.setattr("play.worlds.shipped", lambda folder: tmp_path / folder)
     code = main(
         ["--headless", "--world", str(tiny_world_folder), "--export", str(tmp_path / "a.gif")]
     )

@@ -229,7 +229,7 @@ def test_whatever_the_decoder_raises_the_prompt_is_a_tile(hall, shelves, monkeyp
 def checkpoints(tiny_world_folder, tmp_path, monkeypatch):
     """A folder to play in, with two worlds; both are the tiny one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("play.worlds.REPOSITORY", tmp_path)
+    monkeypatch.setattr("play.worlds.shipped", lambda folder: tmp_path / folder)
     for name, colour in (("another", "blue"), ("coinrun", "red")):
         prompts = tmp_path / "checkpoints" / name / "prompts"
         prompts.mkdir(parents=True)
@@ -265,6 +265,7 @@ def test_worlds_are_played_one_after_the_other(no_screen, checkpoints, monkeypat
 def test_without_any_world_the_command_says_what_to_do(no_screen, tmp_path, monkeypatch, capsys):
     (tmp_path / "checkpoints" / "coinrun").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("play.worlds.shipped", lambda folder: tmp_path / folder)
     assert main([]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: no world in checkpoints") and err.count("\n") == 1

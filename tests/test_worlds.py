@@ -51,7 +51,7 @@ def test_worlds_are_folders_with_a_config(tmp_path):
 
 
 def test_a_worlds_own_prompts_come_before_those_for_any_world(tmp_path, monkeypatch):
-    monkeypatch.setattr(worlds, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(worlds, "shipped", lambda folder: tmp_path / folder)
     own, shared = tmp_path / "world" / "prompts", tmp_path / "examples" / "prompts"
     assert worlds.prompts_for(tmp_path / "world") == []
     for folder, names in ((own, ["2.PNG", "1.gif", "notes.md"]), (shared, ["0.mp4", "9.jpeg"])):
@@ -65,7 +65,7 @@ def test_a_worlds_own_prompts_come_before_those_for_any_world(tmp_path, monkeypa
 
 
 def test_without_any_prompt_one_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(worlds, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(worlds, "shipped", lambda folder: tmp_path / folder)
     with pytest.raises(UserError, match="--prompt"):
         worlds.first_prompt(tmp_path / "world")
 

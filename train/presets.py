@@ -172,7 +172,7 @@ PRESETS = {
     ),
     # A full game in a quarter of an hour of one GPU (`--until 780`), and yet a world that two CPU
     # cores play. 256 tokens a frame show a background; what they cost is saved on the dynamics,
-    # which is no larger than nano's and has no guidance. Not run yet.
+    # which is no larger than nano's. Not run yet.
     "quarter": Preset(
         tokenizer=TokenizerStage(
             clip_frames=16,
@@ -359,7 +359,11 @@ PRESETS = {
                 action_dropout=0.0,
             ),
             sampling=SamplingConfig(
-                maskgit_steps=25, temperature=1.0, choice_temperature=1.0, entropy_bound=0.0
+                maskgit_steps=25,
+                temperature=1.0,
+                choice_temperature=1.0,
+                entropy_bound=0.0,
+                guidance=1.0,
             ),
             loop=LoopConfig(
                 num_steps=200_000,

@@ -9,7 +9,7 @@ import asyncio
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -135,7 +135,7 @@ class PagePlayer:
                 if time.monotonic() - self._active_at > self._idle_seconds:
                     raise Closed(IDLE, "nobody seems to be here")
                 if self._wait() <= 0:
-                    await (self._look_ahead() if self._what_if else self._tick())
+                    await (self._look_ahead(self._what_if) if self._what_if else self._tick())
         finally:
             if self._saving:
                 self._saving.cancel()
@@ -184,7 +184,7 @@ class PagePlayer:
         while self._notices:
             await self._line.send_json({"is": "notice", "text": self._notices.popleft()})
 
-    def _do(self, verb: str, values: dict[str, Any]) -> None:
+    def _do(self, verb: str, values: Mapping[str, Any]) -> None:
         """On the models' thread: what the player does by itself."""
         player, what_if = self._player, self._what_if
         if verb == "rewind":  # a page that loses the keyboard ends it, whatever is open
@@ -216,9 +216,8 @@ class PagePlayer:
             await self._show()
             await self._workers.run(player.rest)
 
-    async def _look_ahead(self) -> None:
+    async def _look_ahead(self, what_if: WhatIf) -> None:
         """Send the next moment of all futures; the page shows them again and again."""
-        what_if = self._what_if
         await self._workers.run(lambda: what_if.tick(_now()))
         await self._line.send_bytes(wire.futures(what_if.pictures))
 

@@ -105,9 +105,13 @@ def file(name: str, content: bytes) -> bytes:
     return struct.pack("<BB", FILE, len(encoded)) + encoded + content
 
 
+def _is_exact(value: Any) -> bool:
+    """Whether a number is whole, and just as large as a float."""
+    return type(value) is int and abs(value) < 2**53
+
+
 def _value(verb: str, name: str, value: Any, kind: type) -> Any:
-    if kind is float and type(value) is int and abs(value) < 2**53:
-        value = float(value)
+    value: Any = float(value) if kind is float and _is_exact(value) else value
     if type(value) is not kind:
         raise UserError(f"{verb}: {name} is no {kind.__name__}")
     if kind is float and not math.isfinite(value):

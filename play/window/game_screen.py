@@ -194,7 +194,7 @@ class GameScreen:
 
     def _press_key(self, key: int) -> None:
         if self._choosing is not None:
-            self._bind(key)
+            self._bind(key, self._choosing)
         elif key in self._commands:
             try:
                 self._commands[key]()
@@ -219,8 +219,8 @@ class GameScreen:
             name = self.player.keymap.name_of(action)
             self._window.say(f"press the key for “{name}” (Esc: leave it)")
 
-    def _bind(self, key: int) -> None:
-        action, self._choosing = self._choosing, None
+    def _bind(self, key: int, action: int) -> None:
+        self._choosing = None
         name = KEY_NAMES.get(key, pygame.key.name(key))
         if key == pygame.K_ESCAPE:
             return
