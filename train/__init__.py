@@ -17,5 +17,5 @@ if find_spec("genie.places") is None:
     )
     sys.exit(2)
 if find_spec("accelerate") is None:
-    print("error: what trains is not installed: pip install 'genie-worlds[train]'", file=sys.stderr)
+    print("error: what trains is missing: pip install '.[train]' in a clone", file=sys.stderr)
     sys.exit(2)
