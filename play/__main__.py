@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -91,7 +92,7 @@ class Options:
         """Where files go."""
         return self.export or DEFAULT_EXPORT
 
-    @property
+    @cached_property
     def world_folder(self) -> Path:
         """The world that is played if no start screen asks."""
         return find_world(self.world or "coinrun")
@@ -257,7 +258,7 @@ def _check(options: Options) -> None:
         raise UserError(f"--temperature is {options.temperature}: give 0 or more")
     if options.prompt is not None and not options.prompt.is_file():
         raise UserError(f"no prompt {options.prompt}: give an image, a video or a GIF")
-    options.world_folder  # noqa: B018 - it is looked for before anything is done
+    options.world_folder  # noqa: B018 - looked for before anything is done, and then known
     if options.headless or options.replay or options.export is not None:
         video.check_writable(options.export_path)
     if options.record is not None:

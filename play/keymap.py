@@ -144,9 +144,10 @@ class HeldKeys:
         self._is_fresh: set[Hashable] = set()
         self._is_released: set[Hashable] = set()
 
-    def __bool__(self) -> bool:
-        """Whether any key counts for this tick."""
-        return bool(self._held)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the keys that count for this tick, oldest first."""
+        return tuple(self._held.values())
 
     def press(self, source: Hashable, name: str) -> None:
         """Note that a key went down: it is now the most recent one.
@@ -168,8 +169,8 @@ class HeldKeys:
             self._held.pop(source, None)
 
     def take(self) -> tuple[str, ...]:
-        """Names of the keys that count for this tick, oldest first. Ends the tick."""
-        taken = tuple(self._held.values())
+        """The same names. Ends the tick."""
+        taken = self.names
         for source in self._is_released:
             del self._held[source]
         self._is_fresh.clear()

@@ -273,8 +273,8 @@ class Player:
 
     @property
     def _is_asked(self) -> bool:
-        """Whether anything asks for a step; in some worlds time goes on without a key."""
-        return bool(self.script or self._keys) or self.keymap.choose(()) is not None
+        """Whether anything asks for a step: a key may mean nothing, and no key may mean one."""
+        return bool(self.script) or self.keymap.choose(self._keys.names) is not None
 
     def _wanted(self) -> Press | None:
         """What the keys that are down ask for, or the script."""

@@ -122,6 +122,9 @@ def test_nothing_is_due_while_the_world_waits(square):
     assert playing.wait() == 1.0
     play(window, playing, pygame.K_RIGHT)
     until(window, lambda: playing.wait() == 1.0)
+    press(pygame.K_q)
+    window.tick()
+    assert playing.wait() == 1.0, "a key that means nothing keeps the machine busy"
     press(pygame.K_RIGHT)
     until(window, lambda: len(actions_of(playing)) > 1)
     assert playing.wait() <= 1 / FPS, "a held key wants the next frame"
