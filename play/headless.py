@@ -16,14 +16,20 @@ MAX_ACTIONS = 100_000
 NUMBER = re.compile("-?[0-9]{1,9}")
 WALK = (
     (("right",), 12),
-    (("right", "up"), 8),
-    (("right",), 8),
-    (("up",), 6),
+    (("right", "up"), 3),
+    (("right",), 10),
+    (("up",), 3),
+    ((), 5),
     (("left",), 12),
-    (("left", "up"), 8),
+    (("left", "up"), 3),
+    (("left",), 6),
     ((), 6),
 )
-"""Held keys and for how many frames, about four seconds of play in all."""
+"""Held keys and for how many frames, about four seconds of play in all.
+
+The hops are short: a jump that is held leaves the ground behind, and most of what a world has to
+show with it.
+"""
 
 
 def parse_actions(text: str, bindings: Mapping[str, int]) -> tuple[int, ...]:
