@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from genie.errors import UserError
 from genie.metrics import Metrics
-from genie.st_transformer import KVCache, STTransformer
+from genie.st_transformer import FrameKeyValue, Past, STTransformer
 
 # Of a clip's tokens but the prompt's: how many training asks for. Either recipe hides about three
 # quarters of them; the number is fixed, since one that is drawn makes a GPU wait for the host.
@@ -105,24 +105,50 @@ class Dynamics(nn.Module):
         hidden = torch.ones_like(tokens, dtype=torch.bool) if hidden is None else hidden
         return self.out(self._features(tokens, actions, hidden))
 
-    def next_logits(
-        self, tokens: Int[Tensor, "b v n"], actions: Int[Tensor, "b v"], cache: KVCache
-    ) -> Float[Tensor, "b v n c"]:
-        """Logits of the newest frame, in v versions that do not see each other.
+    def remember(
+        self, tokens: Int[Tensor, "b n"], led_by: Int[Tensor, " b"], past: Past
+    ) -> FrameKeyValue:
+        """Keys and values of a finished frame, for `Ring.append`; a pure function.
 
         Args:
-            tokens: the newest frame, hidden tokens being `mask_id`.
-            actions: what led to it; `no_action` for a session's first frame, or where unknown.
-            cache: the frames before it.
+            led_by: what led to it; `no_action` for a session's first frame.
+            past: the frames before it.
         """
-        return self.out(self.transformer.forward_cached(self._embed(tokens, actions), cache))
+        x = self._embed(tokens[:, None], led_by[:, None])
+        return self.transformer.forward_next(x, past, wanted=0)[1]
 
-    def remember(
-        self, tokens: Int[Tensor, "b n"], action: Int[Tensor, " b"], cache: KVCache
-    ) -> None:
-        """Append a finished frame, and the action that led to it, to `cache`."""
-        x = self._embed(tokens[:, None], action[:, None])
-        self.transformer.remember(x[:, 0], cache)
+    def look_back(
+        self, tokens: Int[Tensor, "b n"], led_by: Int[Tensor, " b"], past: Past
+    ) -> tuple[Float[Tensor, "b n v"], FrameKeyValue]:
+        """`remember`, and what can be told of the next frame before its action is known.
+
+        Args:
+            tokens: see `remember`.
+            led_by: see `remember`.
+            past: the frames before it, as two more frames need them.
+
+        Returns:
+            Logits of the next frame, all of it hidden and its action withheld; keys and values.
+        """
+        frames = torch.stack([tokens, torch.full_like(tokens, self.mask_id)], dim=1)
+        actions = torch.stack([led_by, torch.full_like(led_by, self.no_action)], dim=1)
+        x = self._embed(frames, actions)
+        features, newest = self.transformer.forward_next(x, past, wanted=1)
+        return self.out(features[:, 0]), newest
+
+    def next_logits(
+        self, tokens: Int[Tensor, "b n"], actions: Int[Tensor, " b"], past: Past
+    ) -> Float[Tensor, "b n v"]:
+        """Logits of the next frame; a pure function.
+
+        Args:
+            tokens: of that frame, hidden ones being `mask_id`.
+            actions: what leads to it.
+            past: the frames before it.
+        """
+        x = self._embed(tokens[:, None], actions[:, None])
+        features, _ = self.transformer.forward_next(x, past, wanted=1)
+        return self.out(features[:, 0])
 
     def forward(
         self, tokens: Int[Tensor, "b t n"], actions: Int[Tensor, "b t-1"]

@@ -24,6 +24,7 @@ from genie.frames import to_float, to_pictures, to_uint8
 from genie.machine import autocast, check_compiler, quick_dtype
 from genie.maskgit import fill_frame
 from genie.sampling import SamplingConfig
+from genie.st_transformer import FrameKeyValue
 from genie.tokenizer import FrameDecoder, Tokenizer
 
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -106,8 +107,8 @@ class Sessions:
             UserError: if there is no such action, or not one for each world.
         """
         actions = self._checked(actions)
-        tokens, self.frames = self._foresee(actions)
-        self._shown.append()
+        tokens, self.frames, shown = self._foresee(actions)
+        self._shown.append(shown)
         self._unsettled, self._foreseen = (tokens, actions), None
         self._ages += 1
         return self.frames
@@ -143,7 +144,7 @@ class Sessions:
     def snapshot(self) -> tuple[Any, ...]:
         """Everything that `step` depends on."""
         self._settle()
-        kept = (self._seeds, self._ages, self.frames)
+        kept = (self._seeds, self._ages, self.frames, self._unled)
         return self._past.state(), self._shown.state(), *(tensor.clone() for tensor in kept)
 
     @torch.inference_mode()
@@ -161,7 +162,8 @@ class Sessions:
         self._past.restore(past, row)
         self._shown.restore(shown, row)
         self.frames = self.frames.clone()  # what was given out stays as it was
-        for own, saved in zip((self._seeds, self._ages, self.frames), kept, strict=True):
+        own_kept = (self._seeds, self._ages, self.frames, self._unled)
+        for own, saved in zip(own_kept, kept, strict=True):
             own[row : row + len(saved)] = saved
 
     @torch.inference_mode()
@@ -195,15 +197,16 @@ class Sessions:
     def _make_room(self, nets: QuickNets, seeds: Sequence[int], sampling: SamplingConfig) -> None:
         self._nets, self.sampling = nets, sampling
         b, device, dynamics = len(seeds), nets.trained.device, nets.dynamics
-        num_tokens, versions = dynamics.config.num_tokens, 1 if sampling.guidance == 1 else 2
-        self._past = dynamics.transformer.new_cache(b, num_tokens, versions)
-        self._shown = nets.decoder.decoder.new_cache(b, num_tokens)
+        num_tokens, num_codes = dynamics.config.num_tokens, dynamics.config.codebook_size
+        self._past = dynamics.transformer.new_ring(b, num_tokens)
+        self._shown = nets.decoder.decoder.new_ring(b, num_tokens)
+        self._unled = dynamics.out.weight.new_zeros(b, num_tokens, num_codes)
         self._seeds = torch.tensor(seeds, device=device)
         self._ages = torch.zeros(b, dtype=torch.long, device=device)
         self.num_passes = 0
         """Passes over new frames since the start, whether they are shown or only foreseen."""
         self._unsettled: tuple[Tensor, Tensor] | None = None
-        self._foreseen: tuple[Tensor, Tensor, Tensor] | None = None
+        self._foreseen: tuple[Tensor, Tensor, Tensor, FrameKeyValue] | None = None
 
     def _checked(self, actions: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
         """The actions if they can be taken: a copy, for the caller may use the tensor again."""
@@ -225,21 +228,31 @@ class Sessions:
             tokens, actions = nets.tokenizer.encode(frames), nets.latent_action.infer(frames)
         start = torch.full_like(tokens[:, 0, 0], self._nets.dynamics.no_action)
         for t in range(tokens.shape[1]):
-            self.frames = self._decode(tokens[:, t])
-            self._shown.append()
-            led_by = actions[:, t - 1] if t else start
-            self._nets.dynamics.remember(tokens[:, t], led_by, self._past)
+            self._settle()
+            self.frames, shown = self._decode(tokens[:, t])
+            self._shown.append(shown)
+            self._unsettled = tokens[:, t], actions[:, t - 1] if t else start
+        self._settle()
 
     def _settle(self) -> None:
         """Make the newest frame part of the past: one pass, at the latest before the next frame.
 
         A pass of its own, whether there was idle time for it or not, so that time never tells.
+        What guidance needs of the next frame does not depend on its action, and is had with it.
         """
-        if self._unsettled is not None:
-            self._nets.dynamics.remember(*self._unsettled, self._past)
-            self._unsettled = None
+        if self._unsettled is None:
+            return
+        if self._is_guided:
+            past = self._past.past(2)
+            self._unled, newest = self._nets.dynamics.look_back(*self._unsettled, past)
+        else:
+            newest = self._nets.dynamics.remember(*self._unsettled, self._past.past())
+        self._past.append(newest)
+        self._unsettled = None
 
-    def _foresee(self, actions: Int[Tensor, " b"]) -> tuple[Tensor, Tensor]:
+    def _foresee(
+        self, actions: Int[Tensor, " b"]
+    ) -> tuple[Int[Tensor, "b n"], UInt8[Tensor, "b 3 h w"], FrameKeyValue]:
         """Tokens and frames under these actions, which may be there already."""
         if self._foreseen is not None and torch.equal(self._foreseen[0], actions):
             return self._foreseen[1:]
@@ -255,25 +268,31 @@ class Sessions:
             choice_temperature=self.sampling.choice_temperature,
             entropy_bound=self.sampling.entropy_bound,
         )
-        frames = self._decode(tokens)
-        self._foreseen = actions, tokens, frames
-        return tokens, frames
+        self._foreseen = actions, tokens, *self._decode(tokens)
+        return self._foreseen[1:]
 
     def logits(
         self, tokens: Int[Tensor, "b n"], actions: Int[Tensor, " b"], *, guided: bool = True
     ) -> Float[Tensor, "b n v"]:
-        """Of the next frame, with classifier-free guidance (Ho & Salimans 2022) by the action."""
-        self.num_passes += 1
-        dynamics, guidance = self._nets.dynamics, self.sampling.guidance
-        if guidance == 1 or not guided:
-            return dynamics.next_logits(tokens[:, None], actions[:, None], self._past)[:, 0]
-        unknown = torch.full_like(actions, dynamics.no_action)
-        versions = torch.stack([tokens, tokens], dim=1), torch.stack([actions, unknown], dim=1)
-        led, unled = dynamics.next_logits(*versions, self._past).unbind(1)
-        return unled + guidance * (led - unled)
+        """Of the next frame, with classifier-free guidance (Ho & Salimans 2022) by the action.
 
-    def _decode(self, tokens: Int[Tensor, "b n"]) -> UInt8[Tensor, "b 3 h w"]:
-        return to_uint8(self._nets.decoder(tokens, self._shown).float())
+        Args:
+            guided: only of a frame that is wholly hidden.
+        """
+        self.num_passes += 1
+        self._settle()
+        led = self._nets.dynamics.next_logits(tokens, actions, self._past.past())
+        if not guided or not self._is_guided:
+            return led
+        return self._unled + self.sampling.guidance * (led - self._unled)
+
+    @property
+    def _is_guided(self) -> bool:
+        return self.sampling.guidance != 1
+
+    def _decode(self, tokens: Int[Tensor, "b n"]) -> tuple[UInt8[Tensor, "b 3 h w"], FrameKeyValue]:
+        frames, shown = self._nets.decoder(tokens, self._shown.past())
+        return to_uint8(frames.float()), shown
 
 
 class Session:

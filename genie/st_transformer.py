@@ -11,7 +11,7 @@ keys and values of past frames stay valid while the window slides; RMS norms; QK
 import itertools
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,8 @@ MOST_ENTRIES = 65_535  # of a batch, in the fused kernels: they lie along an axi
 
 KeyValue = tuple[Float[Tensor, "b n k t e"], Float[Tensor, "b n k t e"]]
 SeenKeyValue = tuple[Float[Tensor, "b n k s e"], Float[Tensor, "b n k s e"]]
+PastKeyValue = tuple[Float[Tensor, "b n k p e"], Float[Tensor, "b n k p e"]]
+FrameKeyValue = tuple[Float[Tensor, "l b n k e"], Float[Tensor, "l b n k e"]]  # of every block
 Rotation = tuple[Tensor, Tensor]  # cosines and signed sines, broadcast against "b n k t e"
 
 
@@ -75,60 +77,67 @@ class STTransformer(nn.Module):
         x = self.blocks[-1].across_frames(x[:, t:], q[..., t:, :], key_value, bias[t:])
         return self.norm(x)
 
-    def forward_cached(
-        self, x: Float[Tensor, "b v n d"], cache: "KVCache"
-    ) -> Float[Tensor, "b v n d"]:
-        """The newest frame in v versions, none of which sees another, after those in `cache`.
-
-        The frames in `cache` stay what they are; `cache.append` adds the first version to them.
-        """
-        bias = cache.bias(x.shape[1])
-        for index, block in enumerate(self.blocks):
-            x, q, key_value = block.within_frame(x, cache.rotation)
-            x = block.across_frames(x, q, cache.hold(index, key_value), bias)
-        return self.norm(x)
-
-    def remember(self, x: Float[Tensor, "b n d"], cache: "KVCache") -> None:
-        """Append the newest frame to `cache`, at less than the cost of `forward_cached`."""
-        x, bias = x[:, None], cache.bias(1)
-        for index, block in enumerate(self.blocks):
-            x, q, key_value = block.within_frame(x, cache.rotation)
-            key_value = cache.hold(index, key_value)
-            if index + 1 < len(self.blocks):
-                x = block.across_frames(x, q, key_value, bias)
-        cache.append()
-
-    def new_cache(self, batch_size: int, num_tokens: int, num_versions: int = 1) -> "KVCache":
-        """An empty cache for this stack.
+    def forward_next(
+        self, x: Float[Tensor, "b t n d"], past: "Past", *, wanted: int
+    ) -> tuple[Float[Tensor, "b _ n d"], FrameKeyValue]:
+        """The frames that come next, after those of a `Ring`; a pure function.
 
         Args:
-            num_versions: how many versions of a frame `forward_cached` will be given at most.
+            past: of the ring, for as many frames as there are in `x`.
+            wanted: for how many of them, the last ones, features are given. What only the others
+                would need is left out.
+
+        Returns:
+            Features, and keys and values of the first frame of `x`, for `Ring.append`.
         """
-        return KVCache(
+        keys, values = [], []
+        for index, block in enumerate(self.blocks):
+            x, q, key_value = block.within_frame(x, past.rotation)
+            bias = past.bias
+            if index + 1 == len(self.blocks):
+                skipped = x.shape[1] - wanted
+                x, q, bias = x[:, skipped:], q[..., skipped:, :], bias[..., skipped:, :]
+            if x.shape[1]:
+                x = block.across_frames(x, q, key_value, bias, past.of_block(index))
+            for kept, fresh in zip((keys, values), key_value, strict=True):
+                kept.append(fresh[..., 0, :])
+        return self.norm(x), (torch.stack(keys), torch.stack(values))
+
+    def new_ring(self, batch_size: int, num_tokens: int) -> "Ring":
+        """An empty past for this stack."""
+        return Ring(
             shape=(len(self.blocks), batch_size, num_tokens, self.num_heads, self.head_dim),
             capacity=self.window - 1,
-            num_versions=num_versions,
             like=self.norm.weight,
         )
 
 
-class KVCache:
-    """Keys and values of the last `capacity` frames, for every block, in a ring of constant size.
+class Past(NamedTuple):
+    """What the next t frames need to know of those before them, of which p are kept."""
+
+    keys: Float[Tensor, "l b n k p e"]
+    values: Float[Tensor, "l b n k p e"]
+    rotation: Rotation
+    """By the place in time of each of the t frames."""
+    bias: Float[Tensor, "b 1 1 t _"]
+    """Lets each of them attend to what is in its window: first of the past, then of the t."""
+
+    def of_block(self, index: int) -> PastKeyValue:
+        """Keys and values of one block."""
+        return self.keys[index], self.values[index]
+
+
+class Ring:
+    """Keys and values of the last `capacity` frames, for every block, in memory of constant size.
 
     Rows of the batch are worlds of their own, each with its own age. All tensors stay where they
-    are in memory: frame number 10,000 overwrites the oldest. Beside the ring lie the versions of
-    the newest frame, which the next pass overwrites unless `append` makes the first of them past.
+    are in memory: frame number 10,000 overwrites the oldest.
     """
 
     def __init__(
-        self,
-        *,
-        shape: tuple[int, int, int, int, int],
-        capacity: int,
-        num_versions: int,
-        like: Tensor,
+        self, *, shape: tuple[int, int, int, int, int], capacity: int, like: Tensor
     ) -> None:
-        """Use `STTransformer.new_cache`.
+        """Use `STTransformer.new_ring`.
 
         Args:
             shape: blocks, rows, tokens, heads, width of a head.
@@ -136,61 +145,40 @@ class KVCache:
             like: a weight, whose number format and device are taken.
         """
         num_blocks, b, n, k, e = shape
-        self.capacity, self.num_versions = capacity, num_versions
-        slots = capacity + num_versions
-        self.keys = like.new_zeros(num_blocks, b, n, k, slots, e)
+        self.capacity = capacity
+        self.keys = like.new_zeros(num_blocks, b, n, k, capacity, e)
         self.values = torch.zeros_like(self.keys)
         self.num_frames = torch.zeros(b, dtype=torch.long)
-        cosines, sines = (like.new_zeros(b, 1, 1, 1, e) for _ in range(2))
-        self.rotation: Rotation = cosines, sines
-        self._bias = like.new_zeros(b, 1, 1, num_versions, slots)
-        self._tell_time()
+        self._pasts: dict[int, Past] = {}
 
-    def bias(self, num_versions: int) -> Float[Tensor, "b 1 1 v _"]:
-        """Lets each version of the newest frame attend to all frames there are, and to itself."""
-        return self._bias[..., :num_versions, : self.capacity + num_versions]
+    def past(self, num_next: int = 1) -> Past:
+        """For the next so many frames. It changes when a frame is appended."""
+        if num_next not in self._pasts:
+            tables = _ring_tables(self.num_frames, self.capacity, num_next, self.keys.shape[-1])
+            cos, sin, bias = (table[:, None, None].to(self.keys) for table in tables)
+            self._pasts[num_next] = Past(self.keys, self.values, (cos, sin), bias)
+        return self._pasts[num_next]
 
-    def hold(self, block: int, fresh: KeyValue) -> SeenKeyValue:
-        """Put the newest frame's versions beside the past of one block; gives both together."""
-        end = self.capacity + fresh[0].shape[3]
-        stored = self.keys[block, ..., :end, :], self.values[block, ..., :end, :]
-        for held, new in zip(stored, fresh, strict=True):
-            held[..., self.capacity :, :] = new
-        return stored
-
-    def append(self) -> None:
-        """Make the newest frame, in its first version, part of the past."""
+    def append(self, newest: FrameKeyValue) -> None:
+        """Make a frame part of the past."""
         if self.capacity:
             rows, slots = torch.arange(len(self.num_frames)), self.num_frames % self.capacity
-            for stored in (self.keys, self.values):
-                newest = stored[..., self.capacity, :]
-                stored[:, rows, :, :, slots] = newest.transpose(0, 1)  # rows come first so indexed
+            for stored, fresh in zip((self.keys, self.values), newest, strict=True):
+                stored[:, rows, :, :, slots] = fresh.transpose(0, 1)  # rows come first so indexed
         self.num_frames += 1
-        self._tell_time()
+        self._pasts = {}
 
     def state(self) -> tuple[Tensor, Tensor, Int[Tensor, " b"]]:
         """An independent copy of what `restore` wants."""
-        keys, values = (kept[..., : self.capacity, :].clone() for kept in (self.keys, self.values))
-        return keys, values, self.num_frames.clone()
+        return self.keys.clone(), self.values.clone(), self.num_frames.clone()
 
     def restore(self, state: tuple[Tensor, Tensor, Int[Tensor, " _"]], row: int = 0) -> None:
         """Return to a state, of all rows or, from `row` on, of as many as it has."""
         keys, values, num_frames = state
         rows = slice(row, row + len(num_frames))
-        self.keys[:, rows, ..., : self.capacity, :] = keys
-        self.values[:, rows, ..., : self.capacity, :] = values
+        self.keys[:, rows], self.values[:, rows] = keys, values
         self.num_frames[rows] = num_frames
-        self._tell_time()
-
-    def _tell_time(self) -> None:
-        """Write down what the next frame's position means, once for all passes over it."""
-        head_dim = self.keys.shape[-1]
-        for stored, table in zip(self.rotation, _rotation(self.num_frames, head_dim), strict=True):
-            stored.copy_(table[:, None, None, None])
-        filled = torch.arange(self.capacity) < self.num_frames[:, None]
-        past = filled[:, None].expand(-1, self.num_versions, -1)
-        itself = torch.eye(self.num_versions, dtype=torch.bool).expand(len(filled), -1, -1)
-        self._bias.copy_(_bias(torch.cat([past, itself], dim=2))[:, None, None])
+        self._pasts = {}
 
 
 class STBlock(nn.Module):
@@ -222,11 +210,15 @@ class STBlock(nn.Module):
         x: Float[Tensor, "b t n d"],
         q: Float[Tensor, "b n k t e"],
         key_value: SeenKeyValue,
-        bias: Float[Tensor, "*b t s"],
+        bias: Float[Tensor, "*b t _"],
+        past: PastKeyValue | None = None,
     ) -> Float[Tensor, "b t n d"]:
-        """The other half: attention over what was seen at the same place, then the FFN."""
-        keys, values = key_value
-        attended = attend(q, keys, values, bias)
+        """The other half: attention over what was seen at the same place, then the FFN.
+
+        Args:
+            past: what was seen before that; in `bias` it comes first.
+        """
+        attended = attend(q, *key_value, bias, past)
         x = x + self.temporal.output(attended, "b n k t e -> b t n (k e)")
         return x + self.feed_forward(x)
 
@@ -297,16 +289,29 @@ def attend(
     q: Float[Tensor, "... t e"],
     k: Float[Tensor, "... s e"],
     v: Float[Tensor, "... s e"],
-    bias: Float[Tensor, "*b t s"] | None = None,
+    bias: Float[Tensor, "*b t _"] | None = None,
+    past: tuple[Float[Tensor, "... p e"], Float[Tensor, "... p e"]] | None = None,
 ) -> Float[Tensor, "... t e"]:
-    """Softmax of the products plus `bias`; queries come scaled."""
+    """Softmax of the products plus `bias`; queries come scaled.
+
+    Args:
+        past: further keys and values, which stand before `k` and `v`.
+    """
     if q.is_cuda:
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=-2), torch.cat([past[1], v], dim=-2)
         return fused_attend(q, k, v, bias)
     # On CPU and for frames of 64 tokens two plain matmuls beat the fused kernel in bf16.
     scores = q @ k.mT
+    if past is not None:  # joined are the scores: they are much smaller than keys and values
+        scores = torch.cat([q @ past[0].mT, scores], dim=-1)
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
-    return scores.softmax(dim=-1).to(v.dtype) @ v
+    shares = scores.softmax(dim=-1).to(v.dtype)
+    if past is None:
+        return shares @ v
+    of_past, of_next = shares.tensor_split((past[0].shape[-2],), dim=-1)
+    return of_past @ past[1] + of_next @ v
 
 
 def fused_attend(
@@ -375,6 +380,21 @@ def _make_clip_tables(
     tables = *_rotation(positions, head_dim), _bias(may_attend)
     cos, sin, bias = (table.to(device, dtype) for table in tables)
     return (cos, sin), bias
+
+
+def _ring_tables(
+    num_frames: Int[Tensor, " b"], capacity: int, num_next: int, head_dim: int
+) -> tuple[Float[Tensor, "b t e"], Float[Tensor, "b t e"], Float[Tensor, "b t _"]]:
+    """Cosines, sines and bias (p+t wide) of the next t frames after a ring of p slots."""
+    newest = num_frames[:, None] - 1
+    slots = torch.arange(capacity)
+    kept = newest - (newest - slots) % max(capacity, 1)  # the frame in each slot, or below 0
+    coming = num_frames[:, None] + torch.arange(num_next)
+    known = torch.cat([kept, coming], dim=1)[:, None]
+    distance = coming[..., None] - known
+    may_attend = (known >= 0) & (distance >= 0) & (distance <= capacity)
+    cos, sin = (table.unflatten(0, coming.shape) for table in _rotation(coming.flatten(), head_dim))
+    return cos, sin, _bias(may_attend)
 
 
 def _bias(may_attend: Tensor) -> Tensor:

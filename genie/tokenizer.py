@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from genie.codebook import Codebook, CodebookConfig
 from genie.errors import UserError
 from genie.metrics import Metrics, code_use, psnr
-from genie.st_transformer import KVCache, STTransformer
+from genie.st_transformer import FrameKeyValue, Past, STTransformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,11 +178,14 @@ class FrameDecoder(nn.Module):
         self.position, self.decoder, self.head = halves
         self.to(dtype).eval().requires_grad_(False)
 
-    def forward(self, tokens: Int[Tensor, "b n"], cache: KVCache) -> Float[Tensor, "b 3 h w"]:
-        """The newest frame's pixels in 0..1; `cache.append` then makes it part of the past."""
+    def forward(
+        self, tokens: Int[Tensor, "b n"], past: Past
+    ) -> tuple[Float[Tensor, "b 3 h w"], FrameKeyValue]:
+        """The next frame's pixels in 0..1, and its keys and values; a pure function."""
         x = self.codes(tokens) + self.position
-        features = self.decoder.forward_cached(x[:, None], cache)[:, 0]
-        return self.head(rearrange(features, "b (h w) d -> b d h w", h=self.grid[0]))
+        features, newest = self.decoder.forward_next(x[:, None], past, wanted=1)
+        pixels = self.head(rearrange(features[:, 0], "b (h w) d -> b d h w", h=self.grid[0]))
+        return pixels, newest
 
 
 class _ConvStem(nn.Sequential):

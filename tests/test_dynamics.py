@@ -126,15 +126,30 @@ def test_cached_logits_are_the_full_logits_at_every_frame(dynamics, clip, hidden
     led_by = F.pad(actions, (1, 0), value=dynamics.no_action)
     masks = {"half": hidden, "all": torch.ones_like(hidden), "none": torch.zeros_like(hidden)}
     wanted = {name: dynamics.logits(tokens, actions, mask) for name, mask in masks.items()}
-    cache = dynamics.transformer.new_cache(2, TOKENS, len(masks))
+    ring = dynamics.transformer.new_ring(2, TOKENS)
     for t in range(FRAMES):
-        shown = [tokens[:, t].masked_fill(mask[:, t], dynamics.mask_id) for mask in masks.values()]
-        versions = torch.stack(shown, dim=1), led_by[:, t, None].expand(-1, len(masks))
-        found = dynamics.next_logits(*versions, cache)
-        for version, name in enumerate(masks):
-            difference = (found[:, version] - wanted[name][:, t]).abs().max().item()
+        for name, mask in masks.items():
+            shown = tokens[:, t].masked_fill(mask[:, t], dynamics.mask_id)
+            found = dynamics.next_logits(shown, led_by[:, t], ring.past())
+            difference = (found - wanted[name][:, t]).abs().max().item()
             assert difference < 1e-4, f"frame {t}, {name} hidden: differs by {difference}"
-        dynamics.remember(tokens[:, t], led_by[:, t], cache)
+        ring.append(dynamics.remember(tokens[:, t], led_by[:, t], ring.past()))
+
+
+@torch.no_grad()
+def test_looking_back_tells_the_next_frame_after_whatever_action(dynamics, clip):
+    tokens, actions = clip
+    led_by = F.pad(actions, (1, 0), value=dynamics.no_action)
+    ring = dynamics.transformer.new_ring(2, TOKENS)
+    hidden, unknown = torch.full((2, TOKENS), dynamics.mask_id), led_by[:, 0]
+    for t in range(FRAMES):
+        remembered = dynamics.remember(tokens[:, t], led_by[:, t], ring.past())
+        found, newest = dynamics.look_back(tokens[:, t], led_by[:, t], ring.past(2))
+        for kept, wanted in zip(newest, remembered, strict=True):
+            torch.testing.assert_close(kept, wanted, atol=1e-4, rtol=1e-4)
+        ring.append(newest)
+        wanted = dynamics.next_logits(hidden, unknown, ring.past())
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
 # What the net is asked

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 import genie
 from genie import machine, noise, session, video
-from genie.dynamics import Dynamics
 from genie.errors import UserError
 from genie.frames import from_pictures, to_float, to_pictures, to_uint8
 from genie.maskgit import fill_frame
@@ -65,17 +64,21 @@ def test_guidance_enlarges_what_the_action_changes(tiny_world: World):
 def test_only_the_first_pass_over_a_frame_is_guided(tiny_world: World, monkeypatch):
     prompt = torch.randint(256, (2, 1, 3, *tiny_world.size), dtype=torch.uint8)
     sampling = replace(tiny_world.config.sampling, guidance=2.0, entropy_bound=0.0)
+    asked, fill = [], session.fill_frame
+
+    def note(predict, **settings):
+        def noting(tokens):
+            found = predict(tokens)
+            asked.append(torch.equal(found, running.logits(tokens, actions, guided=False)))
+            return found
+
+        return fill(noting, **settings)
+
+    monkeypatch.setattr(session, "fill_frame", note)
     running = Sessions(QuickNets(tiny_world), prompt, [0, 1], sampling)
-    asked = []
-    predict = Dynamics.next_logits
-
-    def note(net, tokens, *args):
-        asked.append(tokens.shape[1])
-        return predict(net, tokens, *args)
-
-    monkeypatch.setattr(Dynamics, "next_logits", note)
-    running.step(torch.tensor([1, 3]))
-    assert asked == [2, 1, 1], "versions of the frame in each of three passes"
+    actions = torch.tensor([1, 3])
+    running.step(actions)
+    assert asked == [False, True, True], "which of three passes are as without guidance"
 
 
 def test_same_seed_and_actions_give_the_same_bytes(lively_world: World, prompt: torch.Tensor):
@@ -451,7 +454,7 @@ def test_the_quick_number_format_changes_little(monkeypatch):
         with torch.inference_mode():
             found, wanted = (s.logits(hidden, actions).float() for s in (quick, exact))
             tokens = exact._foreseen[1]
-            quick._foreseen = actions, tokens, quick._decode(tokens)
+            quick._foreseen = actions, tokens, *quick._decode(tokens)
         apart = (found.softmax(-1) - wanted.softmax(-1)).abs().sum(-1) / 2
         assert apart.mean() < 0.03, "the tokens are drawn from other distributions"
         agree = found.argmax(-1) == wanted.argmax(-1)

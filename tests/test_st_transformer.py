@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from genie import machine, st_transformer
 from genie.st_transformer import (
+    Ring,
     STTransformer,
     attend,
     fused_attend,
@@ -87,107 +88,109 @@ def test_hidden_frames_read_only_the_context_before_them(net, x):
         assert_same(found[:, t], net(alone)[:, t], f"hidden frame {t} saw more than its past")
 
 
+def follow(net: STTransformer, x: torch.Tensor, ring: Ring) -> torch.Tensor:
+    """Features of one more frame, which becomes past."""
+    features, newest = net.forward_next(x[:, None], ring.past(), wanted=1)
+    ring.append(newest)
+    return features[:, 0]
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("window", [1, 2, WINDOW, FRAMES + 1])
 def test_cached_equals_uncached_at_every_frame(x, window: int):
     torch.manual_seed(0)
     net = STTransformer(dim=DIM, num_blocks=2, num_heads=3, window=window)
-    wanted, cache = net(x), net.new_cache(2, TOKENS)
+    wanted, ring = net(x), net.new_ring(2, TOKENS)
     for t in range(FRAMES):
-        features = net.forward_cached(x[:, t : t + 1], cache)
-        cache.append()
-        assert_same(features[:, 0], wanted[:, t], f"frame {t} differs with a cache")
+        assert_same(follow(net, x[:, t], ring), wanted[:, t], f"frame {t} differs with a cache")
 
 
 @torch.no_grad()
-def test_versions_of_a_frame_do_not_see_each_other_and_the_first_becomes_past(net, x):
-    """Two versions side by side are what each would be alone; the first is remembered."""
-    both, alone = net.new_cache(2, TOKENS, 2), net.new_cache(2, TOKENS)
-    for t in range(FRAMES):
-        versions = torch.stack([x[:, t], torch.randn_like(x[:, t])], dim=1)
-        found = net.forward_cached(versions, both)
-        for version in (1, 0):
-            wanted = net.forward_cached(versions[:, version : version + 1], alone)
-            assert_same(found[:, version], wanted[:, 0], f"version {version} sees its neighbour")
-        both.append()
-        alone.append()
+@pytest.mark.parametrize("num_next", [2, 3, WINDOW + 1])
+@pytest.mark.parametrize("window", [1, 2, WINDOW])
+def test_several_frames_at_once_are_as_one_after_the_other(x, window: int, num_next: int):
+    """Each sees the past in its own window, and those of them that came before it."""
+    torch.manual_seed(0)
+    net = STTransformer(dim=DIM, num_blocks=2, num_heads=3, window=window)
+    wanted, ring = net(x), net.new_ring(2, TOKENS)
+    for t in range(FRAMES - num_next):
+        found, newest = net.forward_next(x[:, t : t + num_next], ring.past(num_next), wanted=1)
+        assert_same(found[:, 0], wanted[:, t + num_next - 1], f"the last of those from {t} on")
+        ring.append(newest)
 
 
 @torch.no_grad()
-def test_remembering_a_frame_is_appending_it(net, x):
-    quick, slow = net.new_cache(2, TOKENS), net.new_cache(2, TOKENS)
+def test_remembering_a_frame_needs_no_features(net, x):
+    quick, slow = net.new_ring(2, TOKENS), net.new_ring(2, TOKENS)
     for t in range(6):
-        net.remember(x[:, t], quick)
-        net.forward_cached(x[:, t : t + 1], slow)
-        slow.append()
-    found, wanted = (net.forward_cached(x[:, 6:7], cache) for cache in (quick, slow))
+        features, newest = net.forward_next(x[:, t : t + 1], quick.past(), wanted=0)
+        assert features.shape == (2, 0, TOKENS, DIM)
+        quick.append(newest)
+        follow(net, x[:, t], slow)
+    found, wanted = (follow(net, x[:, 6], ring) for ring in (quick, slow))
     assert_same(found, wanted, "the past differs")
 
 
 @torch.no_grad()
 def test_trying_a_frame_out_leaves_no_trace(net, x):
-    cache = net.new_cache(2, TOKENS)
+    ring = net.new_ring(2, TOKENS)
     for t in range(5):
-        first = net.forward_cached(x[:, t : t + 1], cache)
-        net.forward_cached(torch.randn_like(x[:, :1]), cache)
-        again = net.forward_cached(x[:, t : t + 1], cache)
-        assert torch.equal(first, again), "a frame that was only tried out left a trace"
-        cache.append()
+        past = ring.past()
+        first, _ = net.forward_next(x[:, t : t + 1], past, wanted=1)
+        net.forward_next(torch.randn_like(x[:, :1]), past, wanted=1)
+        again = follow(net, x[:, t], ring)
+        assert torch.equal(first[:, 0], again), "a frame that was only tried out left a trace"
 
 
 @torch.no_grad()
-def test_a_cache_stays_where_and_as_large_as_it_is(net, x):
-    cache = net.new_cache(2, TOKENS)
-    places = {id(cache.keys): cache.keys.data_ptr(), id(cache.values): cache.values.data_ptr()}
+def test_a_ring_stays_where_and_as_large_as_it_is(net, x):
+    ring = net.new_ring(2, TOKENS)
+    places = {id(ring.keys): ring.keys.data_ptr(), id(ring.values): ring.values.data_ptr()}
     for t in range(FRAMES):
-        net.remember(x[:, t], cache)
-    assert cache.keys.shape[-2] == WINDOW, "it holds other than the window"
-    assert places == {id(each): each.data_ptr() for each in (cache.keys, cache.values)}
+        follow(net, x[:, t], ring)
+    assert ring.keys.shape[-2] == WINDOW - 1, "it holds other than the window"
+    assert places == {id(each): each.data_ptr() for each in (ring.keys, ring.values)}
 
 
 @torch.no_grad()
 def test_a_state_can_be_returned_to(net, x):
-    cache = net.new_cache(2, TOKENS)
+    ring = net.new_ring(2, TOKENS)
     for t in range(6):
-        net.remember(x[:, t], cache)
-    state, wanted = cache.state(), net.forward_cached(x[:, 6:7], cache)
+        follow(net, x[:, t], ring)
+    state, wanted = ring.state(), follow(net, x[:, 6], ring)
     for t in range(7, 12):
-        net.remember(x[:, t], cache)
-    assert cache.num_frames.tolist() == [11, 11]
+        follow(net, x[:, t], ring)
+    assert ring.num_frames.tolist() == [12, 12]
     for _ in range(2):  # the second time shows whether the state itself was touched
-        cache.restore(state)
-        assert cache.num_frames.tolist() == [6, 6]
-        assert torch.equal(net.forward_cached(x[:, 6:7], cache), wanted)
-        net.remember(x[:, 8], cache)
+        ring.restore(state)
+        assert ring.num_frames.tolist() == [6, 6]
+        assert torch.equal(follow(net, x[:, 6], ring), wanted)
+        follow(net, x[:, 8], ring)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("row", [0, 1])
 def test_one_row_can_start_anew(net, x, row: int):
     """Rows of different age side by side are what each would be alone."""
-    cache, young = net.new_cache(2, TOKENS), net.new_cache(1, TOKENS)
+    ring, young = net.new_ring(2, TOKENS), net.new_ring(1, TOKENS)
     for t in range(5):
-        net.remember(x[:, t], cache)
-    cache.restore(young.state(), row)
+        follow(net, x[:, t], ring)
+    ring.restore(young.state(), row)
     for t in range(5, 12):
-        found = net.forward_cached(x[:, t : t + 1], cache)
-        wanted = net.forward_cached(x[row : row + 1, t : t + 1], young)
+        found, wanted = follow(net, x[:, t], ring), follow(net, x[row : row + 1, t], young)
         assert_same(found[row : row + 1], wanted, f"frame {t} of the row that began anew")
-        assert_same(found[1 - row, 0], net(x[:, : t + 1])[1 - row, t], "the other row")
-        cache.append()
-        young.append()
-    assert cache.num_frames.tolist() == ([7, 12] if row == 0 else [12, 7])
+        assert_same(found[1 - row], net(x[:, : t + 1])[1 - row, t], "the other row")
+    assert ring.num_frames.tolist() == ([7, 12] if row == 0 else [12, 7])
 
 
 @torch.no_grad()
 def test_very_old_sessions_are_as_exact_as_young_ones(net, x):
     results = []
     for age in (0, 3_000_000):
-        cache = net.new_cache(2, TOKENS)
-        cache.num_frames += age * (WINDOW - 1)
+        ring = net.new_ring(2, TOKENS)
+        ring.num_frames += age * (WINDOW - 1)
         for t in range(6):
-            features = net.forward_cached(x[:, t : t + 1], cache)
-            net.remember(x[:, t], cache)
+            features = follow(net, x[:, t], ring)
         results.append(features)
     assert_same(results[1], results[0], "after three million frames the positions blur")
 
@@ -259,10 +262,10 @@ def gradients(each):
 
 @torch.inference_mode()
 def last_frame(each):
-    cache = each.new_cache(2, 5)
+    ring = each.new_ring(2, 5)
     for t in range(6):
-        frame = each.forward_cached(x[:, t : t + 1], cache)
-        cache.append()
+        frame, newest = each.forward_next(x[:, t : t + 1], ring.past(), wanted=1)
+        ring.append(newest)
     return frame
 
 print((gradients(net) - gradients(learns)).abs().max().item())

@@ -112,10 +112,10 @@ def test_decoding_frame_by_frame_is_decoding_the_clip(values: dict):
     tokenizer = make(**values)
     tokens = torch.randint(60, (2, FRAMES, 24))
     wanted, decoder = tokenizer.decode(tokens), FrameDecoder(tokenizer, torch.float32)
-    cache = decoder.decoder.new_cache(2, 24)
+    ring = decoder.decoder.new_ring(2, 24)
     for t in range(FRAMES):
-        found = decoder(tokens[:, t], cache)
-        cache.append()
+        found, newest = decoder(tokens[:, t], ring.past())
+        ring.append(newest)
         difference = (found - wanted[:, t]).abs().max().item()
         assert difference < 1e-4, f"frame {t} differs by {difference} with a cache"
 

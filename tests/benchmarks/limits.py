@@ -55,17 +55,18 @@ class OnePass:
         size = (1, config.num_tokens)
         self.tokens = torch.randint(config.codebook_size, size, device=world.device)
         self.action = torch.zeros(1, dtype=torch.long, device=world.device)
-        self.cache = self.dynamics.transformer.new_cache(1, config.num_tokens)
+        ring = self.dynamics.transformer.new_ring(1, config.num_tokens)
         with torch.inference_mode():
             for _ in range(config.window):
-                self.dynamics.remember(self.tokens, self.action, self.cache)
+                ring.append(self.dynamics.remember(self.tokens, self.action, ring.past()))
+        self.past = ring.past()
         weights = sum(w.nbytes for w in self.dynamics.transformer.parameters())
         weights += self.dynamics.out.weight.nbytes
-        self.num_bytes = weights + self.cache.keys.nbytes + self.cache.values.nbytes
+        self.num_bytes = weights + self.past.keys.nbytes + self.past.values.nbytes
 
     @torch.inference_mode()
     def __call__(self) -> None:
-        self.dynamics.next_logits(self.tokens[:, None], self.action[:, None], self.cache)
+        self.dynamics.next_logits(self.tokens, self.action, self.past)
 
 
 class Matrices:
