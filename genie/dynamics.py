@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from genie.errors import UserError
 from genie.metrics import Metrics
-from genie.st_transformer import FrameKeyValue, Past, STTransformer
+from genie.ring import FrameKeyValue, Past
+from genie.st_transformer import STTransformer
 
 # Of a clip's tokens but the prompt's: how many training asks for. Either recipe hides about three
 # quarters of them; the number is fixed, since one that is drawn makes a GPU wait for the host.

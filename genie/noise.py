@@ -7,30 +7,26 @@ Source: the finalizer of SplitMix64 (Steele et al. 2014, "Fast splittable pseudo
 generators"), used as a counter-based generator (Salmon et al. 2011).
 """
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+import numpy as np
+from jaxtyping import Float32, Int64
 
-GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # as signed 64-bit numbers, which wrap around
-MULTIPLIERS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+MULTIPLIERS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
 def uniform(
-    seeds: Int[Tensor, " b"], steps: Int[Tensor, " b"], count: int
-) -> Float[Tensor, "b {count}"]:
+    seeds: Int64[np.ndarray, " b"], steps: Int64[np.ndarray, " b"], count: int
+) -> Float32[np.ndarray, "b {count}"]:
     """Numbers in 0 < x < 1, `count` for each world, all different from step to step."""
+    seeds, steps = (numbers.view(np.uint64) for numbers in (seeds, steps))  # these wrap around
     key = _scramble(_scramble(seeds * GOLDEN) + steps * GOLDEN)
-    index = torch.arange(1, count + 1, device=seeds.device)
-    bits = _scramble(key[:, None] + index * GOLDEN)
-    return (_shift(bits, 41).float() + 0.5) * 2.0**-23  # exactly what a float holds, never 0 or 1
+    index = np.arange(1, count + 1, dtype=np.uint64)
+    bits = _scramble(key[:, None] + index * GOLDEN) >> np.uint64(41)
+    # Exactly what a float holds, never 0 or 1.
+    return (bits.astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)
 
 
-def _scramble(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+def _scramble(x: np.ndarray) -> np.ndarray:
     for places, multiplier in MULTIPLIERS:
-        x = (x ^ _shift(x, places)) * multiplier
-    return x ^ _shift(x, 31)
-
-
-def _shift(x: Int[Tensor, "..."], places: int) -> Int[Tensor, "..."]:
-    """To the right, zeros from the left."""
-    return (x >> places) & (2 ** (64 - places) - 1)
+        x = (x ^ (x >> np.uint64(places))) * np.uint64(multiplier)
+    return x ^ (x >> np.uint64(31))

@@ -1,7 +1,12 @@
 """How new frames are drawn: what a world's folder and a player say of it. Knows no nets."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
 
 from genie.errors import UserError
 
@@ -35,3 +40,50 @@ class SamplingConfig:
             raise UserError(f"entropy_bound is {self.entropy_bound}: use 0 (none) or more")
         if not 1 <= self.guidance < math.inf:
             raise UserError(f"guidance is {self.guidance}: use 1 (none) or more")
+
+
+class Pace(NamedTuple):
+    """How one pass over a frame picks."""
+
+    num_hidden: Any
+    """Tokens that the schedule lets stay hidden after the pass."""
+    temperature: Any
+    """Of the token draws; 0 takes the most likely token."""
+    order_noise: Any
+    """In the order of revealing. 0: strictly by confidence."""
+    entropy_bound: Any
+    """In nats for each of the n tokens: beyond the schedule, a token is revealed if the entropies
+    of the surer ones sum up to less than n times that. 0 keeps to the schedule."""
+    guidance: Any
+    """Factor by which what the action changes in the logits is enlarged. 1: not at all."""
+
+
+def fill_frame(
+    one_pass: Callable[[Int[np.ndarray, "b n"], int, Pace], Int[np.ndarray, "b n"]],
+    tokens: Int[np.ndarray, "b n"],
+    mask_id: int,
+    config: SamplingConfig,
+) -> Int[np.ndarray, "b n"]:
+    """Reveal all tokens of a frame in a few passes; each sees what those before it chose.
+
+    After pass i of k a share cos(pi/2 * i/k) of the tokens is still hidden (MaskGIT, Chang et al.
+    2022, arXiv:2202.04200). With an entropy bound a pass may reveal more than that, and there are
+    no further passes once nothing is hidden.
+
+    Args:
+        one_pass: of tokens, the number of the pass, from 0 on, and its pace.
+        tokens: all `mask_id`.
+    """
+    num_steps = config.maskgit_steps
+    for step in range(1, num_steps + 1):
+        pace = Pace(
+            num_hidden=np.int64(tokens.shape[1] * math.cos(math.pi / 2 * step / num_steps)),
+            temperature=np.float32(config.temperature),
+            order_noise=np.float32(config.choice_temperature * (1 - step / num_steps)),
+            entropy_bound=np.float32(config.entropy_bound),
+            guidance=np.float32(config.guidance if step == 1 else 1),
+        )
+        tokens = one_pass(tokens, step - 1, pace)
+        if config.entropy_bound and not (tokens == mask_id).any():
+            break
+    return tokens

@@ -1,107 +1,102 @@
 """Sessions: running worlds. Prompts and actions in, frames for the screen out.
 
-Owns what runs from frame to frame, namely caches, seeds and counters; nothing else has state. One
+Owns what runs from frame to frame, namely the past, seeds and counters; nothing else has state. One
 generated frame costs a few passes over that frame's tokens alone, at minute ten as at second one.
-Knows no keys, windows or clocks.
+Knows no keys, windows or clocks, and not what computes its frames.
 """
 
 import copy
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from jaxtyping import Int64, UInt8
 
 from genie import noise
-from genie.compiling import compile_parts
-from genie.dynamics import Dynamics
 from genie.errors import UserError
-from genie.frames import to_float, to_pictures, to_uint8
-from genie.machine import autocast, check_compiler, quick_dtype
-from genie.maskgit import fill_frame
-from genie.sampling import SamplingConfig
-from genie.st_transformer import FrameKeyValue
-from genie.tokenizer import FrameDecoder, Tokenizer
-
-WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+from genie.ring import Array, FrameKeyValue, Past, Ring
+from genie.sampling import Pace, SamplingConfig, fill_frame
 
 
 @runtime_checkable
-class TrainedNets(Protocol):
-    """What is needed of a `World`."""
+class Engine(Protocol):
+    """What computes a world's frames: pure functions of arrays, which are NumPy's.
 
-    tokenizer: Tokenizer
-    dynamics: Dynamics
+    Keys, values and logits may be its own arrays, which lie where it computes.
+    """
 
-    @property
-    def latent_action(self) -> "InfersActions":
-        """What tells the actions of a prompt of several frames."""
+    size: tuple[int, int]
+    """Height and width of frames."""
+    num_actions: int
+    """Latent actions."""
+    mask_id: int
+    """The token that stands for "hidden"."""
+    num_next: int
+    """For how many frames `look_back` wants the past."""
+
+    def new_rings(self, batch_size: int) -> tuple[Ring, Ring]:
+        """Empty pasts of the dynamics and of the decoder."""
         ...
 
-    @property
-    def device(self) -> torch.device:
-        """Where the nets are."""
+    def new_logits(self, batch_size: int) -> Array:
+        """Zeros (b n v), of the kind that `look_back` gives."""
         ...
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of frames."""
+    def read(
+        self, prompts: UInt8[np.ndarray, "b t 3 h w"]
+    ) -> tuple[Int64[np.ndarray, "b t n"], Int64[np.ndarray, "b t"]]:
+        """The tokens of prompts, and the action that led to each of their frames."""
         ...
 
-    @property
-    def num_actions(self) -> int:
-        """How many latent actions there are."""
+    def look_back(
+        self, tokens: Int64[np.ndarray, "b n"], led_by: Int64[np.ndarray, " b"], past: Past
+    ) -> tuple[Array, FrameKeyValue]:
+        """See `genie.frame.LookBack`."""
         ...
 
-
-class InfersActions(Protocol):
-    """What is needed of a latent action model."""
-
-    def infer(self, frames: Float[Tensor, "b t 3 h w"]) -> Int[Tensor, "b t-1"]:
-        """See `LatentActionModel.infer`."""
+    def reveal(
+        self,
+        tokens: Int64[np.ndarray, "b n"],
+        actions: Int64[np.ndarray, " b"],
+        unled: Array,
+        drawn: np.ndarray,
+        pace: Pace,
+        past: Past,
+    ) -> Int64[np.ndarray, "b n"]:
+        """See `genie.frame.Reveal`."""
         ...
 
-
-class QuickNets:
-    """The nets as play needs them: copies whose weights are in the machine's quickest format."""
-
-    def __init__(self, trained: TrainedNets, *, compile: bool = False) -> None:
-        """Copies the weights as they are now. Args and errors: see `World.start_many`."""
-        if compile:
-            check_compiler(trained.device)
-        dtype = quick_dtype(trained.device)
-        self.trained = trained
-        self.dynamics = copy.deepcopy(trained.dynamics).to(dtype).eval().requires_grad_(False)
-        self.decoder = FrameDecoder(trained.tokenizer, dtype)
-        if compile:
-            compile_parts(self.dynamics)
-            compile_parts(self.decoder)
+    def show(
+        self, tokens: Int64[np.ndarray, "b n"], past: Past
+    ) -> tuple[UInt8[np.ndarray, "b 3 h w"], FrameKeyValue]:
+        """See `genie.frame.Show`."""
+        ...
 
 
 class Sessions:
     """B running worlds in one forward pass; each has its own history, seed and age."""
 
-    @torch.inference_mode()
     def __init__(
         self,
-        nets: QuickNets,
-        prompts: UInt8[Tensor, "b t 3 h w"],
+        engine: Engine,
+        prompts: Array,
         seeds: Sequence[int],
         sampling: SamplingConfig,
     ) -> None:
         """Use `World.start_many`, which says what the arguments mean."""
-        _check_prompts(prompts, nets.trained.size)
+        prompts = np.asarray(prompts) if hasattr(prompts, "dtype") else prompts
+        _check_prompts(prompts, engine.size)
         _check_seeds(seeds, len(prompts))
-        self._make_room(nets, seeds, sampling)
-        self._read(prompts.to(nets.trained.device))
+        self._make_room(engine, seeds, sampling)
+        self._read(prompts)
 
-    @torch.inference_mode()
-    def step(self, actions: Int[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
+    def step(self, actions: Array) -> UInt8[np.ndarray, "b 3 h w"]:
         """Generate the frames that the actions lead to. Cost does not grow with history.
+
+        Args:
+            actions: one whole number for each world, an array or a tensor.
 
         Raises:
             UserError: if there is no such action, or not one for each world.
@@ -113,8 +108,7 @@ class Sessions:
         self._ages += 1
         return self.frames
 
-    @torch.inference_mode()
-    def prepare(self, likely: Int[Tensor, " b"] | None = None) -> None:
+    def prepare(self, likely: Array | None = None) -> None:
         """Spend idle time so that the next `step` is shorter; frames stay what they would be.
 
         Args:
@@ -129,25 +123,27 @@ class Sessions:
         else:
             self._foresee(self._checked(likely))
 
-    def reset(self, row: int, prompt: UInt8[Tensor, "t 3 h w"], *, seed: int = 0) -> None:
+    def reset(self, row: int, prompt: Array, *, seed: int = 0) -> None:
         """Start one of the worlds anew; the others do not notice.
+
+        Args:
+            prompt: uint8 (t, 3, h, w), an array or a tensor.
+            seed: see `World.start`.
 
         Raises:
             UserError: if there is no such row, or the prompt has another size.
         """
         if not 0 <= row < len(self._ages):
             raise UserError(f"world {row} does not exist: there are 0 to {len(self._ages) - 1}")
-        fresh = Sessions(self._nets, prompt[None], [seed], self.sampling)
+        fresh = Sessions(self._engine, prompt[None], [seed], self.sampling)
         self.restore(fresh.snapshot(), row)
 
-    @torch.inference_mode()
     def snapshot(self) -> tuple[Any, ...]:
         """Everything that `step` depends on."""
         self._settle()
         kept = (self._seeds, self._ages, self.frames, self._unled)
-        return self._past.state(), self._shown.state(), *(tensor.clone() for tensor in kept)
+        return self._past.state(), self._shown.state(), *copy.deepcopy(kept)
 
-    @torch.inference_mode()
     def restore(self, snapshot: tuple[Any, ...], row: int = 0) -> None:
         """Continue from a snapshot, bit for bit; it is for the worlds from `row` on.
 
@@ -161,12 +157,11 @@ class Sessions:
         self._foreseen = None
         self._past.restore(past, row)
         self._shown.restore(shown, row)
-        self.frames = self.frames.clone()  # what was given out stays as it was
+        self.frames = self.frames.copy()  # what was given out stays as it was
         own_kept = (self._seeds, self._ages, self.frames, self._unled)
         for own, saved in zip(own_kept, kept, strict=True):
             own[row : row + len(saved)] = saved
 
-    @torch.inference_mode()
     def fork(self, count: int) -> "Sessions":
         """Copies of the one world that runs here, to go on side by side; this one stays.
 
@@ -176,8 +171,8 @@ class Sessions:
         if len(self._ages) != 1:
             raise UserError(f"{len(self._ages)} worlds run here: fork one that runs alone")
         copies = Sessions.__new__(Sessions)
-        copies._make_room(self._nets, [0] * count, self.sampling)
-        copies.frames = self.frames.repeat(count, 1, 1, 1)
+        copies._make_room(self._engine, [0] * count, self.sampling)
+        copies.frames = self.frames.repeat(count, axis=0)
         moment = self.snapshot()
         for row in range(count):
             copies.restore(moment, row)
@@ -194,44 +189,39 @@ class Sessions:
         self.sampling = replace(self.sampling, **changes)
         self._foreseen = None
 
-    def _make_room(self, nets: QuickNets, seeds: Sequence[int], sampling: SamplingConfig) -> None:
-        self._nets, self.sampling = nets, sampling
-        b, device, dynamics = len(seeds), nets.trained.device, nets.dynamics
-        num_tokens, num_codes = dynamics.config.num_tokens, dynamics.config.codebook_size
-        self._past = dynamics.transformer.new_ring(b, num_tokens)
-        self._shown = nets.decoder.decoder.new_ring(b, num_tokens)
-        self._unled = dynamics.out.weight.new_zeros(b, num_tokens, num_codes)
-        self._seeds = torch.tensor(seeds, device=device)
-        self._ages = torch.zeros(b, dtype=torch.long, device=device)
+    def _make_room(self, engine: Engine, seeds: Sequence[int], sampling: SamplingConfig) -> None:
+        self._engine, self.sampling = engine, sampling
+        self._past, self._shown = engine.new_rings(len(seeds))
+        self._unled = engine.new_logits(len(seeds))
+        self._seeds = np.array(seeds, dtype=np.int64)
+        self._ages = np.zeros_like(self._seeds)
         self.num_passes = 0
         """Passes over new frames since the start, whether they are shown or only foreseen."""
-        self._unsettled: tuple[Tensor, Tensor] | None = None
-        self._foreseen: tuple[Tensor, Tensor, Tensor, FrameKeyValue] | None = None
+        self._unsettled: tuple[np.ndarray, np.ndarray] | None = None
+        self._foreseen: tuple[np.ndarray, Foreseen] | None = None
 
-    def _checked(self, actions: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
-        """The actions if they can be taken: a copy, for the caller may use the tensor again."""
-        num_worlds, num_actions = len(self._ages), self._nets.trained.num_actions
-        if not isinstance(actions, Tensor) or actions.dtype not in WHOLE or actions.ndim != 1:
-            raise UserError("actions are no row of whole numbers: give torch.tensor([...])")
-        if len(actions) != num_worlds:
-            raise UserError(f"{len(actions)} actions for {num_worlds} worlds: give as many")
-        for action in actions.tolist():
+    def _checked(self, actions: Array) -> Int64[np.ndarray, " b"]:
+        """The actions if they can be taken: a copy, for the caller may use the array again."""
+        num_worlds, num_actions = len(self._ages), self._engine.num_actions
+        taken = np.asarray(actions) if hasattr(actions, "dtype") else np.zeros(0)
+        if taken.dtype.kind not in "iu" or taken.ndim != 1:
+            raise UserError("actions are no row of whole numbers: give np.array([...])")
+        if len(taken) != num_worlds:
+            raise UserError(f"{len(taken)} actions for {num_worlds} worlds: give as many")
+        for action in taken.tolist():
             if not 0 <= action < num_actions:
                 raise UserError(
                     f"action {action} does not exist: this world has 0 to {num_actions - 1}"
                 )
-        return actions.to(self._ages.device, torch.long, copy=True)
+        return taken.astype(np.int64)
 
-    def _read(self, prompts: UInt8[Tensor, "b t 3 h w"]) -> None:
-        nets, frames = self._nets.trained, to_float(prompts)
-        with autocast(nets.device):
-            tokens, actions = nets.tokenizer.encode(frames), nets.latent_action.infer(frames)
-        start = torch.full_like(tokens[:, 0, 0], self._nets.dynamics.no_action)
+    def _read(self, prompts: UInt8[np.ndarray, "b t 3 h w"]) -> None:
+        tokens, led_by = self._engine.read(prompts)
         for t in range(tokens.shape[1]):
             self._settle()
-            self.frames, shown = self._decode(tokens[:, t])
+            self.frames, shown = self._engine.show(tokens[:, t], self._shown.past())
             self._shown.append(shown)
-            self._unsettled = tokens[:, t], actions[:, t - 1] if t else start
+            self._unsettled = tokens[:, t], led_by[:, t]
         self._settle()
 
     def _settle(self) -> None:
@@ -240,59 +230,42 @@ class Sessions:
         A pass of its own, whether there was idle time for it or not, so that time never tells.
         What guidance needs of the next frame does not depend on its action, and is had with it.
         """
-        if self._unsettled is None:
-            return
-        if self._is_guided:
-            past = self._past.past(2)
-            self._unled, newest = self._nets.dynamics.look_back(*self._unsettled, past)
-        else:
-            newest = self._nets.dynamics.remember(*self._unsettled, self._past.past())
-        self._past.append(newest)
-        self._unsettled = None
+        if self._unsettled is not None:
+            past = self._past.past(self._engine.num_next)
+            self._unled, newest = self._engine.look_back(*self._unsettled, past)
+            self._past.append(newest)
+            self._unsettled = None
 
-    def _foresee(
-        self, actions: Int[Tensor, " b"]
-    ) -> tuple[Int[Tensor, "b n"], UInt8[Tensor, "b 3 h w"], FrameKeyValue]:
-        """Tokens and frames under these actions, which may be there already."""
-        if self._foreseen is not None and torch.equal(self._foreseen[0], actions):
-            return self._foreseen[1:]
-        self._settle()
+    def _foresee(self, actions: Int64[np.ndarray, " b"]) -> "Foreseen":
+        """The next frames under these actions, which may be there already."""
+        if self._foreseen is None or (self._foreseen[0] != actions).any():
+            self._settle()
+            tokens = self._draw(actions)
+            frames, shown = self._engine.show(tokens, self._shown.past())
+            self._foreseen = actions, Foreseen(tokens, frames, shown)
+        return self._foreseen[1]
+
+    def _draw(self, actions: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, "b n"]:
         b, steps, n = len(actions), self.sampling.maskgit_steps, self._past.keys.shape[2]
-        guided = iter((True,))  # the first pass alone
-        drawn = noise.uniform(self._seeds, self._ages, steps * 2 * n)
-        tokens = fill_frame(
-            lambda tokens: self.logits(tokens, actions, guided=next(guided, False)),
-            noise=drawn.view(b, steps, 2, n),
-            mask_id=self._nets.dynamics.mask_id,
-            temperature=self.sampling.temperature,
-            choice_temperature=self.sampling.choice_temperature,
-            entropy_bound=self.sampling.entropy_bound,
-        )
-        self._foreseen = actions, tokens, *self._decode(tokens)
-        return self._foreseen[1:]
+        drawn = noise.uniform(self._seeds, self._ages, steps * 2 * n).reshape(b, steps, 2, n)
+        past, mask_id = self._past.past(), self._engine.mask_id
 
-    def logits(
-        self, tokens: Int[Tensor, "b n"], actions: Int[Tensor, " b"], *, guided: bool = True
-    ) -> Float[Tensor, "b n v"]:
-        """Of the next frame, with classifier-free guidance (Ho & Salimans 2022) by the action.
+        def one_pass(tokens: np.ndarray, number: int, pace: Pace) -> np.ndarray:
+            self.num_passes += 1
+            numbers = drawn[:, number]
+            return self._engine.reveal(tokens, actions, self._unled, numbers, pace, past)
 
-        Args:
-            guided: only of a frame that is wholly hidden.
-        """
-        self.num_passes += 1
-        self._settle()
-        led = self._nets.dynamics.next_logits(tokens, actions, self._past.past())
-        if not guided or not self._is_guided:
-            return led
-        return self._unled + self.sampling.guidance * (led - self._unled)
+        hidden = np.full((b, n), mask_id, dtype=np.int64)
+        return fill_frame(one_pass, hidden, mask_id, self.sampling)
 
-    @property
-    def _is_guided(self) -> bool:
-        return self.sampling.guidance != 1
 
-    def _decode(self, tokens: Int[Tensor, "b n"]) -> tuple[UInt8[Tensor, "b 3 h w"], FrameKeyValue]:
-        frames, shown = self._nets.decoder(tokens, self._shown.past())
-        return to_uint8(frames.float()), shown
+class Foreseen(NamedTuple):
+    """Frames that may be shown next."""
+
+    tokens: Int64[np.ndarray, "b n"]
+    frames: UInt8[np.ndarray, "b 3 h w"]
+    shown: FrameKeyValue
+    """Of the decoder."""
 
 
 class Session:
@@ -307,7 +280,7 @@ class Session:
     @property
     def frame(self) -> np.ndarray:
         """The newest frame, uint8 (h, w, 3); at the start the prompt, as the tokenizer has it."""
-        return to_pictures(self._running.frames[0])
+        return _pictures(self._running.frames)[0]
 
     def step(self, action: int) -> np.ndarray:
         """Take an action; gives the next frame, uint8 (h, w, 3).
@@ -349,9 +322,9 @@ class Session:
 
         This session stays where it is. Each yields uint8 (actions, h, w, 3).
         """
-        copies, held = self._running.fork(self.num_actions), torch.arange(self.num_actions)
+        copies, held = self._running.fork(self.num_actions), np.arange(self.num_actions)
         while True:
-            yield to_pictures(copies.step(held))
+            yield _pictures(copies.step(held))
 
     def snapshot(self) -> tuple[Any, ...]:
         """The present moment, to return to by `restore`."""
@@ -363,20 +336,24 @@ class Session:
         self._running.restore(running)
 
 
-def _one(action: int) -> Int[Tensor, "1"]:
+def _pictures(frames: UInt8[np.ndarray, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
+    return np.ascontiguousarray(np.moveaxis(frames, 1, -1))
+
+
+def _one(action: int) -> Int64[np.ndarray, "1"]:
     """Whole numbers of any library, but nothing that would be rounded."""
     try:
-        return torch.tensor([operator.index(action)])
-    except (TypeError, ValueError, RuntimeError) as error:
+        return np.array([operator.index(action)], dtype=np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"action {action!r} is no whole number: give one") from error
 
 
 def _check_prompts(prompts: Any, size: tuple[int, int]) -> None:
-    is_tensor = isinstance(prompts, Tensor)
-    if not is_tensor or prompts.dtype != torch.uint8 or prompts.ndim != 5 or prompts.shape[2] != 3:
-        given = f"{prompts.dtype} {tuple(prompts.shape)}" if is_tensor else type(prompts).__name__
+    is_array = isinstance(prompts, np.ndarray)
+    if not is_array or prompts.dtype != np.uint8 or prompts.ndim != 5 or prompts.shape[2] != 3:
+        given = f"{prompts.dtype} {prompts.shape}" if is_array else type(prompts).__name__
         raise UserError(
-            f"prompts are {given}, a uint8 tensor (worlds, frames, 3, height, width) is wanted: "
+            f"prompts are {given}, uint8 (worlds, frames, 3, height, width) is wanted: "
             "genie.frames.from_pictures makes such of what genie.video reads"
         )
     if not prompts.shape[0] or not prompts.shape[1]:

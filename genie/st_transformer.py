@@ -11,27 +11,29 @@ keys and values of past frames stay valid while the window slides; RMS norms; QK
 import itertools
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import NamedTuple, cast
+from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from genie import ring
+from genie.ring import FrameKeyValue, Past, Ring
 
 # cuDNN's attention plans anew for every length of a clip, which costs more than it saves here; the
 # library's two other fused kernels do not.
 torch.backends.cuda.enable_cudnn_sdp(False)
 
-ROTARY_BASE = 1000.0
 EPSILON = 1e-6  # of the norms
 MOST_ENTRIES = 65_535  # of a batch, in the fused kernels: they lie along an axis of CUDA's grid
 
 KeyValue = tuple[Float[Tensor, "b n k t e"], Float[Tensor, "b n k t e"]]
 SeenKeyValue = tuple[Float[Tensor, "b n k s e"], Float[Tensor, "b n k s e"]]
 PastKeyValue = tuple[Float[Tensor, "b n k p e"], Float[Tensor, "b n k p e"]]
-FrameKeyValue = tuple[Float[Tensor, "l b n k e"], Float[Tensor, "l b n k e"]]  # of every block
 Rotation = tuple[Tensor, Tensor]  # cosines and signed sines, broadcast against "b n k t e"
 
 
@@ -78,12 +80,12 @@ class STTransformer(nn.Module):
         return self.norm(x)
 
     def forward_next(
-        self, x: Float[Tensor, "b t n d"], past: "Past", *, wanted: int
+        self, x: Float[Tensor, "b t n d"], past: Past, *, wanted: int
     ) -> tuple[Float[Tensor, "b _ n d"], FrameKeyValue]:
         """The frames that come next, after those of a `Ring`; a pure function.
 
         Args:
-            past: of the ring, for as many frames as there are in `x`.
+            past: of the ring, for as many frames as there are in `x`; of tensors.
             wanted: for how many of them, the last ones, features are given. What only the others
                 would need is left out.
 
@@ -92,93 +94,29 @@ class STTransformer(nn.Module):
         """
         keys, values = [], []
         for index, block in enumerate(self.blocks):
-            x, q, key_value = block.within_frame(x, past.rotation)
+            x, q, key_value = block.within_frame(x, (past.cos, past.sin))
             bias = past.bias
             if index + 1 == len(self.blocks):
                 skipped = x.shape[1] - wanted
                 x, q, bias = x[:, skipped:], q[..., skipped:, :], bias[..., skipped:, :]
             if x.shape[1]:
-                x = block.across_frames(x, q, key_value, bias, past.of_block(index))
+                of_block = past.keys[index], past.values[index]
+                x = block.across_frames(x, q, key_value, bias, of_block)
             for kept, fresh in zip((keys, values), key_value, strict=True):
                 kept.append(fresh[..., 0, :])
         return self.norm(x), (torch.stack(keys), torch.stack(values))
 
-    def new_ring(self, batch_size: int, num_tokens: int) -> "Ring":
-        """An empty past for this stack."""
-        return Ring(
-            shape=(len(self.blocks), batch_size, num_tokens, self.num_heads, self.head_dim),
-            capacity=self.window - 1,
-            like=self.norm.weight,
-        )
+    def new_ring(self, batch_size: int, num_tokens: int) -> Ring:
+        """An empty past for this stack, in the number format and where its weights are."""
+        shape = len(self.blocks), batch_size, num_tokens, self.num_heads
+        keys = self.norm.weight.new_zeros(*shape, self.window - 1, self.head_dim)
+        return Ring(keys, torch.zeros_like(keys))
 
 
-class Past(NamedTuple):
-    """What the next t frames need to know of those before them, of which p are kept."""
-
-    keys: Float[Tensor, "l b n k p e"]
-    values: Float[Tensor, "l b n k p e"]
-    rotation: Rotation
-    """By the place in time of each of the t frames."""
-    bias: Float[Tensor, "b 1 1 t _"]
-    """Lets each of them attend to what is in its window: first of the past, then of the t."""
-
-    def of_block(self, index: int) -> PastKeyValue:
-        """Keys and values of one block."""
-        return self.keys[index], self.values[index]
-
-
-class Ring:
-    """Keys and values of the last `capacity` frames, for every block, in memory of constant size.
-
-    Rows of the batch are worlds of their own, each with its own age. All tensors stay where they
-    are in memory: frame number 10,000 overwrites the oldest.
-    """
-
-    def __init__(
-        self, *, shape: tuple[int, int, int, int, int], capacity: int, like: Tensor
-    ) -> None:
-        """Use `STTransformer.new_ring`.
-
-        Args:
-            shape: blocks, rows, tokens, heads, width of a head.
-            capacity: past frames kept (0 or more).
-            like: a weight, whose number format and device are taken.
-        """
-        num_blocks, b, n, k, e = shape
-        self.capacity = capacity
-        self.keys = like.new_zeros(num_blocks, b, n, k, capacity, e)
-        self.values = torch.zeros_like(self.keys)
-        self.num_frames = torch.zeros(b, dtype=torch.long)
-        self._pasts: dict[int, Past] = {}
-
-    def past(self, num_next: int = 1) -> Past:
-        """For the next so many frames. It changes when a frame is appended."""
-        if num_next not in self._pasts:
-            tables = _ring_tables(self.num_frames, self.capacity, num_next, self.keys.shape[-1])
-            cos, sin, bias = (table[:, None, None].to(self.keys) for table in tables)
-            self._pasts[num_next] = Past(self.keys, self.values, (cos, sin), bias)
-        return self._pasts[num_next]
-
-    def append(self, newest: FrameKeyValue) -> None:
-        """Make a frame part of the past."""
-        if self.capacity:
-            rows, slots = torch.arange(len(self.num_frames)), self.num_frames % self.capacity
-            for stored, fresh in zip((self.keys, self.values), newest, strict=True):
-                stored[:, rows, :, :, slots] = fresh.transpose(0, 1)  # rows come first so indexed
-        self.num_frames += 1
-        self._pasts = {}
-
-    def state(self) -> tuple[Tensor, Tensor, Int[Tensor, " b"]]:
-        """An independent copy of what `restore` wants."""
-        return self.keys.clone(), self.values.clone(), self.num_frames.clone()
-
-    def restore(self, state: tuple[Tensor, Tensor, Int[Tensor, " _"]], row: int = 0) -> None:
-        """Return to a state, of all rows or, from `row` on, of as many as it has."""
-        keys, values, num_frames = state
-        rows = slice(row, row + len(num_frames))
-        self.keys[:, rows], self.values[:, rows] = keys, values
-        self.num_frames[rows] = num_frames
-        self._pasts = {}
+def as_tensors(past: Past) -> Past:
+    """What a ring of tensors knows of time, in their number format and where they are."""
+    tables = (torch.from_numpy(table).to(past.keys) for table in past[2:])
+    return Past(past.keys, past.values, *tables)
 
 
 class STBlock(nn.Module):
@@ -369,46 +307,16 @@ def _make_clip_tables(
     device: torch.device,
     dtype: torch.dtype,
 ) -> tuple[Rotation, Float[Tensor, "t t"]]:
-    positions = torch.arange(num_frames)
+    positions = np.arange(num_frames)
     distance = positions[:, None] - positions
     past, itself = (distance > 0) & (distance < window), distance == 0
     may_attend = past | itself
     if hides:
-        positions = positions.repeat(2)
-        shown = torch.cat([may_attend, torch.zeros_like(past)], dim=1)
-        may_attend = torch.cat([shown, torch.cat([past, itself], dim=1)])
-    tables = *_rotation(positions, head_dim), _bias(may_attend)
-    cos, sin, bias = (table.to(device, dtype) for table in tables)
+        positions = np.tile(positions, 2)
+        may_attend = np.block([[may_attend, np.zeros_like(past)], [past, itself]])
+    tables = *ring.rotation(positions, head_dim), ring.bias(may_attend)
+    cos, sin, bias = (torch.from_numpy(table).to(device, dtype) for table in tables)
     return (cos, sin), bias
-
-
-def _ring_tables(
-    num_frames: Int[Tensor, " b"], capacity: int, num_next: int, head_dim: int
-) -> tuple[Float[Tensor, "b t e"], Float[Tensor, "b t e"], Float[Tensor, "b t _"]]:
-    """Cosines, sines and bias (p+t wide) of the next t frames after a ring of p slots."""
-    newest = num_frames[:, None] - 1
-    slots = torch.arange(capacity)
-    kept = newest - (newest - slots) % max(capacity, 1)  # the frame in each slot, or below 0
-    coming = num_frames[:, None] + torch.arange(num_next)
-    known = torch.cat([kept, coming], dim=1)[:, None]
-    distance = coming[..., None] - known
-    may_attend = (known >= 0) & (distance >= 0) & (distance <= capacity)
-    cos, sin = (table.unflatten(0, coming.shape) for table in _rotation(coming.flatten(), head_dim))
-    return cos, sin, _bias(may_attend)
-
-
-def _bias(may_attend: Tensor) -> Tensor:
-    return torch.zeros(may_attend.shape).masked_fill(~may_attend, float("-inf"))
-
-
-def _rotation(
-    positions: Int[Tensor, " t"], head_dim: int
-) -> tuple[Float[Tensor, "t e"], Float[Tensor, "t e"]]:
-    # float64: a session may run for millions of frames and the angle must stay exact.
-    exponent = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
-    angles = positions.double()[:, None] * ROTARY_BASE**-exponent
-    cos, sin = angles.cos().float(), angles.sin().float()
-    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 def _rotate(x: Float[Tensor, "... t e"], rotation: Rotation) -> Float[Tensor, "... t e"]:

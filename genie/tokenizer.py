@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from genie.codebook import Codebook, CodebookConfig
 from genie.errors import UserError
 from genie.metrics import Metrics, code_use, psnr
-from genie.st_transformer import FrameKeyValue, Past, STTransformer
+from genie.ring import FrameKeyValue, Past
+from genie.st_transformer import STTransformer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,9 +25,10 @@ from genie.latent_action import LatentActionConfig, LatentActionModel
 from genie.machine import best_device, quick_dtype
 from genie.places import find_world
 from genie.sampling import SamplingConfig
-from genie.session import QuickNets, Session, Sessions
+from genie.session import Engine, Session, Sessions
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 from genie.tokenizer import Tokenizer, TokenizerConfig
+from genie.torch_engine import TorchEngine
 
 FORMAT_VERSION = 3
 NETS = ("tokenizer", "latent_action", "dynamics")
@@ -89,7 +90,7 @@ class World(nn.Module):
         self.tokenizer = Tokenizer(config.tokenizer)
         self.latent_action = make_latent_action(config.latent_action)
         self.dynamics = Dynamics(config.dynamics)
-        self._quick: tuple[object, QuickNets] | None = None
+        self._engine: tuple[object, Engine] | None = None
         self.eval()
 
     @property
@@ -186,7 +187,7 @@ class World(nn.Module):
 
     def start_many(
         self,
-        prompts: UInt8[Tensor, "b t 3 h w"],
+        prompts: UInt8[Tensor, "b t 3 h w"] | UInt8[np.ndarray, "b t 3 h w"],
         *,
         seeds: Sequence[int] | None = None,
         maskgit_steps: int | None = None,
@@ -206,7 +207,8 @@ class World(nn.Module):
         """
         sampling = self._sampling(maskgit_steps, temperature)
         seeds = list(range(len(prompts)) if seeds is None else seeds)
-        return Sessions(self._quick_nets(compile), prompts, seeds, sampling)
+        frames = prompts.cpu() if isinstance(prompts, Tensor) else prompts
+        return Sessions(self._make_engine(sampling, compile), frames, seeds, sampling)
 
     @torch.inference_mode()
     def infer(
@@ -241,16 +243,17 @@ class World(nn.Module):
         running = self.start_many(
             prompt, seeds=seeds, maskgit_steps=maskgit_steps, temperature=temperature
         )
-        return torch.stack([running.step(action) for action in actions.unbind(1)], dim=1)
+        frames = [running.step(action) for action in actions.cpu().unbind(1)]
+        return torch.from_numpy(np.stack(frames, axis=1))
 
-    def _quick_nets(self, compile: bool) -> QuickNets:
-        """Copies for play, which all sessions share until a weight changes."""
+    def _make_engine(self, sampling: SamplingConfig, compile: bool) -> Engine:
+        """What computes frames, which all sessions share until a weight changes."""
         weights = *self.parameters(), *self.buffers()
         versions = tuple((weight.data_ptr(), weight._version) for weight in weights)
-        made_of = compile, quick_dtype(self.device), versions
-        if self._quick is None or self._quick[0] != made_of:
-            self._quick = made_of, QuickNets(self, compile=compile)
-        return self._quick[1]
+        made_of = compile, sampling.guidance, quick_dtype(self.device), versions
+        if self._engine is None or self._engine[0] != made_of:
+            self._engine = made_of, TorchEngine(self, sampling, compile=compile)
+        return self._engine[1]
 
     def _sampling(self, maskgit_steps: int | None, temperature: float | None) -> SamplingConfig:
         given = {"maskgit_steps": maskgit_steps, "temperature": temperature}

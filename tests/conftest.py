@@ -18,7 +18,7 @@ from genie.dynamics import DynamicsConfig
 from genie.frames import to_float, to_uint8
 from genie.latent_action import LatentActionConfig
 from genie.sampling import SamplingConfig
-from genie.tokenizer import TokenizerConfig
+from genie.tokenizer import Tokenizer, TokenizerConfig
 from genie.world import World, WorldConfig
 
 # No property here is about time, and a busy machine is slow now and then.
@@ -136,7 +136,19 @@ def tiny_world() -> World:
     torch.nn.init.normal_(world.dynamics.out.weight, std=0.5)
     for weights in (world.dynamics.token.weight, world.dynamics.action.weight):
         torch.nn.init.normal_(weights, std=1.0)
+    _centre(world.tokenizer)
     return world
+
+
+@torch.no_grad()
+def _centre(tokenizer: Tokenizer) -> None:
+    """Let it see flat and busy pictures: until then, all of them have the same tokens."""
+    flat = torch.rand(8, 1, 3, 1, 1).expand(-1, -1, -1, HEIGHT, WIDTH)
+    pictures = torch.cat([flat, torch.rand(8, 1, 3, HEIGHT, WIDTH)])
+    tokenizer.train()
+    for _ in range(20):
+        tokenizer.encode(pictures)
+    tokenizer.eval()
 
 
 @pytest.fixture(scope="session")

@@ -141,9 +141,9 @@ class PerfectWorlds:
     def __init__(self, world: PerfectWorld, prompts: torch.Tensor) -> None:
         self.world, self.now = world, prompts[:, -1]
 
-    def step(self, actions: torch.Tensor) -> torch.Tensor:
+    def step(self, actions: torch.Tensor) -> np.ndarray:
         self.now = self.world.rollout(self.now[:, None], actions[:, None], seed=0)[:, 0]
-        return self.now
+        return self.now.numpy()
 
 
 @pytest.fixture(scope="module")

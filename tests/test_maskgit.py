@@ -3,12 +3,14 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genie.maskgit import fill_frame
+from genie.maskgit import reveal
+from genie.sampling import Pace, SamplingConfig, fill_frame
 
 SIZE = 13
 MASK = SIZE
@@ -30,11 +32,25 @@ def random_logits(batch_size: int, num_tokens: int, seed: int = 0) -> torch.Tens
 
 
 def fill(predict, batch_size: int, num_tokens: int, seed: int = 0, **options) -> torch.Tensor:
-    defaults = {"temperature": 1.0, "choice_temperature": 1.0, "entropy_bound": 0.0}
-    options = {"num_steps": 4, **defaults, **options}
-    shape = batch_size, options.pop("num_steps"), 2, num_tokens
+    num_steps = options.pop("num_steps", 4)
+    shape = batch_size, num_steps, 2, num_tokens
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-    return fill_frame(predict, noise=noise, mask_id=MASK, **options)
+    return fill_by(predict, noise, **options)
+
+
+def fill_by(predict, noise: torch.Tensor, **options) -> torch.Tensor:
+    """The tokens of a frame that a stand-in gives the logits for."""
+    batch_size, num_steps, _, num_tokens = noise.shape
+    defaults = {"temperature": 1.0, "choice_temperature": 1.0, "entropy_bound": 0.0}
+    config = SamplingConfig(maskgit_steps=num_steps, **{**defaults, **options})
+
+    def one_pass(tokens: np.ndarray, number: int, pace: Pace) -> np.ndarray:
+        shown = torch.from_numpy(tokens)
+        numbers = Pace(*(torch.from_numpy(np.asarray(each)) for each in pace))
+        return reveal(predict(shown), shown, noise[:, number], MASK, numbers).numpy()
+
+    hidden = np.full((batch_size, num_tokens), MASK)
+    return torch.from_numpy(fill_frame(one_pass, hidden, MASK, config))
 
 
 @settings(deadline=None)
@@ -135,14 +151,7 @@ def test_certain_tokens_are_drawn_whatever_the_noise():
     logits = 50.0 * torch.nn.functional.one_hot(answer, SIZE)
     for number in (2**-24, 0.5, 1 - 2**-24):
         noise = torch.full((1, 3, 2, SIZE), number)
-        tokens = fill_frame(
-            lambda _: logits,
-            noise=noise,
-            mask_id=MASK,
-            temperature=1.0,
-            choice_temperature=1.0,
-            entropy_bound=0.0,
-        )
+        tokens = fill_by(lambda _: logits, noise)
         assert torch.equal(tokens, answer)
 
 

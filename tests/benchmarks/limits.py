@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from genie.machine import has_compiler
-from genie.session import QuickNets
+from genie.machine import has_compiler, quick_dtype
+from genie.st_transformer import as_tensors
+from genie.torch_engine import TorchEngine
 from genie.world import World
 from tests.benchmarks.timing import take_turns
 from train.loop.speed import MATRIX_SIDE
@@ -50,7 +51,7 @@ class OnePass:
     """One pass of the dynamics over a frame after a full window."""
 
     def __init__(self, world: World, compiled: bool) -> None:
-        self.dynamics = QuickNets(world, compile=compiled).dynamics
+        self.dynamics = TorchEngine(world, world.config.sampling, compile=compiled).dynamics
         config = world.config.dynamics
         size = (1, config.num_tokens)
         self.tokens = torch.randint(config.codebook_size, size, device=world.device)
@@ -58,8 +59,9 @@ class OnePass:
         ring = self.dynamics.transformer.new_ring(1, config.num_tokens)
         with torch.inference_mode():
             for _ in range(config.window):
-                ring.append(self.dynamics.remember(self.tokens, self.action, ring.past()))
-        self.past = ring.past()
+                past = as_tensors(ring.past())
+                ring.append(self.dynamics.remember(self.tokens, self.action, past))
+        self.past = as_tensors(ring.past())
         weights = sum(w.nbytes for w in self.dynamics.transformer.parameters())
         weights += self.dynamics.out.weight.nbytes
         self.num_bytes = weights + self.past.keys.nbytes + self.past.values.nbytes
@@ -74,7 +76,7 @@ class Matrices:
 
     def __init__(self, world: World) -> None:
         side = MATRIX_SIDE[world.device.type]
-        dtype = QuickNets(world).dynamics.out.weight.dtype
+        dtype = quick_dtype(world.device)
         self.a, self.b = torch.randn(2, side, side, device=world.device).to(dtype)
         self.operations = 2 * side**3
 

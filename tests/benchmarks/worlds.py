@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
@@ -11,9 +12,10 @@ from torch import Tensor
 import genie
 from genie.frames import to_uint8
 from genie.machine import best_device
-from genie.maskgit import fill_frame
-from genie.sampling import SamplingConfig
-from genie.session import QuickNets, Sessions
+from genie.maskgit import reveal
+from genie.sampling import Pace, SamplingConfig, fill_frame
+from genie.session import Sessions
+from genie.torch_engine import TorchEngine
 from genie.world import World, WorldConfig
 from train.presets import PRESETS
 
@@ -51,7 +53,7 @@ def start(world: World, age: int, rows: int = 1, compile: bool = False, **sampli
     """
     prompts = torch.randint(256, (rows, 1, 3, *world.size), dtype=torch.uint8)
     config = replace(world.config.sampling, **sampling)
-    running = Sessions(QuickNets(world, compile=compile), prompts, range(rows), config)
+    running = Sessions(TorchEngine(world, config, compile=compile), prompts, range(rows), config)
     filled = min(age, world.config.dynamics.window)
     for step in range(1, filled):
         running.step(torch.full((rows,), step % world.num_actions))
@@ -69,7 +71,7 @@ class Uncached:
 
     @torch.inference_mode()
     def __init__(self, world: World, age: int, sampling: SamplingConfig) -> None:
-        self.nets, self.sampling = QuickNets(world), sampling
+        self.nets, self.sampling = TorchEngine(world, sampling), sampling
         self.tokenizer = world.tokenizer
         config = world.config.dynamics
         size, self.device = (1, age, config.num_tokens), world.device
@@ -79,19 +81,17 @@ class Uncached:
     @torch.inference_mode()
     def step(self) -> UInt8[Tensor, "1 3 h w"]:
         """One frame."""
-        size = (1, self.sampling.maskgit_steps, 2, self.past.shape[2])
-        noise = torch.rand(size, device=self.device)
-        dynamics = self.nets.dynamics
-        guided = iter((True,))
-        tokens = fill_frame(
-            lambda tokens: self._logits(tokens, guided=next(guided, False)),
-            noise=noise,
-            mask_id=dynamics.mask_id,
-            temperature=self.sampling.temperature,
-            choice_temperature=self.sampling.choice_temperature,
-            entropy_bound=self.sampling.entropy_bound,
-        )
-        return self._decode(torch.cat([self.past, tokens[:, None]], dim=1))
+        n, mask_id = self.past.shape[2], self.nets.mask_id
+        tokens = fill_frame(self._reveal, np.full((1, n), mask_id), mask_id, self.sampling)
+        newest = torch.from_numpy(tokens).to(self.device)
+        return self._decode(torch.cat([self.past, newest[:, None]], dim=1))
+
+    def _reveal(self, tokens: Int[np.ndarray, "1 n"], number: int, pace: Pace) -> np.ndarray:
+        shown = torch.from_numpy(tokens).to(self.device)
+        noise = torch.rand(1, 2, tokens.shape[1], device=self.device)
+        numbers = Pace(*(torch.from_numpy(np.asarray(x)).to(self.device) for x in pace))
+        logits = self._logits(shown, guided=number == 0)
+        return reveal(logits, shown, noise, self.nets.mask_id, numbers).cpu().numpy()
 
     def _logits(self, newest: Int[Tensor, "1 n"], *, guided: bool) -> Tensor:
         clip = torch.cat([self.past, newest[:, None]], dim=1)

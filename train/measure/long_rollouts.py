@@ -86,7 +86,7 @@ def run_on(
     running = world.start_many(prompts, seeds=[seed + 2**32 * n for n in range(len(prompts))])
     films: dict[int, list[Tensor]] = {step: [] for step in steps}
     for now in tqdm(range(1, max(steps) + 1), desc="long rollouts", leave=False, disable=None):
-        frame = running.step(actions[:, now - 1]).cpu()
+        frame = torch.from_numpy(running.step(actions[:, now - 1]))
         for step in steps:
             if step - WINDOW < now <= step:
                 films[step].append(frame)

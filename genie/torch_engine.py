@@ -1,0 +1,143 @@
+"""PyTorch as what computes a world's frames, on any device.
+
+In: a world's nets. Out: the functions of `genie.frame` over NumPy's arrays; the past stays on the
+device. See `genie.session.Engine`.
+"""
+
+import copy
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Int64, UInt8
+from torch import Tensor
+
+from genie.compiling import compile_parts
+from genie.dynamics import Dynamics
+from genie.frame import LookBack, Reveal, Show
+from genie.frames import to_float
+from genie.machine import autocast, check_compiler, quick_dtype
+from genie.ring import Array, FrameKeyValue, Past, Ring
+from genie.sampling import Pace, SamplingConfig
+from genie.st_transformer import as_tensors
+from genie.tokenizer import FrameDecoder, Tokenizer
+
+
+@runtime_checkable
+class TrainedNets(Protocol):
+    """What is needed of a `World`."""
+
+    tokenizer: Tokenizer
+    dynamics: Dynamics
+
+    @property
+    def latent_action(self) -> "InfersActions":
+        """What tells the actions of a prompt of several frames."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the nets are."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of frames."""
+        ...
+
+    @property
+    def num_actions(self) -> int:
+        """How many latent actions there are."""
+        ...
+
+
+class InfersActions(Protocol):
+    """What is needed of a latent action model."""
+
+    def infer(self, frames: Float[Tensor, "b t 3 h w"]) -> Int[Tensor, "b t-1"]:
+        """See `LatentActionModel.infer`."""
+        ...
+
+
+class TorchEngine:
+    """Copies of the nets whose weights are in the device's quickest format."""
+
+    def __init__(
+        self, trained: TrainedNets, sampling: SamplingConfig, *, compile: bool = False
+    ) -> None:
+        """Copies the weights as they are now. Args and errors: see `World.start_many`."""
+        if compile:
+            check_compiler(trained.device)
+        self.trained, self.size, self.num_actions = trained, trained.size, trained.num_actions
+        self.dtype = quick_dtype(trained.device)
+        self.dynamics = copy.deepcopy(trained.dynamics).to(self.dtype).eval().requires_grad_(False)
+        self.decoder = FrameDecoder(trained.tokenizer, self.dtype)
+        self.mask_id = self.dynamics.mask_id
+        self._look_back = LookBack(self.dynamics, foresees=sampling.guidance != 1)
+        self._reveal, self._show = Reveal(self.dynamics), Show(self.decoder)
+        self.num_next = self._look_back.num_next
+        if compile:
+            compile_parts(self.dynamics)
+            compile_parts(self.decoder)
+
+    def new_rings(self, batch_size: int) -> tuple[Ring, Ring]:
+        """See `genie.session.Engine`."""
+        stacks = self.dynamics.transformer, self.decoder.decoder
+        num_tokens = self.dynamics.config.num_tokens
+        past, shown = (stack.new_ring(batch_size, num_tokens) for stack in stacks)
+        return past, shown
+
+    def new_logits(self, batch_size: int) -> Array:
+        """See `genie.session.Engine`."""
+        config = self.dynamics.config
+        shape = batch_size, config.num_tokens, config.codebook_size
+        return self.dynamics.out.weight.new_zeros(shape)
+
+    @torch.no_grad()
+    def read(
+        self, prompts: UInt8[np.ndarray, "b t 3 h w"]
+    ) -> tuple[Int64[np.ndarray, "b t n"], Int64[np.ndarray, "b t"]]:
+        """See `genie.session.Engine`."""
+        frames = to_float(torch.from_numpy(prompts).to(self.trained.device))
+        with autocast(self.trained.device):
+            tokens = self.trained.tokenizer.encode(frames)
+            actions = self.trained.latent_action.infer(frames)
+        led_by = F.pad(actions, (1, 0), value=self.dynamics.no_action)
+        return tokens.cpu().numpy(), led_by.cpu().numpy()
+
+    @torch.no_grad()
+    def look_back(
+        self, tokens: Int64[np.ndarray, "b n"], led_by: Int64[np.ndarray, " b"], past: Past
+    ) -> tuple[Array, FrameKeyValue]:
+        """See `genie.session.Engine`."""
+        return self._look_back(*self._given(tokens, led_by), as_tensors(past))
+
+    @torch.no_grad()
+    def reveal(
+        self,
+        tokens: Int64[np.ndarray, "b n"],
+        actions: Int64[np.ndarray, " b"],
+        unled: Array,
+        drawn: np.ndarray,
+        pace: Pace,
+        past: Past,
+    ) -> Int64[np.ndarray, "b n"]:
+        """See `genie.session.Engine`."""
+        given = self._given(tokens, actions)
+        numbers = *self._given(drawn), self._pace(pace)
+        return self._reveal(*given, unled, *numbers, as_tensors(past)).cpu().numpy()
+
+    @torch.no_grad()
+    def show(
+        self, tokens: Int64[np.ndarray, "b n"], past: Past
+    ) -> tuple[UInt8[np.ndarray, "b 3 h w"], FrameKeyValue]:
+        """See `genie.session.Engine`."""
+        frames, newest = self._show(*self._given(tokens), as_tensors(past))
+        return frames.cpu().numpy(), newest
+
+    def _given(self, *arrays: np.ndarray) -> list[Tensor]:
+        return [torch.from_numpy(array).to(self.trained.device) for array in arrays]
+
+    def _pace(self, pace: Pace) -> Pace:
+        return Pace(*self._given(*map(np.asarray, pace)))
