@@ -1,4 +1,4 @@
-"""A frame as three pure functions of arrays: look back, reveal, show.
+"""A frame as pure functions of arrays: look back, reveal, show; and read, which begins it all.
 
 In: tokens, actions, and what a `Ring` keeps of the past. Out: tokens, pictures, and the newest keys
 and values, for whoever keeps the ring. This is all that play asks of the nets while it runs: what
@@ -9,11 +9,11 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from genie.dynamics import Dynamics
-from genie.frames import to_uint8
+from genie.frames import to_float, to_uint8
 from genie.maskgit import reveal
 from genie.ring import FrameKeyValue, Past
 from genie.sampling import Pace
-from genie.tokenizer import FrameDecoder
+from genie.tokenizer import FrameDecoder, Tokenizer
 
 
 class LookBack(nn.Module):
@@ -91,3 +91,16 @@ class Show(nn.Module):
         """The frame for the screen, and what the next ones see of it."""
         frames, newest = self.decoder(tokens, past)
         return to_uint8(frames), newest
+
+
+class Read(nn.Module):
+    """A picture to tokens."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Args: tokenizer: of the world."""
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    def forward(self, frames: UInt8[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
+        """The tokens of a prompt of one frame."""
+        return self.tokenizer.encode(to_float(frames)[:, None])[:, 0]

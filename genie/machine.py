@@ -36,9 +36,9 @@ def quick_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_fast_bf16(device) else torch.float32
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """Matrix products in `quick_dtype`; the weights stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device))
+def autocast(device: torch.device, *, enabled: bool = True) -> torch.autocast:
+    """Matrix products in `quick_dtype` if `enabled`; the weights stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled and has_fast_bf16(device))
 
 
 def allow_quick_float32(device: torch.device) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +40,15 @@ class SamplingConfig:
             raise UserError(f"entropy_bound is {self.entropy_bound}: use 0 (none) or more")
         if not 1 <= self.guidance < math.inf:
             raise UserError(f"guidance is {self.guidance}: use 1 (none) or more")
+
+    def changed(self, maskgit_steps: int | None, temperature: float | None) -> "SamplingConfig":
+        """With other numbers in some places; None leaves one as it is.
+
+        Raises:
+            UserError: if a number is out of range.
+        """
+        given = {"maskgit_steps": maskgit_steps, "temperature": temperature}
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
 class Pace(NamedTuple):

@@ -8,7 +8,6 @@ Knows no keys, windows or clocks, and not what computes its frames.
 import copy
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -184,9 +183,7 @@ class Sessions:
         Raises:
             UserError: if a number is out of range.
         """
-        given = {"maskgit_steps": maskgit_steps, "temperature": temperature}
-        changes = {name: value for name, value in given.items() if value is not None}
-        self.sampling = replace(self.sampling, **changes)
+        self.sampling = self.sampling.changed(maskgit_steps, temperature)
         self._foreseen = None
 
     def _make_room(self, engine: Engine, seeds: Sequence[int], sampling: SamplingConfig) -> None:

@@ -294,7 +294,9 @@ def _clip_tables(
             nothing but a hidden frame itself attends to it.
         like: whose number format and device are taken.
     """
-    return _make_clip_tables(num_frames, window, head_dim, hides, like.device, like.dtype)
+    # While a graph is exported, tensors are stand-ins, of which none may stay behind.
+    make = _make_clip_tables.__wrapped__ if torch.compiler.is_exporting() else _make_clip_tables
+    return make(num_frames, window, head_dim, hides, like.device, like.dtype)
 
 
 @lru_cache(maxsize=64)  # a table that is made in every step makes the device wait for the host

@@ -166,27 +166,42 @@ class Tokenizer(nn.Module):
 class FrameDecoder(nn.Module):
     """The decoding half of a tokenizer, for one frame at a time, as play wants it."""
 
-    def __init__(self, tokenizer: Tokenizer, dtype: torch.dtype) -> None:
-        """A copy of the weights as they are now. Args: dtype: to compute in."""
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Shares the tokenizer's weights."""
         super().__init__()
-        self.grid = tokenizer.config.grid
-        ids = torch.arange(tokenizer.codebook.size, device=tokenizer.decoder_position.device)
-        with torch.no_grad():
-            codes = tokenizer.codebook.ids_to_codes(ids[None])[0]
-        # A token's code is looked up: working it out from its number takes a dozen operations.
-        self.codes = nn.Embedding.from_pretrained(codes.to(dtype))
-        halves = copy.deepcopy((tokenizer.decoder_position, tokenizer.decoder, tokenizer.head))
-        self.position, self.decoder, self.head = halves
-        self.to(dtype).eval().requires_grad_(False)
+        self.tokenizer = tokenizer
 
     def forward(
         self, tokens: Int[Tensor, "b n"], past: Past
     ) -> tuple[Float[Tensor, "b 3 h w"], FrameKeyValue]:
         """The next frame's pixels in 0..1, and its keys and values; a pure function."""
-        x = self.codes(tokens) + self.position
-        features, newest = self.decoder.forward_next(x[:, None], past, wanted=1)
-        pixels = self.head(rearrange(features[:, 0], "b (h w) d -> b d h w", h=self.grid[0]))
+        tokenizer, rows = self.tokenizer, self.tokenizer.config.grid[0]
+        x = self.codes(tokens) + tokenizer.decoder_position
+        features, newest = tokenizer.decoder.forward_next(x[:, None], past, wanted=1)
+        pixels = tokenizer.head(rearrange(features[:, 0], "b (h w) d -> b d h w", h=rows))
         return pixels, newest
+
+    def codes(self, tokens: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        """What stands for tokens."""
+        return self.tokenizer.codebook.ids_to_codes(tokens)
+
+
+class QuickFrameDecoder(FrameDecoder):
+    """The same in another number format, with a table of codes, in a copy of the weights."""
+
+    def __init__(self, tokenizer: Tokenizer, dtype: torch.dtype) -> None:
+        """A copy of the weights as they are now. Args: dtype: to compute in."""
+        ids = torch.arange(tokenizer.codebook.size, device=tokenizer.decoder_position.device)
+        with torch.no_grad():
+            codes = tokenizer.codebook.ids_to_codes(ids[None])[0]
+        super().__init__(copy.deepcopy(tokenizer).to(dtype).eval().requires_grad_(False))
+        del self.tokenizer.stem, self.tokenizer.encoder, self.tokenizer.encoder_position
+        # Working a token's code out from its number takes a dozen operations.
+        self.table = nn.Embedding.from_pretrained(codes.to(dtype))
+
+    def codes(self, tokens: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        """Looked up."""
+        return self.table(tokens)
 
 
 class _ConvStem(nn.Sequential):

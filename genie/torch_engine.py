@@ -21,7 +21,7 @@ from genie.machine import autocast, check_compiler, quick_dtype
 from genie.ring import Array, FrameKeyValue, Past, Ring
 from genie.sampling import Pace, SamplingConfig
 from genie.st_transformer import as_tensors
-from genie.tokenizer import FrameDecoder, Tokenizer
+from genie.tokenizer import QuickFrameDecoder, Tokenizer
 
 
 @runtime_checkable
@@ -64,15 +64,27 @@ class TorchEngine:
     """Copies of the nets whose weights are in the device's quickest format."""
 
     def __init__(
-        self, trained: TrainedNets, sampling: SamplingConfig, *, compile: bool = False
+        self,
+        trained: TrainedNets,
+        sampling: SamplingConfig,
+        *,
+        compile: bool = False,
+        exact: bool = False,
     ) -> None:
-        """Copies the weights as they are now. Args and errors: see `World.start_many`."""
+        """Copies the weights as they are now.
+
+        Args:
+            trained: the nets.
+            sampling: of which only whether there is guidance counts.
+            compile: see `World.start_many`, also for errors.
+            exact: compute in float32.
+        """
         if compile:
             check_compiler(trained.device)
         self.trained, self.size, self.num_actions = trained, trained.size, trained.num_actions
-        self.dtype = quick_dtype(trained.device)
+        self.dtype = torch.float32 if exact else quick_dtype(trained.device)
         self.dynamics = copy.deepcopy(trained.dynamics).to(self.dtype).eval().requires_grad_(False)
-        self.decoder = FrameDecoder(trained.tokenizer, self.dtype)
+        self.decoder = QuickFrameDecoder(trained.tokenizer, self.dtype)
         self.mask_id = self.dynamics.mask_id
         self._look_back = LookBack(self.dynamics, foresees=sampling.guidance != 1)
         self._reveal, self._show = Reveal(self.dynamics), Show(self.decoder)
@@ -83,7 +95,7 @@ class TorchEngine:
 
     def new_rings(self, batch_size: int) -> tuple[Ring, Ring]:
         """See `genie.session.Engine`."""
-        stacks = self.dynamics.transformer, self.decoder.decoder
+        stacks = self.dynamics.transformer, self.decoder.tokenizer.decoder
         num_tokens = self.dynamics.config.num_tokens
         past, shown = (stack.new_ring(batch_size, num_tokens) for stack in stacks)
         return past, shown
@@ -100,7 +112,7 @@ class TorchEngine:
     ) -> tuple[Int64[np.ndarray, "b t n"], Int64[np.ndarray, "b t"]]:
         """See `genie.session.Engine`."""
         frames = to_float(torch.from_numpy(prompts).to(self.trained.device))
-        with autocast(self.trained.device):
+        with autocast(self.trained.device, enabled=self.dtype != torch.float32):
             tokens = self.trained.tokenizer.encode(frames)
             actions = self.trained.latent_action.infer(frames)
         led_by = F.pad(actions, (1, 0), value=self.dynamics.no_action)

@@ -7,12 +7,12 @@ state but weights.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Int64, UInt8
 from torch import Tensor, nn
 
 from genie.checkpoint import load_weights, save_weights
@@ -22,7 +22,7 @@ from genie.errors import UserError
 from genie.files import write_whole, writing
 from genie.frames import from_pictures, to_float
 from genie.latent_action import LatentActionConfig, LatentActionModel
-from genie.machine import best_device, quick_dtype
+from genie.machine import best_device, describe, quick_dtype
 from genie.places import find_world
 from genie.sampling import SamplingConfig
 from genie.session import Engine, Session, Sessions
@@ -107,6 +107,18 @@ class World(nn.Module):
     def fps(self) -> float:
         """Frames per second at which the world looks natural."""
         return self.config.fps
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How new frames are drawn."""
+        return self.config.sampling
+
+    engine_name = "torch"
+
+    @property
+    def what_computes(self) -> str:
+        """Processor, threads and number format, for people."""
+        return describe(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -205,10 +217,16 @@ class World(nn.Module):
         Raises:
             UserError: if sizes or numbers do not fit, or there is no compiler.
         """
-        sampling = self._sampling(maskgit_steps, temperature)
+        sampling = self.sampling.changed(maskgit_steps, temperature)
         seeds = list(range(len(prompts)) if seeds is None else seeds)
         frames = prompts.cpu() if isinstance(prompts, Tensor) else prompts
         return Sessions(self._make_engine(sampling, compile), frames, seeds, sampling)
+
+    def read(
+        self, prompts: UInt8[np.ndarray, "b t 3 h w"]
+    ) -> tuple[Int64[np.ndarray, "b t n"], Int64[np.ndarray, "b t"]]:
+        """The tokens of prompts, and the action that led to each of their frames."""
+        return self._make_engine(self.sampling, compile=False).read(prompts)
 
     @torch.inference_mode()
     def infer(
@@ -254,12 +272,6 @@ class World(nn.Module):
         if self._engine is None or self._engine[0] != made_of:
             self._engine = made_of, TorchEngine(self, sampling, compile=compile)
         return self._engine[1]
-
-    def _sampling(self, maskgit_steps: int | None, temperature: float | None) -> SamplingConfig:
-        given = {"maskgit_steps": maskgit_steps, "temperature": temperature}
-        return replace(
-            self.config.sampling, **{name: v for name, v in given.items() if v is not None}
-        )
 
 
 def make_latent_action(

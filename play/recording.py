@@ -13,12 +13,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 
 from genie.errors import UserError
 from genie.files import whole, writing
+from genie.playable import EngineName
 from play.game import Settings
 
 FORMAT_VERSION = 2
@@ -45,6 +46,8 @@ class Recording:
     """Latent actions, in order."""
     digests: tuple[str, ...]
     """One for the start and one for the frame after each action."""
+    engine: EngineName = "torch"
+    """What computed the frames: another one rounds otherwise."""
 
     def __post_init__(self) -> None:
         starts = [start for start, _ in self.settings]
@@ -58,6 +61,8 @@ class Recording:
                 raise ValueError(f"a field is no {kind.__name__}")
         if not self.actions:
             raise ValueError("it has no action")
+        if self.engine not in get_args(EngineName):
+            raise ValueError(f"its engine is {self.engine!r}")
         if len(self.digests) != len(self.actions) + 1:
             raise ValueError(f"{len(self.digests)} digests for {len(self.actions)} actions")
         if not starts or starts[0] != 0 or starts != sorted(set(starts)):

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,14 +16,12 @@ from genie import video
 from genie.decoding import is_film
 from genie.errors import UserError
 from genie.places import shipped, worlds_in
+from genie.playable import EngineName, Playable, open_world
 from play import bindings
 from play.game import Settings, StartGame
 from play.keymap import KeyMap
 from play.recording import Recording, changes
 from play.timeline import Playthrough
-
-if TYPE_CHECKING:
-    from genie.world import World
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 HISTORY = 8
@@ -63,6 +61,8 @@ class Opening:
     """Name of the world, for recordings."""
     fingerprint: str
     """Of the world."""
+    engine: EngineName
+    """What computes its frames, for recordings."""
     prompt: np.ndarray
     """uint8 (t, h, w, 3)."""
     what_runs: str = ""
@@ -81,6 +81,7 @@ class Opening:
         return Recording(
             world=self.world,
             fingerprint=self.fingerprint,
+            engine=self.engine,
             prompt=self.prompt,
             seed=seed,
             settings=changes(playthrough.used_settings),
@@ -97,6 +98,7 @@ class Library:
         seed: of every opening.
         maskgit_steps: passes over a frame at most; None takes each world's own.
         temperature: of the token draws; None takes each world's own.
+        engine: what computes frames; None takes the quicker one.
         fps: steps per second; None takes each world's own.
     """
 
@@ -107,23 +109,21 @@ class Library:
         maskgit_steps: int | None = None,
         temperature: float | None = None,
         fps: float | None = None,
+        engine: EngineName | None = None,
     ) -> None:
+        self._engine = engine
         self._seed, self._steps, self._temperature = seed, maskgit_steps, temperature
         self._fps = fps
-        self._worlds: dict[Path, World] = {}
+        self._worlds: dict[Path, Playable] = {}
 
-    def world(self, folder: Path) -> "World":
+    def world(self, folder: Path) -> Playable:
         """The world of a folder.
 
         Raises:
             UserError: if it is none.
         """
-        from genie import machine
-        from genie.world import World
-
         if folder not in self._worlds:
-            machine.choose_threads()
-            self._worlds[folder] = World.from_pretrained(folder)
+            self._worlds[folder] = open_world(folder, self._engine)
         return self._worlds[folder]
 
     def open(self, folder: Path, prompt: Path) -> Opening:
@@ -156,10 +156,8 @@ class Library:
             film: the whole video, of which the prompt is the beginning, to be shown beside.
             beside: see `Opening`.
         """
-        from genie import machine
-
         world = self.world(folder)
-        own, legend = world.config.sampling, KeyMap.load(folder, world.num_actions)
+        own, legend = world.sampling, KeyMap.load(folder, world.num_actions)
         settings = Settings(
             own.maskgit_steps if self._steps is None else self._steps,
             own.temperature if self._temperature is None else self._temperature,
@@ -175,8 +173,8 @@ class Library:
             world=world.name,
             fingerprint=world.fingerprint,
             prompt=prompt,
-            what_runs=f"{world.name} on {machine.describe(world.device)}, "
-            f"{settings.passes} a frame",
+            what_runs=f"{world.name} on {world.what_computes}, {settings.passes} a frame",
+            engine=world.engine_name,
             clip=None if film is None else _clip(world, film, len(prompt)),
             beside=beside,
         )
@@ -212,12 +210,12 @@ def first_prompt(world: Path) -> Path:
     return prompts[0]
 
 
-def _starter(world: "World", prompt: np.ndarray) -> StartGame:
+def _starter(world: Playable, prompt: np.ndarray) -> StartGame:
     return lambda seed, settings: world.start(prompt, seed=seed, **settings._asdict())
 
 
-def _clip(world: "World", film: np.ndarray, num_seen: int) -> Clip:
-    actions = world.infer(film).tolist()
+def _clip(world: Playable, film: np.ndarray, num_seen: int) -> Clip:
+    actions = [int(action) for action in world.infer(film)]
     return Clip(tuple(film[num_seen - 1 :]), tuple(actions[num_seen - 1 :]))
 
 

@@ -7,7 +7,7 @@ from conftest import HEIGHT, WIDTH, square_frames
 from genie.codebook import CodebookConfig
 from genie.errors import UserError
 from genie.st_transformer import as_tensors
-from genie.tokenizer import FrameDecoder, Tokenizer, TokenizerConfig
+from genie.tokenizer import QuickFrameDecoder, Tokenizer, TokenizerConfig
 
 FRAMES, CHANGED = 14, 6
 
@@ -112,8 +112,8 @@ def test_no_gradient_flows_from_pictures_to_later_codes(
 def test_decoding_frame_by_frame_is_decoding_the_clip(values: dict):
     tokenizer = make(**values)
     tokens = torch.randint(60, (2, FRAMES, 24))
-    wanted, decoder = tokenizer.decode(tokens), FrameDecoder(tokenizer, torch.float32)
-    ring = decoder.decoder.new_ring(2, 24)
+    wanted, decoder = tokenizer.decode(tokens), QuickFrameDecoder(tokenizer, torch.float32)
+    ring = decoder.tokenizer.decoder.new_ring(2, 24)
     for t in range(FRAMES):
         found, newest = decoder(tokens[:, t], as_tensors(ring.past()))
         ring.append(newest)
@@ -127,7 +127,7 @@ def test_a_frame_decoder_is_a_copy(frames: torch.Tensor):
     tokenizer = make()
     tokens = tokenizer.encode(frames)
     wanted = tokenizer.decode(tokens)
-    decoder = FrameDecoder(tokenizer, torch.bfloat16)
+    decoder = QuickFrameDecoder(tokenizer, torch.bfloat16)
     assert torch.equal(tokenizer.decode(tokens), wanted), "the tokenizer itself became bf16"
     for weight in decoder.parameters():
         assert weight.dtype == torch.bfloat16 and not weight.requires_grad

@@ -108,8 +108,7 @@ class Uncached:
         return dynamics.out(dynamics.transformer(dynamics._embed(clip, actions)))[:, -1]
 
     def _decode(self, tokens: Int[Tensor, "1 t n"]) -> UInt8[Tensor, "1 3 h w"]:
-        decoder = self.nets.decoder
-        features = decoder.decoder(decoder.codes(tokens) + decoder.position)
-        rows, columns = decoder.grid
-        pixels = decoder.head(features.flatten(0, 1).mT.unflatten(2, (rows, columns)))
+        decoder, tokenizer = self.nets.decoder, self.nets.decoder.tokenizer
+        features = tokenizer.decoder(decoder.codes(tokens) + tokenizer.decoder_position)
+        pixels = tokenizer.head(features.flatten(0, 1).mT.unflatten(2, tokenizer.config.grid))
         return to_uint8(pixels[-1:].float())

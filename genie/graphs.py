@@ -1,0 +1,171 @@
+"""A world's frame as ONNX graphs, for engines other than PyTorch.
+
+In: a world. Out: one file for each function of `genie.frame`. They hold no weights: whoever runs
+them gives those by the names that they have in the world's own files.
+"""
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from genie.dynamics import Dynamics
+from genie.files import whole, write_whole, writing
+from genie.frame import LookBack, Read, Reveal, Show
+from genie.onnx_engine import CARD, Card, digests
+from genie.ring import Past, Ring
+from genie.sampling import Pace, SamplingConfig
+from genie.st_transformer import as_tensors
+from genie.tokenizer import FrameDecoder, Tokenizer
+
+OPSET = 20
+WEIGHTS = "weights"
+"""Where graphs say that their weights lie; no such file is ever read."""
+BATCH = torch.export.Dim("b", min=1)
+
+
+class Nets(Protocol):
+    """What is needed of a `World`."""
+
+    tokenizer: Tokenizer
+    dynamics: Dynamics
+
+    @property
+    def fingerprint(self) -> str:
+        """Of configs and weights."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Weights by name."""
+        ...
+
+
+def export(world: Nets, sampling: SamplingConfig, folder: Path) -> None:
+    """Write the graphs of a world and, when they are all there, the card that names its files.
+
+    Args:
+        world: on the CPU in float32, as it was loaded from the folder.
+        sampling: of which only whether there is guidance counts.
+        folder: of the world.
+
+    Raises:
+        UserError: if they cannot be written.
+    """
+    known, wanted = set(world.state_dict()), {}
+    with writing(folder):
+        (folder / CARD).unlink(missing_ok=True)
+        for name, (net, inputs, names) in _functions(world, sampling).items():
+            graph = _trace(net.eval(), inputs, names)
+            wanted[name] = _leave_weights_out(graph, known)
+            with whole(folder / f"{name}.onnx") as path:
+                path.write_bytes(graph.SerializeToString(deterministic=True))
+        card = Card(world.fingerprint, digests(folder), wanted)
+        write_whole(folder / CARD, json.dumps(asdict(card), indent=1) + "\n")
+
+
+def _functions(
+    world: Nets, sampling: SamplingConfig
+) -> dict[str, tuple[nn.Module, tuple[Any, ...], list[str]]]:
+    """By name: the function, inputs of two worlds to trace it with, and what those are called."""
+    config = world.dynamics.config
+    shape, pixels = (2, config.num_tokens), world.tokenizer.config
+    tokens, action = torch.zeros(shape, dtype=torch.long), torch.zeros(2, dtype=torch.long)
+    unled, noise = torch.zeros(*shape, config.codebook_size), torch.zeros(2, 2, config.num_tokens)
+    pace = Pace(torch.tensor(1), *(torch.tensor(float(number)) for number in range(1, 5)))
+    past = world.dynamics.transformer.new_ring(*shape)
+    shown = world.tokenizer.decoder.new_ring(*shape)
+    look_back = LookBack(world.dynamics, foresees=sampling.guidance != 1)
+    paced = ["tokens", "actions", "unled", "noise", *Pace._fields, *Past._fields]
+    return {
+        "look_back": (
+            look_back,
+            (tokens, action, _past(past, look_back.num_next)),
+            ["tokens", "led_by", *Past._fields],
+        ),
+        "reveal": (
+            Reveal(world.dynamics),
+            (tokens.clone(), action.clone(), unled, noise, pace, _past(past, 1)),
+            paced,
+        ),
+        "read": (
+            Read(world.tokenizer),
+            (torch.zeros(2, 3, pixels.height, pixels.width, dtype=torch.uint8),),
+            ["frames"],
+        ),
+        "show": (
+            Show(FrameDecoder(world.tokenizer)),
+            (tokens.clone(), _past(shown, 1)),
+            ["tokens", *Past._fields],
+        ),
+    }
+
+
+def _past(ring: Ring, num_next: int) -> Past:
+    """In memory of its own: one tensor given twice would become one input."""
+    return Past(*(array.clone() for array in as_tensors(ring.past(num_next))))
+
+
+def _trace(net: nn.Module, inputs: tuple[Any, ...], names: list[str]) -> onnx.ModelProto:
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            net,
+            inputs,
+            input_names=names,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=torch.utils._pytree.tree_map(_batch_axis, inputs),
+            optimize=False,
+            verbose=False,
+        )
+    return program.model_proto
+
+
+def _batch_axis(tensor: Tensor) -> dict[int, Any]:
+    """Worlds come first, but for keys and values, where blocks do; a number has none."""
+    if not tensor.ndim:
+        return {}
+    return {1 if tensor.ndim == 6 else 0: BATCH}
+
+
+def _leave_weights_out(graph: onnx.ModelProto, known: set[str]) -> list[str]:
+    """Side effect: weights of the world are called what it calls them, and lie outside.
+
+    Returns:
+        What they are called.
+    """
+    renamed = {}
+    for weight in graph.graph.initializer:
+        name = weight.name.removeprefix("decoder.")
+        if name in known:
+            renamed[weight.name] = weight.name = name
+            weight.ClearField("raw_data")
+            weight.data_location = onnx.TensorProto.EXTERNAL
+            weight.external_data.add(key="location", value=WEIGHTS)
+    for node in graph.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+    del graph.graph.value_info[:]
+    return sorted(renamed.values())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter has much to say that is not about our graphs."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,198 @@
+"""onnxruntime as what computes a world's frames on a CPU: without PyTorch, and without its start.
+
+In: a world's folder with graphs, see `genie.graphs`. Out: their functions over NumPy's arrays. See
+`genie.session.Engine`. All is float32.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from jaxtyping import Float32, Int64, UInt8
+from safetensors.numpy import load_file
+
+from genie.configs import config_from_dict
+from genie.errors import UserError
+from genie.ring import FrameKeyValue, Past, Ring
+from genie.sampling import Pace
+
+CARD = "graphs.json"
+"""Beside the graphs."""
+MOST_THREADS = 8
+"""One frame has too few tokens to keep more cores busy."""
+
+ReadFilm = Callable[
+    [UInt8[np.ndarray, "b t 3 h w"]],
+    tuple[Int64[np.ndarray, "b t n"], Int64[np.ndarray, "b t"]],
+]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What graphs belong to."""
+
+    fingerprint: str
+    """Of the world."""
+    files: dict[str, str]
+    """Digests of the files of the world by name."""
+    weights: dict[str, list[str]]
+    """Names of the weights that each graph wants."""
+
+
+def read_card(folder: Path) -> Card | None:
+    """The card of a world's graphs; None if there are none, or if the world has changed since."""
+    try:
+        card = config_from_dict(Card, json.loads((folder / CARD).read_text()), where=CARD)
+    except (OSError, ValueError, UserError):
+        return None
+    return card if card.files == digests(folder) else None
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """By name, of the files that make a world: config and weights."""
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+class OnnxEngine:
+    """Sessions of onnxruntime, one for each function."""
+
+    def __init__(
+        self,
+        folder: Path,
+        card: Card,
+        *,
+        size: tuple[int, int],
+        num_actions: int,
+        read_film: ReadFilm,
+    ) -> None:
+        """Loads graphs and weights.
+
+        Args:
+            folder: of the world.
+            card: as `read_card` gives it.
+            size: height and width of frames.
+            num_actions: latent actions.
+            read_film: reads prompts of several frames; for those of one there is a graph.
+
+        Raises:
+            UserError: if a graph cannot be read.
+        """
+        _share_threads(num_threads())
+        self.size, self.num_actions, self._read_film = size, num_actions, read_film
+        weights = _load_weights(folder, card)
+        self._read, self._look_back, self._reveal, self._show = (
+            _open(folder / f"{name}.onnx", {each: weights[each] for each in card.weights[name]})
+            for name in ("read", "look_back", "reveal", "show")
+        )
+        self.num_next = _shape(self._look_back, "cos")[3]
+        self._num_tokens, self.mask_id = _shape(self._reveal, "unled")[1:]
+
+    def new_rings(self, batch_size: int) -> tuple[Ring, Ring]:
+        """See `genie.session.Engine`."""
+        past, shown = (_new_ring(graph, batch_size) for graph in (self._look_back, self._show))
+        return past, shown
+
+    def new_logits(self, batch_size: int) -> Float32[np.ndarray, "b n v"]:
+        """See `genie.session.Engine`."""
+        return np.zeros((batch_size, self._num_tokens, self.mask_id), dtype=np.float32)
+
+    def read(
+        self, prompts: UInt8[np.ndarray, "b t 3 h w"]
+    ) -> tuple[Int64[np.ndarray, "b t n"], Int64[np.ndarray, "b t"]]:
+        """See `genie.session.Engine`."""
+        if prompts.shape[1] > 1:
+            return self._read_film(prompts)
+        (tokens,) = _run(self._read, {"frames": prompts[:, 0]})
+        no_action = np.full((len(prompts), 1), self.num_actions, dtype=np.int64)
+        return tokens[:, None], no_action
+
+    def look_back(
+        self, tokens: Int64[np.ndarray, "b n"], led_by: Int64[np.ndarray, " b"], past: Past
+    ) -> tuple[Float32[np.ndarray, "b n v"], FrameKeyValue]:
+        """See `genie.session.Engine`."""
+        given = {"tokens": tokens, "led_by": led_by, **past._asdict()}
+        unled, keys, values = _run(self._look_back, given)
+        return unled, (keys, values)
+
+    def reveal(
+        self,
+        tokens: Int64[np.ndarray, "b n"],
+        actions: Int64[np.ndarray, " b"],
+        unled: Float32[np.ndarray, "b n v"],
+        drawn: Float32[np.ndarray, "b 2 n"],
+        pace: Pace,
+        past: Past,
+    ) -> Int64[np.ndarray, "b n"]:
+        """See `genie.session.Engine`."""
+        given = {"tokens": tokens, "actions": actions, "unled": unled, "noise": drawn}
+        numbers = {name: np.asarray(number) for name, number in pace._asdict().items()}
+        return _run(self._reveal, {**given, **numbers, **past._asdict()})[0]
+
+    def show(
+        self, tokens: Int64[np.ndarray, "b n"], past: Past
+    ) -> tuple[UInt8[np.ndarray, "b 3 h w"], FrameKeyValue]:
+        """See `genie.session.Engine`."""
+        frames, keys, values = _run(self._show, {"tokens": tokens, **past._asdict()})
+        return frames, (keys, values)
+
+
+def num_threads() -> int:
+    """Of the CPU, that a world is played with: OMP_NUM_THREADS, else what there are."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit() and int(given):
+        return int(given)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, MOST_THREADS)
+
+
+@cache
+def _share_threads(threads: int) -> None:
+    """Side effect: the pool of threads that all graphs of this process take turns at."""
+    onnxruntime.set_global_thread_pool_sizes(threads, 1)
+
+
+def _load_weights(folder: Path, card: Card) -> dict[str, Float32[np.ndarray, "..."]]:
+    """Those that graphs want, as they are called in the world: net.layer.weight."""
+    wanted = {name for names in card.weights.values() for name in names}
+    weights = {}
+    for file in card.files:
+        net = file.split(".")[0].split("-")[0]
+        if any(name.startswith(f"{net}.") for name in wanted):
+            loaded = load_file(folder / file).items()
+            weights |= {f"{net}.{name}": array.astype(np.float32) for name, array in loaded}
+    return weights
+
+
+def _open(path: Path, weights: Mapping[str, np.ndarray]) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.use_per_session_threads = False
+    options.log_severity_level = 3
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+    options.add_external_initializers(list(weights), values)
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library has an error class for each of its codes
+        raise UserError(f"{path} is no graph of this world: delete {CARD} beside it") from error
+
+
+def _run(graph: onnxruntime.InferenceSession, given: dict[str, np.ndarray]) -> list[Any]:
+    wanted = {entry.name for entry in graph.get_inputs()}  # what a net has no use for is left out
+    return graph.run(None, {name: array for name, array in given.items() if name in wanted})
+
+
+def _shape(graph: onnxruntime.InferenceSession, name: str) -> list[int]:
+    return next(entry.shape for entry in graph.get_inputs() if entry.name == name)
+
+
+def _new_ring(graph: onnxruntime.InferenceSession, batch_size: int) -> Ring:
+    blocks, _, *rest = _shape(graph, "keys")
+    keys = np.zeros((blocks, batch_size, *rest), dtype=np.float32)
+    return Ring(keys, np.zeros_like(keys))
