@@ -11,11 +11,12 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from genie.dynamics import Dynamics
 from genie.files import whole, write_whole, writing
@@ -32,6 +33,7 @@ WEIGHTS = "weights"
 BATCH = torch.export.Dim("b", min=1)
 
 
+@runtime_checkable
 class Nets(Protocol):
     """What is needed of a `World`."""
 
@@ -43,17 +45,36 @@ class Nets(Protocol):
         """Of configs and weights."""
         ...
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of frames."""
+        ...
+
+    @property
+    def num_actions(self) -> int:
+        """Latent actions."""
+        ...
+
+    @property
+    def fps(self) -> float:
+        """Frames per second."""
+        ...
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How new frames are drawn."""
+        ...
+
     def state_dict(self) -> dict[str, Tensor]:
         """Weights by name."""
         ...
 
 
-def export(world: Nets, sampling: SamplingConfig, folder: Path) -> None:
+def export(world: Nets, folder: Path) -> None:
     """Write the graphs of a world and, when they are all there, the card that names its files.
 
     Args:
         world: on the CPU in float32, as it was loaded from the folder.
-        sampling: of which only whether there is guidance counts.
         folder: of the world.
 
     Raises:
@@ -62,17 +83,25 @@ def export(world: Nets, sampling: SamplingConfig, folder: Path) -> None:
     known, wanted = set(world.state_dict()), {}
     with writing(folder):
         (folder / CARD).unlink(missing_ok=True)
-        for name, (net, inputs, names) in _functions(world, sampling).items():
+        for name, (net, inputs, names) in _functions(world).items():
             graph = _trace(net.eval(), inputs, names)
             wanted[name] = _leave_weights_out(graph, known)
             with whole(folder / f"{name}.onnx") as path:
                 path.write_bytes(graph.SerializeToString(deterministic=True))
-        card = Card(world.fingerprint, digests(folder), wanted)
+        card = Card(
+            fingerprint=world.fingerprint,
+            size=world.size,
+            num_actions=world.num_actions,
+            fps=world.fps,
+            sampling=world.sampling,
+            files=digests(folder),
+            weights=wanted,
+        )
         write_whole(folder / CARD, json.dumps(asdict(card), indent=1) + "\n")
 
 
 def _functions(
-    world: Nets, sampling: SamplingConfig
+    world: Nets,
 ) -> dict[str, tuple[nn.Module, tuple[Any, ...], list[str]]]:
     """By name: the function, inputs of two worlds to trace it with, and what those are called."""
     config = world.dynamics.config
@@ -82,7 +111,7 @@ def _functions(
     pace = Pace(torch.tensor(1), *(torch.tensor(float(number)) for number in range(1, 5)))
     past = world.dynamics.transformer.new_ring(*shape)
     shown = world.tokenizer.decoder.new_ring(*shape)
-    look_back = LookBack(world.dynamics, foresees=sampling.guidance != 1)
+    look_back = LookBack(world.dynamics, foresees=world.sampling.guidance != 1)
     paced = ["tokens", "actions", "unled", "noise", *Pace._fields, *Past._fields]
     return {
         "look_back": (
@@ -115,13 +144,13 @@ def _past(ring: Ring, num_next: int) -> Past:
 
 def _trace(net: nn.Module, inputs: tuple[Any, ...], names: list[str]) -> onnx.ModelProto:
     with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             net,
             inputs,
             input_names=names,
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=torch.utils._pytree.tree_map(_batch_axis, inputs),
+            dynamic_shapes=tree_map(_batch_axis, inputs),
             optimize=False,
             verbose=False,
         )

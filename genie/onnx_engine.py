@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 from genie.configs import config_from_dict
 from genie.errors import UserError
 from genie.ring import FrameKeyValue, Past, Ring
-from genie.sampling import Pace
+from genie.sampling import Pace, SamplingConfig
 
 CARD = "graphs.json"
 """Beside the graphs."""
@@ -36,10 +36,18 @@ ReadFilm = Callable[
 
 @dataclass(frozen=True)
 class Card:
-    """What graphs belong to."""
+    """What graphs belong to: all that play needs to know of a world."""
 
     fingerprint: str
-    """Of the world."""
+    """Of configs and weights."""
+    size: tuple[int, ...]
+    """Height and width of frames."""
+    num_actions: int
+    """Latent actions."""
+    fps: float
+    """At which it looks natural."""
+    sampling: SamplingConfig
+    """How new frames are drawn."""
     files: dict[str, str]
     """Digests of the files of the world by name."""
     weights: dict[str, list[str]]
@@ -68,9 +76,6 @@ class OnnxEngine:
         self,
         folder: Path,
         card: Card,
-        *,
-        size: tuple[int, int],
-        num_actions: int,
         read_film: ReadFilm,
     ) -> None:
         """Loads graphs and weights.
@@ -78,15 +83,14 @@ class OnnxEngine:
         Args:
             folder: of the world.
             card: as `read_card` gives it.
-            size: height and width of frames.
-            num_actions: latent actions.
             read_film: reads prompts of several frames; for those of one there is a graph.
 
         Raises:
             UserError: if a graph cannot be read.
         """
         _share_threads(num_threads())
-        self.size, self.num_actions, self._read_film = size, num_actions, read_film
+        (height, width), self.num_actions = card.size, card.num_actions
+        self.size, self._read_film = (height, width), read_film
         weights = _load_weights(folder, card)
         self._read, self._look_back, self._reveal, self._show = (
             _open(folder / f"{name}.onnx", {each: weights[each] for each in card.weights[name]})
@@ -112,7 +116,7 @@ class OnnxEngine:
             return self._read_film(prompts)
         (tokens,) = _run(self._read, {"frames": prompts[:, 0]})
         no_action = np.full((len(prompts), 1), self.num_actions, dtype=np.int64)
-        return tokens[:, None], no_action
+        return tokens.view(np.int64)[:, None], no_action
 
     def look_back(
         self, tokens: Int64[np.ndarray, "b n"], led_by: Int64[np.ndarray, " b"], past: Past
@@ -134,7 +138,8 @@ class OnnxEngine:
         """See `genie.session.Engine`."""
         given = {"tokens": tokens, "actions": actions, "unled": unled, "noise": drawn}
         numbers = {name: np.asarray(number) for name, number in pace._asdict().items()}
-        return _run(self._reveal, {**given, **numbers, **past._asdict()})[0]
+        (revealed,) = _run(self._reveal, {**given, **numbers, **past._asdict()})
+        return revealed.view(np.int64)  # of the two that NumPy has, the library takes the other
 
     def show(
         self, tokens: Int64[np.ndarray, "b n"], past: Past
@@ -185,10 +190,11 @@ def _open(path: Path, weights: Mapping[str, np.ndarray]) -> onnxruntime.Inferenc
 
 def _run(graph: onnxruntime.InferenceSession, given: dict[str, np.ndarray]) -> list[Any]:
     wanted = {entry.name for entry in graph.get_inputs()}  # what a net has no use for is left out
-    return graph.run(None, {name: array for name, array in given.items() if name in wanted})
+    outputs: Any = graph.run(None, {name: array for name, array in given.items() if name in wanted})
+    return outputs
 
 
-def _shape(graph: onnxruntime.InferenceSession, name: str) -> list[int]:
+def _shape(graph: onnxruntime.InferenceSession, name: str) -> list[Any]:
     return next(entry.shape for entry in graph.get_inputs() if entry.name == name)
 
 

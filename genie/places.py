@@ -11,7 +11,7 @@ from genie.errors import UserError, in_one_line
 
 CLONE = Path(__file__).resolve().parents[1]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-WANTED = ("*.json", "*.safetensors", "legend.png", "prompts/*")
+WANTED = ("*.json", "*.safetensors", "*.onnx", "legend.png", "prompts/*")
 """Of a repository, what makes a world."""
 
 

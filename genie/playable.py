@@ -5,26 +5,22 @@ computed by onnxruntime, which is there at once; else by PyTorch, see `genie.wor
 """
 
 import importlib.util
-import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
-from genie.configs import config_from_dict
 from genie.errors import UserError
 from genie.sampling import SamplingConfig
-from genie.session import Session, Sessions
+from genie.session import EngineName, Session, Sessions
 
 if TYPE_CHECKING:
     from genie.onnx_engine import Card
     from genie.world import World
-
-EngineName = Literal["onnxruntime", "torch"]
 
 
 @runtime_checkable
@@ -33,20 +29,38 @@ class Playable(Protocol):
 
     name: str
     """For people."""
-    size: tuple[int, int]
-    """Height and width of frames."""
-    num_actions: int
-    """Latent actions."""
-    fps: float
-    """At which it looks natural."""
-    sampling: SamplingConfig
-    """Its own way of drawing."""
-    fingerprint: str
-    """Of configs and weights."""
     engine_name: EngineName
     """What computes its frames."""
-    what_computes: str
-    """The same for people, with the processor."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of frames."""
+        ...
+
+    @property
+    def num_actions(self) -> int:
+        """Latent actions."""
+        ...
+
+    @property
+    def fps(self) -> float:
+        """At which it looks natural."""
+        ...
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """Its own way of drawing."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of configs and weights."""
+        ...
+
+    @property
+    def what_computes(self) -> str:
+        """Processor and engine, for people."""
+        ...
 
     def start(
         self,
@@ -59,7 +73,7 @@ class Playable(Protocol):
         """See `World.start`."""
         ...
 
-    def infer(self, clip: UInt8[np.ndarray, "t h w 3"]) -> Sequence[int]:
+    def infer(self, clip: UInt8[np.ndarray, "t h w 3"]) -> Iterable[Any]:
         """The latent actions that lead through a clip."""
         ...
 
@@ -111,20 +125,12 @@ class GraphWorld:
         """Args: card: of the folder's graphs, which vouches for all its files."""
         from genie.onnx_engine import OnnxEngine, num_threads
 
-        values = json.loads((folder / "config.json").read_text())
         self.folder, self.name = folder, folder.resolve().name
-        self.size = values["tokenizer"]["height"], values["tokenizer"]["width"]
-        self.num_actions, self.fps = values["dynamics"]["num_actions"], values["fps"]
-        self.sampling = config_from_dict(SamplingConfig, values["sampling"], "config.json")
+        self.num_actions, self.fps, self.sampling = card.num_actions, card.fps, card.sampling
         self.fingerprint = card.fingerprint
         self.what_computes = f"cpu, {num_threads()} threads, onnxruntime"
-        self.engine = OnnxEngine(
-            folder,
-            card,
-            size=self.size,
-            num_actions=self.num_actions,
-            read_film=lambda prompts: self._whole.read(prompts),
-        )
+        self.engine = OnnxEngine(folder, card, lambda prompts: self._whole.read(prompts))
+        self.size = self.engine.size
 
     def start(
         self,

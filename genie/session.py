@@ -8,7 +8,7 @@ Knows no keys, windows or clocks, and not what computes its frames.
 import copy
 import operator
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -17,6 +17,8 @@ from genie import noise
 from genie.errors import UserError
 from genie.ring import Array, FrameKeyValue, Past, Ring
 from genie.sampling import Pace, SamplingConfig, fill_frame
+
+EngineName = Literal["onnxruntime", "torch"]
 
 
 @runtime_checkable

@@ -25,7 +25,7 @@ from genie.latent_action import LatentActionConfig, LatentActionModel
 from genie.machine import best_device, describe, quick_dtype
 from genie.places import find_world
 from genie.sampling import SamplingConfig
-from genie.session import Engine, Session, Sessions
+from genie.session import Engine, EngineName, Session, Sessions
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 from genie.tokenizer import Tokenizer, TokenizerConfig
 from genie.torch_engine import TorchEngine
@@ -113,7 +113,7 @@ class World(nn.Module):
         """How new frames are drawn."""
         return self.config.sampling
 
-    engine_name = "torch"
+    engine_name: EngineName = "torch"
 
     @property
     def what_computes(self) -> str:

@@ -122,14 +122,16 @@ def _report_errors(options: Options) -> int:
 
 def _play(options: Options) -> int:
     _check(options)
+    recording = Recording.load(options.replay) if options.replay else None
     library = Library(
         seed=options.seed,
         maskgit_steps=options.steps,
         temperature=options.temperature,
         fps=options.fps,
+        engine=recording.engine if recording else None,
     )
-    if options.replay:
-        return _replay(library, options, options.replay)
+    if recording:
+        return _replay(library, options, recording)
     if options.browser:
         return _serve(library, options)
     if not options.headless and _has_display(options):
@@ -180,9 +182,9 @@ def _save_recording(recording: Recording, path: Path) -> None:
     print(f"{len(recording.actions)} actions recorded in {path}")
 
 
-def _replay(library: Library, options: Options, path: Path) -> int:
+def _replay(library: Library, options: Options, recording: Recording) -> int:
     """0 if every frame that was played is the one that was recorded, else 1."""
-    recording = Recording.load(path)
+    path = options.replay
     folder = options.world_folder
     world = library.world(folder)
     if recording.fingerprint != world.fingerprint:

@@ -19,7 +19,7 @@ import numpy as np
 
 from genie.errors import UserError
 from genie.files import whole, writing
-from genie.playable import EngineName
+from genie.session import EngineName
 from play.game import Settings
 
 FORMAT_VERSION = 2

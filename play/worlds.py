@@ -16,7 +16,8 @@ from genie import video
 from genie.decoding import is_film
 from genie.errors import UserError
 from genie.places import shipped, worlds_in
-from genie.playable import EngineName, Playable, open_world
+from genie.playable import Playable, open_world
+from genie.session import EngineName
 from play import bindings
 from play.game import Settings, StartGame
 from play.keymap import KeyMap

@@ -41,7 +41,7 @@ def main(config: GraphsConfig) -> None:
     """
     folder = check_folder(config.world)
     world = World.from_pretrained(folder).cpu()
-    export(world, world.sampling, folder)
+    export(world, folder)
     made = open_world(folder, "onnxruntime")
     assert isinstance(made, GraphWorld)
     apart = farthest_apart(world, made)
