@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from genie.dynamics import Dynamics
+from genie.errors import UserError, in_one_line
 from genie.files import whole, write_whole, writing
 from genie.frame import LookBack, Read, Reveal, Show
 from genie.onnx_engine import CARD, Card, digests
@@ -143,7 +144,7 @@ def _past(ring: Ring, num_next: int) -> Past:
 
 
 def _trace(net: nn.Module, inputs: tuple[Any, ...], names: list[str]) -> onnx.ModelProto:
-    with _quiet(), torch.no_grad():
+    with _quiet(), torch.no_grad(), _told(net):
         program: Any = torch.onnx.export(
             net,
             inputs,
@@ -184,6 +185,16 @@ def _leave_weights_out(graph: onnx.ModelProto, known: set[str]) -> list[str]:
         node.input[:] = [renamed.get(name, name) for name in node.input]
     del graph.graph.value_info[:]
     return sorted(renamed.values())
+
+
+@contextlib.contextmanager
+def _told(net: nn.Module) -> Iterator[None]:
+    """What the exporter cannot do becomes one line."""
+    try:
+        yield
+    except Exception as error:  # it has many, and passes on those of what it calls
+        name, why = type(net).__name__, in_one_line(error)[:200]
+        raise UserError(f"{name} of this world cannot be made a graph: {why}") from error
 
 
 @contextlib.contextmanager

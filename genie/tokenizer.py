@@ -194,10 +194,11 @@ class QuickFrameDecoder(FrameDecoder):
         ids = torch.arange(tokenizer.codebook.size, device=tokenizer.decoder_position.device)
         with torch.no_grad():
             codes = tokenizer.codebook.ids_to_codes(ids[None])[0]
-        super().__init__(copy.deepcopy(tokenizer).to(dtype).eval().requires_grad_(False))
+        super().__init__(copy.deepcopy(tokenizer))
         del self.tokenizer.stem, self.tokenizer.encoder, self.tokenizer.encoder_position
         # Working a token's code out from its number takes a dozen operations.
-        self.table = nn.Embedding.from_pretrained(codes.to(dtype))
+        self.table = nn.Embedding.from_pretrained(codes)
+        self.to(dtype).eval().requires_grad_(False)
 
     def codes(self, tokens: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
         """Looked up."""

@@ -62,10 +62,10 @@ class Opening:
     """Name of the world, for recordings."""
     fingerprint: str
     """Of the world."""
-    engine: EngineName
-    """What computes its frames, for recordings."""
     prompt: np.ndarray
     """uint8 (t, h, w, 3)."""
+    engine: EngineName = "torch"
+    """What computes its frames, for recordings."""
     what_runs: str = ""
     """One line about model and machine."""
     clip: Clip | None = None

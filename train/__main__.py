@@ -6,6 +6,7 @@ same command goes on where it was.
 """
 
 import contextlib
+import importlib.util
 import os
 import shlex
 import subprocess
@@ -116,11 +117,27 @@ def main(config: PipelineConfig) -> None:
     encoders = [s for s in ("tokenizer", "latent_action") if not is_finished(run / s)]
     _run_stages(encoders, flags_of, side_by_side=2)
     _run_stages(["dynamics"], flags_of, side_by_side=1)
+    if not config.until:  # they would take of the time that is promised
+        _make_graphs(config.out)
     if config.from_:
         before, after, replay = config.from_, config.out, config.replay
         compare.main(
             compare.CompareConfig(before=before, after=after, data=prepared, replay=replay, out=run)
         )
+
+
+def _make_graphs(world: Path) -> None:
+    """What the world starts quickly with. It plays without them, too, so none are no failure."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return
+    from genie import onnx_engine  # not everybody has it
+    from train import graphs
+
+    if onnx_engine.read_card(world) is None:
+        try:
+            graphs.main(graphs.GraphsConfig(world=world))
+        except UserError as error:
+            print(f"the world starts by PyTorch, which takes longer: {error}")
 
 
 class _Timing:
