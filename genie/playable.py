@@ -67,8 +67,8 @@ class Playable(Protocol):
         prompt: UInt8[np.ndarray, "t h w 3"],
         *,
         seed: int,
-        maskgit_steps: int | None,
-        temperature: float | None,
+        maskgit_steps: int | None = None,
+        temperature: float | None = None,
     ) -> Session:
         """See `World.start`."""
         ...

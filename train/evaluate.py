@@ -21,6 +21,8 @@ from tqdm import tqdm
 from genie.data.clips import FrameStore
 from genie.errors import UserError
 from genie.files import check_folder
+from genie.places import find_world
+from genie.playable import Playable, open_world
 from genie.world import World
 from train.errors import one_line_errors
 from train.measure.figures import (
@@ -141,6 +143,7 @@ def main(config: EvaluateConfig) -> None:
             supplied=supplied,
             long_steps=config.long_steps,
             pictures=config.out / game,
+            player=open_world(find_world(config.world)),
         )
     figures = games[""] if games.keys() == {""} else joined(games)
     write(config.out / "metrics.json", json.dumps(figures, indent=2).encode() + b"\n")
@@ -191,6 +194,7 @@ def evaluate(
     supplied: Supplied | None = None,
     long_steps: int = 0,
     pictures: Path | None = None,
+    player: Playable | None = None,
 ) -> dict:
     """Measure `world` on held-out videos and return every figure, ready for JSON.
 
@@ -205,6 +209,7 @@ def evaluate(
         supplied: networks for figures that want one.
         long_steps: frames that some films run on for; none run on for fewer than 10.
         pictures: folder for pictures; None draws none.
+        player: the world as play opens it, for the latency; None takes it as it is.
 
     Raises:
         UserError: if the true actions are not those of these videos, or are too few; if a network
@@ -239,7 +244,7 @@ def evaluate(
         "true_actions": agreement,
         "scroll": scroll_figures(world, prompts[:NUM_HELD_PROMPTS], seed),
         "long": long_figures(world, store, running_on, seed) if running_on else {},
-        "latency": latency_figures(world, prompts[0], seed),
+        "latency": latency_figures(player or world, prompts[0], seed),
     }
 
 

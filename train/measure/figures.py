@@ -14,8 +14,9 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from genie.frames import to_float
+from genie.frames import to_float, to_pictures
 from genie.metrics import code_use, decibels, squared_error
+from genie.playable import Playable
 from genie.world import World
 from train.measure import metrics
 from train.measure.effects import HELD_STEPS, effects, hold_actions, scrolls
@@ -166,9 +167,9 @@ def scroll_figures(world: World, prompts: UInt8[Tensor, "p 3 h w"], seed: int) -
     }
 
 
-def latency_figures(world: World, prompt: UInt8[Tensor, "3 h w"], seed: int) -> dict:
+def latency_figures(world: Playable, prompt: UInt8[Tensor, "3 h w"], seed: int) -> dict:
     """Time one session's steps from action to frame, decode included, in ms, and count passes."""
-    session = world.start(prompt, seed=seed)
+    session = world.start(to_pictures(prompt)[None], seed=seed)
     generator = torch.Generator().manual_seed(seed)
     num_warm_up = 5
     size = (num_warm_up + LATENCY_STEPS,)
@@ -184,6 +185,5 @@ def latency_figures(world: World, prompt: UInt8[Tensor, "3 h w"], seed: int) -> 
         "mean_ms": sum(times[num_warm_up:]) / LATENCY_STEPS,
         "passes": session.num_passes / session.num_steps,
         "num_steps": LATENCY_STEPS,
-        "num_threads": torch.get_num_threads(),
-        "device": str(world.device),
+        "computed_by": world.what_computes,
     }

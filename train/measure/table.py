@@ -93,7 +93,7 @@ def game_table(figures: dict) -> str:
         *_scroll_lines(figures["scroll"]),
         *_long_lines(figures["long"]),
         f"latency of a frame: p50 {latency['p50_ms']:.1f} ms, p95 {latency['p95_ms']:.1f} ms, "
-        f"{latency['passes']:.1f} passes ({latency['device']}, {latency['num_threads']} threads)",
+        f"{latency['passes']:.1f} passes ({latency['computed_by']})",
     ]
     return "\n".join(lines)
 
