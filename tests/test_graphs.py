@@ -38,7 +38,8 @@ def make_world(kind: str) -> World:
     if not guided:
         codebook = CodebookConfig(kind="vq", num_codes=60, code_dim=6)
         tokenizer = replace(config.tokenizer, codebook=codebook, stem="linear", window=1)
-        config = replace(config, tokenizer=tokenizer)
+        dynamics = replace(config.dynamics, num_blocks=1)  # a graph of two takes twice as long
+        config = replace(config, tokenizer=tokenizer, dynamics=dynamics)
     world = World(config, name="tiny")
     torch.nn.init.normal_(world.dynamics.out.weight, std=0.5)
     for weights in (world.dynamics.token.weight, world.dynamics.action.weight):
