@@ -58,9 +58,9 @@ def read_card(folder: Path) -> Card | None:
     """The card of a world's graphs; None if there are none, or if the world has changed since."""
     try:
         card = config_from_dict(Card, json.loads((folder / CARD).read_text()), where=CARD)
+        return card if card.files == digests(folder) else None
     except (OSError, ValueError, UserError):
         return None
-    return card if card.files == digests(folder) else None
 
 
 def digests(folder: Path) -> dict[str, str]:

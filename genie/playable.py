@@ -4,7 +4,6 @@ In: a checkpoint folder. Out: sessions. Where the folder has graphs and no GPU i
 computed by onnxruntime, which is there at once; else by PyTorch, see `genie.world`.
 """
 
-import importlib.util
 import shutil
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -88,23 +87,33 @@ def open_world(folder: Path, engine: EngineName | None = None) -> Playable:
     Raises:
         UserError: if the folder is no world, or the engine cannot play it.
     """
-    if engine == "onnxruntime" or (engine is None and shutil.which("nvidia-smi") is None):
-        card = _graphs(folder)
-        if card:
-            return GraphWorld(folder, card)
-        if engine:
-            raise UserError(
-                f"{folder} has no graphs for onnxruntime that fit it: "
-                f"python -m train.graphs {folder} makes them"
-            )
+    if engine == "torch" or (engine is None and _has_gpu()):
+        return _whole(folder)
+    card = _graphs(folder)
+    if card:
+        return GraphWorld(folder, card)
+    if engine:
+        raise UserError(
+            f"{folder} has no graphs for onnxruntime that fit it: "
+            f"python -m train.graphs {folder} makes them"
+        )
     return _whole(folder)
 
 
-def _graphs(folder: Path) -> "Card | None":
-    if importlib.util.find_spec("onnxruntime") is None:
-        return None
-    from genie.onnx_engine import read_card
+def _has_gpu() -> bool:
+    """Whether PyTorch would find one; it is asked only where a driver is."""
+    if shutil.which("nvidia-smi") is None:
+        return False
+    import torch
 
+    return torch.cuda.is_available()
+
+
+def _graphs(folder: Path) -> "Card | None":
+    try:
+        from genie.onnx_engine import read_card
+    except ImportError:  # there is no onnxruntime for every machine
+        return None
     return read_card(folder)
 
 

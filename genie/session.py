@@ -87,7 +87,7 @@ class Sessions:
         sampling: SamplingConfig,
     ) -> None:
         """Use `World.start_many`, which says what the arguments mean."""
-        prompts = np.asarray(prompts) if hasattr(prompts, "dtype") else prompts
+        prompts = _as_numpy(prompts)
         _check_prompts(prompts, engine.size)
         _check_seeds(seeds, len(prompts))
         self._make_room(engine, seeds, sampling)
@@ -202,8 +202,9 @@ class Sessions:
     def _checked(self, actions: Array) -> Int64[np.ndarray, " b"]:
         """The actions if they can be taken: a copy, for the caller may use the array again."""
         num_worlds, num_actions = len(self._ages), self._engine.num_actions
-        taken = np.asarray(actions) if hasattr(actions, "dtype") else np.zeros(0)
-        if taken.dtype.kind not in "iu" or taken.ndim != 1:
+        taken = _as_numpy(actions)
+        is_array = isinstance(taken, np.ndarray)
+        if not is_array or taken.dtype.kind not in "iu" or taken.ndim != 1:
             raise UserError("actions are no row of whole numbers: give np.array([...])")
         if len(taken) != num_worlds:
             raise UserError(f"{len(taken)} actions for {num_worlds} worlds: give as many")
@@ -333,6 +334,16 @@ class Session:
         """Return to a snapshot; from there all goes on as it went then, bit for bit."""
         running, self.num_steps = snapshot
         self._running.restore(running)
+
+
+def _as_numpy(values: Any) -> Any:
+    """An array, or a tensor wherever it lies, as an array; anything else stays what it is."""
+    if not hasattr(values, "dtype"):
+        return values
+    try:
+        return np.asarray(values.cpu() if hasattr(values, "cpu") else values)
+    except (TypeError, RuntimeError):  # of a number format, say, that NumPy does not know
+        return values
 
 
 def _pictures(frames: UInt8[np.ndarray, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:

@@ -219,8 +219,7 @@ class World(nn.Module):
         """
         sampling = self.sampling.changed(maskgit_steps, temperature)
         seeds = list(range(len(prompts)) if seeds is None else seeds)
-        frames = prompts.cpu() if isinstance(prompts, Tensor) else prompts
-        return Sessions(self._make_engine(sampling, compile), frames, seeds, sampling)
+        return Sessions(self._make_engine(sampling, compile), prompts, seeds, sampling)
 
     def read(
         self, prompts: UInt8[np.ndarray, "b t 3 h w"]

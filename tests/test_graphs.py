@@ -170,6 +170,10 @@ def test_broken_graphs_are_one_line(pair, tmp_path: Path):
     assert len(str(error.value).splitlines()) == 1
     (folder / CARD).write_text("{")
     assert open_world(folder).engine_name == "torch"
+    shutil.copy(pair[1].folder / CARD, folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match=r"no config\.json"):
+        open_world(folder)
 
 
 @pytest.mark.parametrize("name", ["coinrun", "ninja"])
