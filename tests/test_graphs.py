@@ -172,7 +172,7 @@ def test_broken_graphs_are_one_line(pair, tmp_path: Path):
     assert open_world(folder).engine_name == "torch"
     shutil.copy(pair[1].folder / CARD, folder)
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match=r"no config\.json"):
+    with pytest.raises(UserError, match=r"config\.json"):
         open_world(folder)
 
 
