@@ -91,7 +91,7 @@ class Sessions:
         _check_prompts(prompts, engine.size)
         _check_seeds(seeds, len(prompts))
         self._make_room(engine, seeds, sampling)
-        self._read(prompts)
+        self._read(np.array(prompts, order="C"))  # what engines can take, however it was sliced
 
     def step(self, actions: Array) -> UInt8[np.ndarray, "b 3 h w"]:
         """Generate the frames that the actions lead to. Cost does not grow with history.

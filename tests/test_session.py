@@ -234,6 +234,14 @@ def test_what_cannot_be_played_is_refused_and_harms_nothing(tiny_world_folder: P
     assert result.returncode == 0, result.stderr
 
 
+def test_prompts_may_be_views_that_cannot_be_written(lively_world: World, prompt: torch.Tensor):
+    frames = prompt[None].numpy()
+    turned = frames[..., ::-1]
+    turned.flags.writeable = False
+    found = lively_world.start_many(turned, seeds=[3]).step(np.array([1]))
+    assert (found == lively_world.start_many(turned.copy(), seeds=[3]).step(np.array([1]))).all()
+
+
 def test_a_snapshot_goes_only_where_there_is_room(lively_world: World, prompt: torch.Tensor):
     many = lively_world.start_many(prompt[None].expand(2, -1, -1, -1, -1))
     for row in (-1, 1, 2):
