@@ -22,7 +22,7 @@ from genie.dynamics import Dynamics
 from genie.errors import UserError, in_one_line
 from genie.files import whole, write_whole, writing
 from genie.frame import LookBack, Read, Reveal, Show
-from genie.onnx_engine import CARD, Card, digests
+from genie.onnx_engine import CARD, FORMAT_VERSION, Card, digests
 from genie.ring import Past, Ring
 from genie.sampling import Pace, SamplingConfig
 from genie.st_transformer import as_tensors
@@ -90,6 +90,7 @@ def export(world: Nets, folder: Path) -> None:
             with whole(folder / f"{name}.onnx") as path:
                 path.write_bytes(graph.SerializeToString(deterministic=True))
         card = Card(
+            version=FORMAT_VERSION,
             fingerprint=world.fingerprint,
             size=world.size,
             num_actions=world.num_actions,

@@ -5,6 +5,7 @@ In: a world's folder with graphs, see `genie.graphs`. Out: their functions over 
 """
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -24,6 +25,8 @@ from genie.sampling import Pace, SamplingConfig
 
 CARD = "graphs.json"
 """Beside the graphs."""
+FORMAT_VERSION = 1
+"""Of what graphs are given and give, and of how they draw: another program's are not used."""
 MOST_THREADS = 8
 """One frame has too few tokens to keep more cores busy."""
 
@@ -37,6 +40,8 @@ ReadFilm = Callable[
 class Card:
     """What graphs belong to: all that play needs to know of a world."""
 
+    version: int
+    """See `FORMAT_VERSION`."""
     fingerprint: str
     """Of configs and weights."""
     size: tuple[int, ...]
@@ -48,7 +53,7 @@ class Card:
     sampling: SamplingConfig
     """How new frames are drawn."""
     files: dict[str, str]
-    """Digests of the files of the world by name."""
+    """Digests of the files of the world by name, graphs among them."""
     weights: dict[str, list[str]]
     """Names of the weights that each graph wants."""
 
@@ -57,14 +62,16 @@ def read_card(folder: Path) -> Card | None:
     """The card of a world's graphs; None if there are none, or if the world has changed since."""
     try:
         card = config_from_dict(Card, json.loads((folder / CARD).read_text()), where=CARD)
-        return card if card.files == digests(folder) else None
+        fits = card.version == FORMAT_VERSION and card.files == digests(folder)
     except (OSError, ValueError, UserError):
         return None
+    return card if fits else None
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """By name, of the files that make a world: config and weights."""
-    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    """By name, of the files that frames depend on: config, weights and graphs."""
+    kinds = (sorted(folder.glob(kind)) for kind in ("*.safetensors", "*.onnx"))
+    files = [folder / "config.json", *itertools.chain(*kinds)]
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
