@@ -24,14 +24,23 @@ from genie.data.parts import FrameOptions
 from genie.data.prepare import prepare
 from genie.errors import UserError
 from genie.frames import to_pictures
+from genie.sampling import SamplingConfig
 from genie.world import World, read_config
 from train import evaluate, sampling
 from train.measure.effects import HELD_STEPS
-from train.measure.figures import _mean_with_error
-from train.measure.long_rollouts import long_figures, longest_scenes, run_on, steps_to_look_at
+from train.measure.evaluation import Figures, draw_choice
+from train.measure.evaluation import evaluate as evaluate_world
+from train.measure.figures import Estimate, EtaSquared, Likeness, estimate
+from train.measure.long_rollouts import (
+    Looks,
+    long_figures,
+    longest_scenes,
+    run_on,
+    steps_to_look_at,
+)
 from train.measure.pictures import contact_sheet, draw_pictures
 from train.measure.report import HEIGHT, WIDTH, page
-from train.measure.rollouts import HISTORY, draw_clips, infer, roll
+from train.measure.rollouts import HISTORY, check_sizes, draw_clips, infer, roll
 from train.measure.table import table
 from train.measure.true_actions import TrueActions, label_transitions, true_action_figures
 
@@ -162,9 +171,9 @@ def true_actions(walks: WalkStore, tmp_path: Path) -> Path:
     return save_true_actions(tmp_path, walks.actions)
 
 
-def measure(world, store: FrameStore, true_actions: Path | None = None, **clips) -> dict:
+def measure(world, store: FrameStore, true_actions: Path | None = None, **clips) -> Figures:
     truth = TrueActions.open(true_actions) if true_actions else None
-    return evaluate.evaluate(world, evaluate.draw_work(store, **clips), truth)
+    return evaluate_world(world, draw_choice(store, **clips), truth)
 
 
 def save_true_actions(folder: Path, actions: dict[str, np.ndarray], names=NAMES) -> Path:
@@ -175,68 +184,66 @@ def save_true_actions(folder: Path, actions: dict[str, np.ndarray], names=NAMES)
 
 def test_a_perfect_world_gets_perfect_figures(landscape, walks, true_actions):
     figures = measure(PerfectWorld(landscape), walks, true_actions, num_clips=12)
-    assert figures["num_clips"] == 12
-    assert figures["tokenizer"] == pytest.approx({"psnr": 60, "psnr_pooled": 60, "ssim": 1})
-    assert list(figures["rollout"]) == [str(step) for step in range(1, 16)]
-    for step in figures["rollout"].values():
-        assert step["generated"] == step["tokenizer"] == pytest.approx(figures["tokenizer"])
-        assert step["copy_last_frame"]["psnr"] < 60
-    gain = figures["rollout"]["8"]["gain_over_copy"]
-    assert gain["mean"] == pytest.approx(60 - figures["rollout"]["8"]["copy_last_frame"]["psnr"])
-    assert figures["delta_psnr"]["4"]["mean"] > 20
-    assert 0 < figures["delta_psnr"]["4"]["standard_error"] < 10
-    low, high = figures["delta_psnr"]["4"]["interval"]
-    assert low < figures["delta_psnr"]["4"]["mean"] < high
-    assert list(figures["delta_psnr"]) == [str(step) for step in range(1, 11)]
-    assert figures["latent_action"]["usage"] == 1
-    assert 4.5 < figures["latent_action"]["perplexity"] <= 5
-    assert sum(figures["latent_action"]["histogram"]) == 12 * 18
-    told = figures["latent_action"]["eta_squared"]
-    assert told == pytest.approx({"across": 1, "up_down": 1}), "its actions are the true ones"
+    assert figures.clips.num_clips == 12
+    assert figures.tokenizer == Likeness(psnr=60, psnr_pooled=60, ssim=pytest.approx(1))
+    assert list(figures.rollout) == list(range(1, 16))
+    for step in figures.rollout.values():
+        assert step.generated == step.tokenizer == figures.tokenizer
+        assert step.copy_last_frame.psnr < 60
+    step = figures.rollout[8]
+    assert step.gain_over_copy.mean == pytest.approx(60 - step.copy_last_frame.psnr)
+    delta = figures.delta_psnr[4]
+    assert delta.mean > 20 and 0 < delta.standard_error < 10
+    assert delta.interval[0] < delta.mean < delta.interval[1]
+    assert list(figures.delta_psnr) == list(range(1, 11))
+    assert figures.latent_action.usage == 1
+    assert 4.5 < figures.latent_action.perplexity <= 5
+    assert sum(figures.latent_action.histogram) == 12 * 18
+    true = EtaSquared(across=pytest.approx(1), up_down=pytest.approx(1))
+    assert figures.latent_action.eta_squared == true, "its actions are the true ones"
     for kind, num_classes in {"all": 5, "horizontal": 3, "vertical": 2, "moves": 5}.items():
-        agreement = figures["true_actions"][kind]
-        assert agreement["balanced_accuracy"] == 1
-        assert agreement["balanced_accuracy_weighted_vote"] == 1
-        assert agreement["chance"] == pytest.approx(1 / num_classes)
-    assert figures["true_actions"]["all"]["nmi"] == pytest.approx(1)
-    assert figures["true_actions"]["all"]["ami"] == pytest.approx(1)
-    assert figures["true_actions"]["vertical"]["nmi"] < 0.9, "five actions say more than up or not"
+        agreement = figures.true_actions[kind]
+        assert agreement.balanced_accuracy == 1
+        assert agreement.balanced_accuracy_weighted_vote == 1
+        assert agreement.chance == pytest.approx(1 / num_classes)
+    assert figures.true_actions["all"].nmi == pytest.approx(1)
+    assert figures.true_actions["all"].ami == pytest.approx(1)
+    assert figures.true_actions["vertical"].nmi < 0.9, "five actions say more than up or not"
 
 
 def test_the_held_actions_of_a_perfect_world_move_the_view_as_they_should(landscape, walks):
-    scroll = measure(PerfectWorld(landscape), walks, num_clips=8)["scroll"]
-    assert scroll["num_prompts"] == 8
-    assert scroll["eta_squared"] == pytest.approx({"across": 1, "up_down": 1})
-    for movement, name in zip(scroll["actions"], reversed(NAMES), strict=True):
+    held = measure(PerfectWorld(landscape), walks, num_clips=8).held_actions
+    assert held.num_prompts == 8
+    assert held.eta_squared == EtaSquared(across=pytest.approx(1), up_down=pytest.approx(1))
+    for effect, name in zip(held.actions, reversed(NAMES), strict=True):
         dx, dy = (SPEED * HELD_STEPS * axis for axis in MOVES[name])
-        assert (movement["median_dx"], movement["median_dy"]) == (dx, dy), name
+        assert (effect.median_dx, effect.median_dy) == (dx, dy), name
         shares = {side: float(side.upper() in name) for side in ("right", "left", "up")}
-        assert {side: movement[side] for side in shares} == shares
-        assert movement["still"] == float(name == "NONE")
+        assert {side: getattr(effect, side) for side in shares} == shares
+        assert effect.still == float(name == "NONE")
 
 
 def test_a_world_that_ignores_its_actions_is_not_controllable(landscape, walks):
     world = PerfectWorld(landscape, heeds_actions=False)
     figures = measure(world, walks, num_clips=8, horizon=5)
-    assert figures["true_actions"] is None
-    nothing = {"mean": 0, "standard_error": 0, "interval": [0, 0]}
-    assert figures["delta_psnr"] == {str(step): nothing for step in range(1, 6)}
-    assert figures["long"] == {}
-    assert figures["scroll"]["eta_squared"] == {"across": 0, "up_down": 0}
-    for step in figures["rollout"].values():
-        assert step["generated"] == step["copy_last_frame"]
-        assert step["gain_over_copy"]["mean"] == 0
+    assert figures.true_actions is None
+    nothing = Estimate(mean=0, standard_error=0, interval=(0, 0))
+    assert figures.delta_psnr == dict.fromkeys(range(1, 6), nothing)
+    assert figures.long is None
+    assert figures.held_actions.eta_squared == EtaSquared(across=0, up_down=0)
+    for step in figures.rollout.values():
+        assert step.generated == step.copy_last_frame
+        assert step.gain_over_copy.mean == 0
 
 
 @pytest.mark.parametrize("copies", [1, 3])
 def test_clips_of_one_video_count_as_one(copies: int):
     """Each value comes with copies of itself, which tell nothing new."""
     values = torch.randn(40, generator=torch.Generator().manual_seed(0))
-    found = _mean_with_error(values.repeat(copies), np.tile(np.arange(40), copies))
-    assert found["standard_error"] == pytest.approx(values.std().item() / 40**0.5, rel=1e-4)
-    low, high = found["interval"]
-    assert low < found["mean"] < high
-    assert _mean_with_error(values, np.zeros(40, dtype=int))["standard_error"] is None
+    found = estimate(values.repeat(copies), np.tile(np.arange(40), copies))
+    assert found.standard_error == pytest.approx(values.std().item() / 40**0.5, rel=1e-4)
+    assert found.interval[0] < found.mean < found.interval[1]
+    assert estimate(values, np.zeros(40, dtype=int)).standard_error is None
 
 
 def test_latent_actions_that_mean_nothing_stay_at_chance(landscape, walks, true_actions):
@@ -245,8 +252,8 @@ def test_latent_actions_that_mean_nothing_stay_at_chance(landscape, walks, true_
     world.infer = lambda frames: torch.randint(5, (len(frames), 18), generator=generator)
     truth = TrueActions.open(true_actions)
     figures = true_action_figures(world, walks, truth, horizon=15, seed=0)
-    assert figures["horizontal"]["nmi"] < 0.1
-    assert abs(figures["horizontal"]["balanced_accuracy"] - 1 / 3) < 0.15
+    assert figures["horizontal"].nmi < 0.1
+    assert abs(figures["horizontal"].balanced_accuracy - 1 / 3) < 0.15
 
 
 def test_true_actions_are_read_at_the_transitions_of_the_latent_ones(
@@ -328,7 +335,7 @@ def test_only_the_videos_that_clips_were_drawn_from_are_counted(
 ):
     store = WalkStore(landscape, [30, 8, 40])
     figures = measure(PerfectWorld(landscape), store, num_clips=num_clips, horizon=5)
-    assert (figures["num_clips"], figures["num_videos"]) == (num_clips, num_videos)
+    assert (figures.clips.num_clips, figures.num_videos) == (num_clips, num_videos)
 
 
 @pytest.mark.parametrize(("num_clips", "horizon"), [(0, 5), (4, 0), (4, 57)])
@@ -341,7 +348,7 @@ def test_frames_of_another_size_are_refused(landscape, walks):
     world = PerfectWorld(landscape)
     world.size = (16, 24)
     with pytest.raises(UserError, match="frames of 16x24 but the data has 32x32"):
-        evaluate.check_sizes(world, walks)
+        check_sizes(world, walks)
 
 
 def test_true_actions_of_another_recording_are_refused(landscape, walks, tmp_path: Path):
@@ -463,7 +470,7 @@ def test_the_command_writes_figures_and_pictures(report: Path, tiny_world_folder
     assert sorted(path.name for path in report.iterdir()) == wanted
     figures = json.loads((report / "metrics.json").read_text())
     world = World.from_pretrained(tiny_world_folder)
-    assert len(figures["scroll"]["actions"]) == world.num_actions
+    assert len(figures["held_actions"]["actions"]) == world.num_actions
     assert list(figures["rollout"]) == ["1", "2", "3", "4", "5"]
     assert figures["latency"]["p95_ms"] >= figures["latency"]["p50_ms"] > 0
     assert figures["latency"]["computed_by"].startswith("cpu, ")
@@ -478,6 +485,12 @@ def test_a_second_run_gives_the_same_figures(
     first, second = (json.loads((f / "metrics.json").read_text()) for f in (report, tmp_path))
     assert first.pop("true_actions") and second.pop("true_actions") is None
     assert first.pop("latency").keys() == second.pop("latency").keys()
+    for figures in (first, second):
+        figures["main"] = {
+            name: x
+            for name, x in figures["main"].items()
+            if "moves" not in name and "ms" not in name
+        }
     assert first == second
     for name in (path.name for path in report.iterdir() if path.suffix in {".png", ".gif"}):
         assert (report / name).read_bytes() == (tmp_path / name).read_bytes()
@@ -510,34 +523,33 @@ def test_a_perfect_world_runs_on_as_its_game_does(landscape, walks):
     world = PerfectWorld(landscape)
     run = run_on(world, walks, longest_scenes(walks), steps_to_look_at(50), seed=0)
     figures = long_figures(world, walks, run, seed=0)
-    assert list(figures) == ["real", "tokenizer", "10", "50"]
+    assert list(figures.steps) == [10, 50]
     assert [len(truth) for truth in run.truths] == [length - HISTORY for length in LENGTHS]
-    for step, num_true in (("10", 5), ("50", 2)):
-        assert figures[step]["num_true"] == num_true, (
-            "videos of 60 frames have 57 after the history"
-        )
-        assert figures[step]["generated"]["psnr"] == figures[step]["tokenizer"]["psnr"] == 60
-        assert figures[step]["copy_last_frame"]["psnr"] < 60
+    for step, num_true in ((10, 5), (50, 2)):
+        at = figures.steps[step]
+        assert at.num_true == num_true, "videos of 60 frames have 57 after the history"
+        assert at.generated.psnr == at.tokenizer.psnr == 60
+        assert at.copy_last_frame.psnr < 60
         for name in ("sharpness", "contrast", "motion"):
-            assert figures[step][name] == pytest.approx(1, abs=0.4), name
+            assert getattr(at, name) == pytest.approx(1, abs=0.4), name
 
 
 def test_worlds_that_blur_or_stop_are_told(landscape, walks):
-    real = long_figures_of(lambda films: films, landscape, walks)
-    blurred = long_figures_of(blur, landscape, walks)
-    stopped = long_figures_of(lambda films: films[:, :1].expand_as(films), landscape, walks)
-    darker = long_figures_of(lambda films: films // 2, landscape, walks)
-    assert blurred["sharpness"] < 0.8 * real["sharpness"]
-    assert stopped["motion"] == 0 < real["motion"]
-    assert darker["colour"] > 30 > real["colour"]
-    assert darker["contrast"] == pytest.approx(real["contrast"] / 2, rel=0.05)
+    real = looks_after_ten(lambda films: films, landscape, walks)
+    blurred = looks_after_ten(blur, landscape, walks)
+    stopped = looks_after_ten(lambda films: films[:, :1].expand_as(films), landscape, walks)
+    darker = looks_after_ten(lambda films: films // 2, landscape, walks)
+    assert blurred.sharpness < 0.8 * real.sharpness
+    assert stopped.motion == 0 < real.motion
+    assert darker.colour > 30 > real.colour
+    assert darker.contrast == pytest.approx(real.contrast / 2, rel=0.05)
 
 
-def long_figures_of(change, landscape: Landscape, walks: WalkStore) -> dict:
+def looks_after_ten(change, landscape: Landscape, walks: WalkStore) -> Looks:
     world = PerfectWorld(landscape)
     run = run_on(world, walks, longest_scenes(walks), steps_to_look_at(10), seed=0)
     run.windows[10][:] = change(run.windows[10])
-    return long_figures(world, walks, run, seed=0)["10"]
+    return long_figures(world, walks, run, seed=0).steps[10]
 
 
 def blur(films: torch.Tensor) -> torch.Tensor:
@@ -561,9 +573,9 @@ def test_real_films_have_fewer_patches_never_seen_than_spoilt_ones(landscape, wa
     run = run_on(world, walks, scenes, steps_to_look_at(10), seed=0)
     run.windows[10][..., ::2, :] //= 2
     figures = long_figures(world, walks, run, seed=0)
-    low, high = figures["real"]["never_seen_range"]
-    assert low <= figures["real"]["never_seen"] <= high < figures["10"]["never_seen"]
-    assert figures["tokenizer"]["never_seen"] <= high, "this tokenizer loses nothing"
+    (low, high), shares = figures.never_seen.real_range, figures.never_seen
+    assert low <= shares.real <= high < shares.steps[10]
+    assert shares.tokenizer <= high, "this tokenizer loses nothing"
 
 
 def test_a_film_never_starts_twice_the_same_way(landscape, walks):
@@ -611,9 +623,9 @@ def test_the_report_holds_everything_itself(report: Path):
         assert 0 <= float(x) <= WIDTH and 0 <= float(y) <= HEIGHT
 
 
-def test_names_are_no_markup(report: Path):
-    figures = json.loads((report / "metrics.json").read_text()) | {"world": "<script>x</script>"}
-    assert "<script>" not in page(figures, report)
+def test_names_are_no_markup(landscape, walks, tmp_path: Path):
+    figures = measure(PerfectWorld(landscape), walks, num_clips=2, horizon=5)
+    assert "<script>" not in page("<script>x</script>", {"<script>": figures}, tmp_path)
 
 
 def test_two_worlds_are_held_beside_each_other(
@@ -640,8 +652,9 @@ def test_two_worlds_are_held_beside_each_other(
         '{"world": "x"}',
         '{"games": [1]}',
         '{"games": {"a": {}}}',
-        '{"data": 1, "num_clips": 1, "horizon": 1, "seed": 1}',
-        '{"world": "x", "data": 1, "num_clips": 1, "horizon": 1, "seed": 1, "rollout": 3}',
+        '{"main": {}, "clips": {"data": "", "num_clips": 1, "horizon": 1, "seed": 1}}',
+        '{"version": 2, "world": "x", "main": {}, "clips": {"data": "", "num_clips": 1}}',
+        '{"version": 2, "world": "x", "main": {"FID": null}, "games": {}}',
     ],
 )
 def test_what_is_no_report_is_refused_before_the_work(tmp_path: Path, content: str | None):
@@ -725,16 +738,17 @@ def test_every_game_is_measured_by_itself(
     games = json.loads((report_of_games / "metrics.json").read_text())["games"]
     assert list(games) == ["ground", "upside"]
     for figures in games.values():
-        for name in known.keys() - {"data", "latency"}:
+        for name in figures.keys() - {"clips", "latency"}:
             assert figures[name] == known[name], name
     for game in games:
         assert (report_of_games / game / "rollouts.png").is_file()
 
 
-def test_the_report_of_games_has_each_and_their_mean(report_of_games: Path):
-    figures = json.loads((report_of_games / "metrics.json").read_text())
-    figures["games"]["upside"]["tokenizer"]["psnr"] += 2
-    row = next(line for line in table(figures).splitlines() if line.startswith("tokenizer, dB"))
+def test_the_report_of_games_has_each_and_their_mean(landscape, walks, report_of_games: Path):
+    figures = measure(PerfectWorld(landscape), walks, num_clips=2, horizon=5)
+    better = replace(figures, tokenizer=replace(figures.tokenizer, psnr=62))
+    lines = table("", {"one": figures, "two": better}).splitlines()
+    row = next(line for line in lines if line.startswith("tokenizer, dB"))
     first, second, mean = map(float, row.removeprefix("tokenizer, dB").split())
     assert second == pytest.approx(first + 2, abs=0.011)
     assert mean == pytest.approx(first + 1, abs=0.011)
@@ -777,17 +791,21 @@ def test_every_way_of_sampling_is_sent_through_the_same_course(
 ):
     sampling.main(sweep(tiny_world_folder, prepared_folder, tmp_path / "out"))
     found = json.loads((tmp_path / "out" / "sampling.json").read_text())
-    ways = [(r["maskgit_steps"], r["temperature"], r["entropy_bound"]) for r in found["rows"]]
+    names = ("maskgit_steps", "temperature", "entropy_bound")
+    ways = [tuple(row["sampling"][name] for name in names) for row in found["rows"]]
     own = tiny_world_config().sampling
     assert ways.pop(0) == (own.maskgit_steps, own.temperature, own.entropy_bound)
     assert ways == [(1, 0, 0), (1, 1, 0), (3, 0, 0), (3, 0, 0.2), (3, 1, 0), (3, 1, 0.2)]
     for row in found["rows"]:
         assert 0 <= row["never_seen"] <= 100 and row["ms"] > 0
-        assert 1 <= row["passes"] <= row["maskgit_steps"]
-        assert row["entropy_bound"] or row["passes"] == row["maskgit_steps"]
-    assert len({row["psnr_15"] for row in found["rows"]}) > 3, "the ways do not differ"
+        most, bound = row["sampling"]["maskgit_steps"], row["sampling"]["entropy_bound"]
+        assert 1 <= row["passes"] <= most
+        assert bound or row["passes"] == most
+    assert len({row["psnr"]["15"] for row in found["rows"]}) > 3, "the ways do not differ"
+    chosen = found["chosen"] | {"psnr": {int(t): dB for t, dB in found["chosen"]["psnr"].items()}}
+    chosen["sampling"] = SamplingConfig(**chosen["sampling"])
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 2 + 7 + 2 and printed[-1] == sampling.line(found["chosen"])
+    assert len(printed) == 2 + 7 + 2 and printed[-1] == sampling.line(sampling.Row(**chosen))
     assert read_config(tiny_world_folder) == tiny_world_config(), "the world was changed"
 
 
@@ -801,9 +819,20 @@ def test_the_quickest_that_looks_and_obeys_nearly_best_is_chosen():
         "empty": (0.0, 0.5, 0.99, 1.0),
         "noise": (0.0, 1.5, 0.99, 1.0),
     }
-    names = ("never_seen", "sharpness", "agreement", "ms")
-    rows = [{"way": way, **dict(zip(names, row, strict=True))} for way, row in ways.items()]
-    assert sampling.choose(rows)["way"] == "best"
+    rows = {
+        name: sampling.Row(
+            sampling=SamplingConfig(),
+            never_seen=never_seen,
+            sharpness=sharpness,
+            agreement=agreement,
+            eta_squared=1.0,
+            psnr={},
+            passes=1.0,
+            ms=ms,
+        )
+        for name, (never_seen, sharpness, agreement, ms) in ways.items()
+    }
+    assert sampling.choose(list(rows.values())) is rows["best"]
 
 
 @pytest.mark.parametrize(

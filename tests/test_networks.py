@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from genie.errors import UserError
 from train.measure.metrics import frechet_distance
-from train.measure.networks import Supplied
+from train.measure.networks import NetworkFigures, Supplied
 
 
 class Distance(nn.Module):
@@ -56,16 +56,16 @@ def films(num_frames: int) -> tuple[Tensor, Tensor, Tensor]:
 def test_the_users_networks_are_shown_what_they_were_made_for(files):
     generated, future, prompts = films(9)
     figures = Supplied.open(*files).figures(generated, future, prompts)
-    assert list(figures["lpips"]) == [str(step) for step in range(1, 10)]
-    assert figures["lpips"]["1"]["copy_last_frame"] == 0, "the prompt is the first frame here"
+    assert list(figures.lpips) == list(range(1, 10))
+    assert figures.lpips[1].copy_last_frame == 0, "the prompt is the first frame here"
     gap = (future[:, 3].float() - generated[:, 3].float()).mean().item() * 2 / 255
-    assert figures["lpips"]["4"]["generated"] == pytest.approx(gap, rel=1e-4)
+    assert figures.lpips[4].generated == pytest.approx(gap, rel=1e-4)
     bright = [2 * frames[:, [0, -1]].float().mean(dim=(2, 3, 4)) / 255 - 1 for frames in
               (torch.cat([prompts[:, None], x], dim=1) for x in (generated, future))]  # fmt: skip
-    assert figures["fvd"] == pytest.approx(frechet_distance(*bright), rel=0.02)
+    assert figures.fvd == pytest.approx(frechet_distance(*bright), rel=0.02)
     halves = [frames.flatten(0, 1).float().flatten(1, 2).unflatten(1, (2, -1)).mean(dim=(2, 3))
               for frames in (generated, future)]  # fmt: skip
-    assert figures["fid"] == pytest.approx(frechet_distance(*halves), rel=1e-3)
+    assert figures.fid == pytest.approx(frechet_distance(*halves), rel=1e-3)
 
 
 class Answers(nn.Module):
@@ -114,7 +114,7 @@ def test_one_clip_is_too_few_for_fvd(files):
 
 
 def test_without_networks_there_are_no_such_figures():
-    assert Supplied.open(None, None).figures(*films(9)) == {}
+    assert Supplied.open(None, None).figures(*films(9)) == NetworkFigures()
 
 
 def test_what_is_no_network_is_refused(tmp_path: Path, files):

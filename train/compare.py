@@ -10,16 +10,16 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import tyro
 
 from genie.data.clips import FrameStore
 from genie.files import check_folder, write_whole
 from genie.world import World
 from train.errors import one_line_errors
-from train.evaluate import check_sizes, draw_work, evaluate
+from train.measure.evaluation import draw_choice, evaluate
+from train.measure.rollouts import check_sizes
 
-STEP = "4"  # as in the paper
+STEP = 4  # as in the paper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,18 +62,17 @@ def main(config: CompareConfig) -> dict[str, dict[str, dict[str, float]]]:
     return figures
 
 
-@torch.no_grad()
 def _figures(world: World, store: FrameStore, config: CompareConfig) -> dict[str, float]:
     check_sizes(world, store)
-    found = evaluate(world, draw_work(store, config.num_clips, horizon=8, seed=config.seed))
-    rollout = found["rollout"][STEP]
+    found = evaluate(world, draw_choice(store, config.num_clips, horizon=8, seed=config.seed))
+    rollout = found.rollout[STEP]
     return {
-        "tokenizer": found["tokenizer"]["psnr"],
-        "rollout": rollout["generated"]["psnr"],
-        "copying": rollout["copy_last_frame"]["psnr"],
-        "delta PSNR": found["delta_psnr"][STEP]["mean"],
-        "eta squared": found["scroll"]["eta_squared"]["across"],
-        "perplexity": found["latent_action"]["perplexity"],
+        "tokenizer": found.tokenizer.psnr,
+        "rollout": rollout.generated.psnr,
+        "copying": rollout.copy_last_frame.psnr,
+        "delta PSNR": found.delta_psnr[STEP].mean,
+        "eta squared": found.held_actions.eta_squared.across,
+        "perplexity": found.latent_action.perplexity,
     }
 
 

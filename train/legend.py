@@ -18,7 +18,7 @@ from genie.files import check_folder
 from genie.world import World
 from train.dynamics import LEGEND_PROMPTS, draw_prompts
 from train.errors import one_line_errors
-from train.evaluate import check_sizes
+from train.measure.rollouts import check_sizes
 from train.measure.effects import Effect, write_legend
 from train.measure.true_actions import Meeting, TrueActions, meetings
 

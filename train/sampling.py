@@ -1,16 +1,17 @@
 """`python -m train.sampling WORLD DATA`: which way of drawing frames a world plays best with.
 
-Every combination of passes, temperatures, bounds and guidance makes the same films from held-out
-levels, and is held beside the others by the share of patches that real frames never show, by how
-sharp frames still are, by how well actions obey, and by time. Named at the end: of those that are
-as sharp as real frames within `AS_SHARP` of the nearest (a world that drifts into emptiness shows
-nothing that is strange), then within `NEAR_BEST` points of the fewest never-seen patches, then
-within `AS_OBEDIENT` of the best agreement, the quickest.
-PSNR is told, but does not choose: it prefers a blur to a definite picture. The first row is what
-the world does now. Changes nothing.
+Every combination of passes, temperatures, bounds and guidance rolls out from the same held-out
+frames under the same actions. Compared are the share of patches that real frames never show, the
+sharpness that is left, the agreement of held actions, and time. The best is chosen step by step:
+keep those whose sharpness is within `AS_SHARP` of the one nearest to real frames (an empty picture
+shows no strange patch, but is not sharp), of these those within `NEAR_BEST` points of the fewest
+never-seen patches, of these those within `AS_OBEDIENT` of the best agreement; take the quickest.
+PSNR is printed, but does not count: it prefers a blur to a definite picture. The first row is the
+world's present setting. The world's folder is not changed.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -29,11 +30,11 @@ from genie.metrics import psnr
 from genie.sampling import SamplingConfig
 from genie.world import World
 from train.errors import one_line_errors
-from train.evaluate import NUM_HELD_PROMPTS, check_sizes
-from train.measure.figures import latency_figures, scroll_figures
+from train.measure.evaluation import NUM_HELD_PROMPTS
+from train.measure.figures import held_action_figures, latency_figures
 from train.measure.long_rollouts import WINDOW, Ruler, longest_scenes, run_on
-from train.measure.patches import FEWEST_VIDEOS
-from train.measure.rollouts import HISTORY, draw_clips, infer, roll
+from train.measure.patches import FEWEST_VIDEOS, KnownPatches
+from train.measure.rollouts import HISTORY, check_sizes, draw_clips, infer, roll
 
 AS_SHARP = 0.1
 NEAR_BEST = 1.0
@@ -75,6 +76,7 @@ class Course:
 
     store: FrameStore
     ruler: Ruler
+    known: KnownPatches
     clips: UInt8[Tensor, "b t 3 h w"]
     actions: Int[Tensor, "b t"]
     """That lead from the prompts on."""
@@ -106,7 +108,27 @@ class Course:
             )
         actions = infer(world, clips)[:, HISTORY:]
         scenes = longest_scenes(store)
-        return cls(store, ruler, clips, actions, scenes, config.horizon, config.seed)
+        return cls(store, ruler, ruler.known, clips, actions, scenes, config.horizon, config.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One way of drawing frames, and what was measured about it."""
+
+    sampling: SamplingConfig
+    never_seen: float
+    """Percent of patches after `horizon` frames."""
+    sharpness: float
+    """Share of real frames'."""
+    agreement: float
+    """See `HeldActions`, as is the next."""
+    eta_squared: float
+    psnr: dict[int, float]
+    """dB, by the number of frames since the prompt."""
+    passes: float
+    """Of a frame, on average."""
+    ms: float
+    """Of a frame, on average."""
 
 
 @torch.no_grad()
@@ -125,17 +147,12 @@ def main(config: SamplingSweep) -> None:
     print(header(config.horizon))
     rows = []
     for world.config in configs:
-        rows.append(asdict(world.config.sampling) | measure(world, course))
+        rows.append(measure(world, course))
         print(line(rows[-1]), flush=True)
     chosen = choose(rows)
-    write_whole(
-        config.out / "sampling.json", json.dumps({"rows": rows, "chosen": chosen}, indent=1)
-    )
-    print(
-        f"the quickest that is sharp within {AS_SHARP:g} of the nearest to real frames, within "
-        f"{NEAR_BEST:g} points of the fewest never seen and {AS_OBEDIENT:g} of the best agreement:"
-        f"\n{line(chosen)}"
-    )
+    found = {"rows": [asdict(row) for row in rows], "chosen": asdict(chosen)}
+    write_whole(config.out / "sampling.json", json.dumps(found, indent=1))
+    print(f"the quickest of those that look and obey about as well as the best:\n{line(chosen)}")
 
 
 def settings(config: SamplingSweep) -> list[SamplingConfig]:
@@ -168,56 +185,56 @@ def settings(config: SamplingSweep) -> list[SamplingConfig]:
     return list(dict.fromkeys(ways))
 
 
-def measure(world: World, course: Course) -> dict[str, float]:
-    """Percent of patches never seen, obedience, likeness to the truth in dB, passes and time."""
+def measure(world: World, course: Course) -> Row:
+    """Send the world's present way of drawing through the course."""
     films = run_on(world, course.store, course.scenes, (course.horizon,), course.seed)
-    looks = course.ruler.looks(films.windows[course.horizon], films.videos, course.seed)
+    last = films.windows[course.horizon]
     prompts = course.clips[:, HISTORY]
     frames = roll(world, prompts, course.actions, course.seed, "rollout")
-    held = scroll_figures(world, prompts[:NUM_HELD_PROMPTS], course.seed)
+    held = held_action_figures(world, prompts[:NUM_HELD_PROMPTS], course.seed)
     latency = latency_figures(world, prompts[0], course.seed)
-    return {
-        "never_seen": looks["never_seen"],
-        "sharpness": looks["sharpness"],
-        "agreement": held["agreement"],
-        "eta_squared": held["eta_squared"]["across"],
-        **{
-            f"psnr_{step}": psnr(
-                to_float(frames[:, step - 1]), to_float(course.clips[:, HISTORY + step])
-            )
+    return Row(
+        sampling=world.config.sampling,
+        never_seen=course.known.never_seen(last, films.videos, course.seed),
+        sharpness=course.ruler.looks(last).sharpness,
+        agreement=held.agreement,
+        eta_squared=held.eta_squared.across,
+        psnr={
+            step: psnr(to_float(frames[:, step - 1]), to_float(course.clips[:, HISTORY + step]))
             .mean()
             .item()
             for step in PSNR_STEPS
         },
-        "passes": latency["passes"],
-        "ms": latency["mean_ms"],
-    }
+        passes=latency.passes,
+        ms=latency.mean_ms,
+    )
 
 
-def choose(rows: list[dict]) -> dict:
+def choose(rows: list[Row]) -> Row:
     """The quickest row that is near the best in looks and in obedience."""
-    nearest = min(abs(row["sharpness"] - 1) for row in rows)
-    lively = [row for row in rows if abs(row["sharpness"] - 1) <= nearest + AS_SHARP]
-    fewest = min(row["never_seen"] for row in lively)
-    looks_well = [row for row in lively if row["never_seen"] <= fewest + NEAR_BEST]
-    best = max(row["agreement"] for row in looks_well)
-    obeys = [row for row in looks_well if row["agreement"] >= best - AS_OBEDIENT]
-    return min(obeys, key=lambda row: row["ms"])
+    nearest = min(abs(row.sharpness - 1) for row in rows)
+    lively = [row for row in rows if abs(row.sharpness - 1) <= nearest + AS_SHARP]
+    fewest = min(row.never_seen for row in lively)
+    looks_well = [row for row in lively if row.never_seen <= fewest + NEAR_BEST]
+    best = max(row.agreement for row in looks_well)
+    obeys = [row for row in looks_well if row.agreement >= best - AS_OBEDIENT]
+    return min(obeys, key=lambda row: row.ms)
 
 
-COLUMNS = {
-    "most": ("maskgit_steps", "d"),
-    "bound": ("entropy_bound", "g"),
-    "temp": ("temperature", ".2f"),
-    "choice": ("choice_temperature", "g"),
-    "guide": ("guidance", "g"),
-    "never seen": ("never_seen", ".1f"),
-    "sharp": ("sharpness", ".2f"),
-    "agree": ("agreement", ".2f"),
-    "eta2": ("eta_squared", ".2f"),
-    **{f"dB t={step}": (f"psnr_{step}", ".2f") for step in PSNR_STEPS},
-    "passes": ("passes", ".2f"),
-    "ms": ("ms", ".1f"),
+COLUMNS: dict[str, tuple[Callable[[Row], float], str]] = {
+    "most": (lambda row: row.sampling.maskgit_steps, "d"),
+    "bound": (lambda row: row.sampling.entropy_bound, "g"),
+    "temp": (lambda row: row.sampling.temperature, ".2f"),
+    "choice": (lambda row: row.sampling.choice_temperature, "g"),
+    "guide": (lambda row: row.sampling.guidance, "g"),
+    "never seen": (lambda row: row.never_seen, ".1f"),
+    "sharp": (lambda row: row.sharpness, ".2f"),
+    "agree": (lambda row: row.agreement, ".2f"),
+    "eta2": (lambda row: row.eta_squared, ".2f"),
+    "dB t=4": (lambda row: row.psnr[4], ".2f"),
+    "dB t=15": (lambda row: row.psnr[15], ".2f"),
+    "passes": (lambda row: row.passes, ".2f"),
+    "ms": (lambda row: row.ms, ".1f"),
 }
 
 
@@ -227,9 +244,11 @@ def header(horizon: int) -> str:
     return f"patches never seen (%) after {horizon} frames\n{names}"
 
 
-def line(row: dict) -> str:
+def line(row: Row) -> str:
     """One row of figures."""
-    return "".join(f"{format(row[of], how):>{_width(name)}}" for name, (of, how) in COLUMNS.items())
+    return "".join(
+        f"{format(read(row), how):>{_width(name)}}" for name, (read, how) in COLUMNS.items()
+    )
 
 
 def _width(name: str) -> int:

@@ -1,12 +1,13 @@
-"""Figures of rollouts, latent actions, scroll and latency, as dicts ready for JSON.
+"""Figures of rollouts, latent actions, held actions and latency.
 
-In: a world, its rollouts and the true frames. Out: PSNR in dB, scrolls in pixels, times in ms.
+In: a world, its rollouts and the true frames. Out: dataclasses of numbers: PSNR in dB, scrolls in
+pixels, times in ms.
 Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 4, for delta-t PSNR.
 Does not judge, and does not know the true actions.
 """
 
 import time
-from dataclasses import asdict
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from genie.metrics import code_use, decibels, squared_error
 from genie.playable import Playable
 from genie.world import World
 from train.measure import metrics
-from train.measure.effects import HELD_STEPS, effects, hold_actions, scrolls
+from train.measure.effects import HELD_STEPS, Effect, effects, hold_actions, scrolls
 from train.measure.rollouts import reconstruct, roll
 
 DELTA_STEPS = range(1, 11)
@@ -29,21 +30,118 @@ LATENCY_STEPS = 60
 CONFIDENCE = 1.96  # standard errors on either side of a mean, for 95 %
 
 
-def likeness(
-    frames: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]
-) -> dict[str, float]:
-    """Return mean PSNR, pooled PSNR (both dB) and mean SSIM of frames."""
+@dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """How close frames are to the true ones."""
+
+    psnr: float
+    """dB: the mean over frames of each frame's PSNR, where an identical frame counts 60 dB."""
+    psnr_pooled: float
+    """dB: the PSNR of the mean squared error over all frames."""
+    ssim: float
+    """Mean over frames, -1..1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean over clips and how certain it is."""
+
+    mean: float
+    standard_error: float | None
+    """None if all clips are of one video."""
+    interval: tuple[float, float]
+    """Of 95 %."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutStep:
+    """Rollouts so many frames after the prompt, beside their floor and their ceiling."""
+
+    generated: Likeness
+    copy_last_frame: Likeness
+    """The floor: the prompt frame, unchanged."""
+    tokenizer: Likeness
+    """The ceiling: the true frame, encoded and decoded."""
+    gain_over_copy: Estimate
+    """dB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstFrames:
+    """Mean PSNR in dB over the first frames, as others report their rollouts."""
+
+    num_frames: int
+    generated: float
+    copy_last_frame: float
+    tokenizer: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EtaSquared:
+    """Share of the variance of the view's motion that the latent action explains, 0..1."""
+
+    across: float
+    up_down: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionUse:
+    """What the latent action model makes of true transitions."""
+
+    eta_squared: EtaSquared
+    """Of the true motion from frame to frame. It needs no dynamics, so that latent action models
+    can be compared before one is trained on them."""
+    num_actions: int
+    num_transitions: int
+    usage: float
+    """Share of the actions that occur."""
+    perplexity: float
+    """Between 1 and `num_actions`, where all are equally frequent."""
+    histogram: list[int]
+    """Transitions of each action."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldActions:
+    """How the view moves in all while each latent action is held."""
+
+    num_prompts: int
+    num_steps: int
+    eta_squared: EtaSquared
+    """Of the total motion."""
+    agreement: float
+    """Mean over the actions of `Effect.agreement`: how far an action does the same from prompt to
+    prompt."""
+    actions: list[Effect]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Time of one session's steps from action to picture, in ms."""
+
+    p50_ms: float
+    p95_ms: float
+    mean_ms: float
+    passes: float
+    """MaskGIT passes of a frame, on average."""
+    num_steps: int
+    computed_by: str
+    """Device and engine."""
+
+
+def likeness(frames: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> Likeness:
+    """Compare frames with the true ones."""
     errors, similarities = [], []
     for part, wanted in zip(frames.split(256), target.split(256), strict=True):
         pair = to_float(part), to_float(wanted)
         errors.append(squared_error(*pair))
         similarities.append(metrics.ssim(*pair))
     error = torch.cat(errors)
-    return {
-        "psnr": decibels(error).mean().item(),
-        "psnr_pooled": decibels(error.mean()).item(),
-        "ssim": torch.cat(similarities).mean().item(),
-    }
+    return Likeness(
+        psnr=decibels(error).mean().item(),
+        psnr_pooled=decibels(error.mean()).item(),
+        ssim=torch.cat(similarities).mean().item(),
+    )
 
 
 def rollout_figures(
@@ -52,33 +150,35 @@ def rollout_figures(
     prompts: UInt8[Tensor, "b 3 h w"],
     rendered: UInt8[Tensor, "b s 3 h w"],
     videos: Int[np.ndarray, " b"],
-) -> dict[str, dict]:
-    """Return, by step, how like the truth the rollout is, beside its two yardsticks.
-
-    The floor is to copy the prompt frame, the ceiling what the tokenizer keeps of the true frame.
+) -> dict[int, RolloutStep]:
+    """Compare rollouts with the truth, by the number of frames since the prompt.
 
     Args:
+        rendered: the true frames after the tokenizer.
         videos: the number of the video that each clip is from.
     """
     steps = {}
     for step, truth in enumerate(future.unbind(1), start=1):
         frames = generated[:, step - 1]
         gains = metrics.delta_psnr(*map(to_float, (truth, frames, prompts)))
-        steps[str(step)] = {
-            "generated": likeness(frames, truth),
-            "copy_last_frame": likeness(prompts, truth),
-            "tokenizer": likeness(rendered[:, step - 1], truth),
-            "gain_over_copy": _mean_with_error(gains, videos),
-        }
+        steps[step] = RolloutStep(
+            generated=likeness(frames, truth),
+            copy_last_frame=likeness(prompts, truth),
+            tokenizer=likeness(rendered[:, step - 1], truth),
+            gain_over_copy=estimate(gains, videos),
+        )
     return steps
 
 
-def first_frames(steps: dict[str, dict]) -> dict[str, float]:
-    """Mean PSNR in dB over the first frames, as others state their rollouts."""
-    chosen = [step for step in steps if int(step) <= FIRST_FRAMES]
-    names = ("generated", "copy_last_frame", "tokenizer")
-    means = {name: sum(steps[s][name]["psnr"] for s in chosen) / len(chosen) for name in names}
-    return {"num_frames": len(chosen), **means}
+def first_frames(steps: dict[int, RolloutStep]) -> FirstFrames:
+    """Average the first `FIRST_FRAMES` frames of rollouts."""
+    chosen = [at for step, at in steps.items() if step <= FIRST_FRAMES]
+    return FirstFrames(
+        num_frames=len(chosen),
+        generated=sum(at.generated.psnr for at in chosen) / len(chosen),
+        copy_last_frame=sum(at.copy_last_frame.psnr for at in chosen) / len(chosen),
+        tokenizer=sum(at.tokenizer.psnr for at in chosen) / len(chosen),
+    )
 
 
 def delta_psnr_figures(
@@ -88,11 +188,13 @@ def delta_psnr_figures(
     prompts: UInt8[Tensor, "b 3 h w"],
     videos: Int[np.ndarray, " b"],
     seed: int,
-) -> dict[str, dict[str, float]]:
+) -> dict[int, Estimate]:
     """Return delta-t PSNR in dB by t: inferred actions against uniformly random ones.
 
-    Each clip's figure is its mean over `NUM_DRAWS` draws; error and interval are over `videos`,
-    the number of the video that each clip is from.
+    Each clip's figure is its mean over `NUM_DRAWS` draws.
+
+    Args:
+        videos: the number of the video that each clip is from.
     """
     num_clips, num_steps = len(prompts), min(max(DELTA_STEPS), future.shape[1])
     generator = torch.Generator().manual_seed(seed)
@@ -105,70 +207,63 @@ def delta_psnr_figures(
     for step in (step for step in DELTA_STEPS if step <= num_steps):
         truth, led = (to_float(frames[:, step - 1]) for frames in (future, generated))
         gains = [metrics.delta_psnr(truth, led, to_float(draw[:, step - 1])) for draw in drawn]
-        figures[str(step)] = _mean_with_error(torch.stack(gains).mean(dim=0), videos)
+        figures[step] = estimate(torch.stack(gains).mean(dim=0), videos)
     return figures
 
 
-def _mean_with_error(values: Float[Tensor, " b"], videos: np.ndarray) -> dict[str, float]:
-    """The mean over clips, its standard error and an interval of 95 %.
+def estimate(values: Float[Tensor, " b"], videos: Int[np.ndarray, " b"]) -> Estimate:
+    """Average over clips.
 
-    Clips of one video are alike, or even overlap, so that only videos count as independent
-    (Liang & Zeger 1986, Longitudinal data analysis using generalized linear models). With few
-    videos the interval is too narrow; of one there is none.
+    Clips of one video resemble one another or even overlap, so that only videos count as
+    independent (Liang & Zeger 1986, Longitudinal data analysis using generalized linear models).
+    With few videos the interval is too narrow; with one video it has no width.
     """
     mean = values.mean().item()
     off = np.bincount(videos, weights=(values - mean).double().numpy())
     count = len(np.unique(videos))
     error = (count / (count - 1) * (off**2).sum()) ** 0.5 / len(values) if count > 1 else None
     reach = CONFIDENCE * (error or 0)
-    return {"mean": mean, "standard_error": error, "interval": [mean - reach, mean + reach]}
+    return Estimate(mean=mean, standard_error=error, interval=(mean - reach, mean + reach))
 
 
 def latent_action_figures(
     clips: UInt8[Tensor, "b t 3 h w"], actions: Int[Tensor, "b t-1"], num_actions: int
-) -> dict:
-    """Return how much of the alphabet true transitions use, and what their actions tell of them.
-
-    `eta_squared`: share of the variance of the view's true motion from frame to frame that the
-    inferred action explains. It needs no dynamics, so that latent action models can be compared
-    before one is trained on them.
-    """
+) -> ActionUse:
+    """Return how many of the actions occur, and how much they say about the view's motion."""
     motion = rearrange(scrolls(clips[:, None]).double(), "b 1 s xy -> xy (b s)")
-    across, up_down = (metrics.eta_squared(values, actions.flatten()) for values in motion)
-    return {
-        "eta_squared": {"across": across, "up_down": up_down},
-        "num_actions": num_actions,
-        "num_transitions": actions.numel(),
+    return ActionUse(
+        eta_squared=_eta_squared(motion, actions.flatten()),
+        num_actions=num_actions,
+        num_transitions=actions.numel(),
         **{name: use.item() for name, use in code_use(actions, num_actions).items()},
-        "histogram": torch.bincount(actions.flatten(), minlength=num_actions).tolist(),
-    }
+        histogram=torch.bincount(actions.flatten(), minlength=num_actions).tolist(),
+    )
 
 
-def scroll_figures(world: World, prompts: UInt8[Tensor, "p 3 h w"], seed: int) -> dict:
-    """Hold each latent action from each prompt and return how the view moves in all.
-
-    `eta_squared`: share of the scroll's variance that the action explains, across and up/down.
-    `actions`: see `effects.Effect`; `agreement` is the mean of theirs: how far an action does the
-    same from prompt to prompt.
-    """
+def held_action_figures(world: World, prompts: UInt8[Tensor, "p 3 h w"], seed: int) -> HeldActions:
+    """Hold each latent action from each prompt and return how the view moves."""
     films = hold_actions(world, prompts, HELD_STEPS, seed)
     films[:, :, 0] = reconstruct(world, prompts[:, None])  # as the player sees the prompt
     shifts = scrolls(films)
     total = rearrange(shifts.sum(dim=2).double(), "p a xy -> xy (p a)")
     action = repeat(torch.arange(world.num_actions), "a -> (p a)", p=len(prompts))
-    across, up_down = (metrics.eta_squared(values, action) for values in total)
     measured = effects(shifts)
-    return {
-        "num_prompts": len(prompts),
-        "num_steps": HELD_STEPS,
-        "eta_squared": {"across": across, "up_down": up_down},
-        "agreement": sum(effect.agreement for effect in measured) / len(measured),
-        "actions": [asdict(effect) for effect in measured],
-    }
+    return HeldActions(
+        num_prompts=len(prompts),
+        num_steps=HELD_STEPS,
+        eta_squared=_eta_squared(total, action),
+        agreement=sum(effect.agreement for effect in measured) / len(measured),
+        actions=measured,
+    )
 
 
-def latency_figures(world: Playable, prompt: UInt8[Tensor, "3 h w"], seed: int) -> dict:
-    """Time one session's steps from action to frame, decode included, in ms, and count passes."""
+def _eta_squared(motion: Float[Tensor, "2 n"], actions: Int[Tensor, " n"]) -> EtaSquared:
+    across, up_down = (metrics.eta_squared(values, actions) for values in motion)
+    return EtaSquared(across=across, up_down=up_down)
+
+
+def latency_figures(world: Playable, prompt: UInt8[Tensor, "3 h w"], seed: int) -> Latency:
+    """Time one session's steps from action to picture, decoding included, and count its passes."""
     session = world.start(to_pictures(prompt)[None], seed=seed)
     generator = torch.Generator().manual_seed(seed)
     num_warm_up = 5
@@ -179,11 +274,11 @@ def latency_figures(world: Playable, prompt: UInt8[Tensor, "3 h w"], seed: int) 
         session.step(action)
         times.append(1000 * (time.perf_counter() - started))
     p50, p95 = np.percentile(times[num_warm_up:], [50, 95]).tolist()
-    return {
-        "p50_ms": p50,
-        "p95_ms": p95,
-        "mean_ms": sum(times[num_warm_up:]) / LATENCY_STEPS,
-        "passes": session.num_passes / session.num_steps,
-        "num_steps": LATENCY_STEPS,
-        "computed_by": world.what_computes,
-    }
+    return Latency(
+        p50_ms=p50,
+        p95_ms=p95,
+        mean_ms=sum(times[num_warm_up:]) / LATENCY_STEPS,
+        passes=session.num_passes / session.num_steps,
+        num_steps=LATENCY_STEPS,
+        computed_by=world.what_computes,
+    )

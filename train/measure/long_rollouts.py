@@ -1,18 +1,18 @@
-"""A world that runs on and on, a thousand frames by itself, beside real frames.
+"""Long rollouts: a world runs for a thousand frames by itself, beside real frames.
 
-In: a world and held-out videos. Out: figures by how many frames it has run: how far the pictures
-still look like the game's, and, while the true video lasts, how far they are like it.
-Actions are those that the latent action model reads from the true video; where that has ended,
-those of other true videos, one after the other: keys that somebody playing pressed, or else the
-views would differ from real ones for that alone.
+In: a world and held-out videos. Out: figures by the number of frames it has run: how far its
+pictures still look like the game's and, while the true video lasts, how close they are to it.
+Actions are those that the latent action model infers from the true video and, after its end, from
+other true videos, one after the other. Random actions would not do: nobody plays like that, so the
+views would differ from real ones for that reason alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,7 +20,7 @@ from genie.data.clips import Clips, FrameStore
 from genie.frames import to_float
 from genie.world import World
 from train.measure import metrics
-from train.measure.figures import likeness
+from train.measure.figures import Likeness, likeness
 from train.measure.patches import KnownPatches
 from train.measure.rollouts import HISTORY, find_videos, infer, reconstruct
 
@@ -29,6 +29,7 @@ NUM_FILMS = 32
 WINDOW = 10  # frames up to a step that its figures are taken over
 NUM_REAL = 500  # pairs of real frames to hold films beside
 NUM_DRAWS = 8  # sets of real stretches that show how near real films are to them
+LEAST = 1e-6  # that a share is taken of
 CONTEXT = 8  # true frames before one, for the tokenizer to keep it as it does in a clip
 
 
@@ -38,33 +39,91 @@ class LongRun:
 
     truths: list[UInt8[Tensor, "t 3 h w"]]
     """The true video of each from its prompt on, as long as it lasts."""
-    windows: dict[int, UInt8[Tensor, "b w 3 h w"]]
+    windows: dict[int, UInt8[Tensor, "b s 3 h w"]]
     """By step the last frames up to it."""
     videos: Int[np.ndarray, " b"]
     """The number of the video that each starts in."""
 
 
-def long_figures(world: World, store: FrameStore, run: LongRun, seed: int) -> dict[str, dict]:
-    """Figures by step; under "real" those of real films, under "tokenizer" what it makes of those.
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """How far films look like the game."""
 
-    `never_seen`: see `train.measure.patches`; it is missing where there are too few videos.
-    `sharpness`, `contrast` and `motion` are shares of the real frames', 1 being as sharp; `colour`
-    is how far the mean colour is off, 0..255. Real films are stretches of other scenes each, means
-    over `NUM_DRAWS` draws, of which `never_seen_range` has the least and the greatest. `generated`,
-    `copy_last_frame` and `tokenizer` are there while true videos last, for `num_true` of them.
-    """
+    sharpness: float
+    """Share of real frames' sharpness: 1 is as sharp; likewise the next two."""
+    contrast: float
+    motion: float
+    colour: float
+    """How far the mean colour is off, 0..255."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongStep(Looks):
+    """Films after so many frames; `Likeness` to the truth where a true video lasts as long."""
+
+    num_true: int
+    """True videos that last as long."""
+    generated: Likeness | None = None
+    copy_last_frame: Likeness | None = None
+    tokenizer: Likeness | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeverSeen:
+    """Percent of patches unlike any in real frames, see `train.measure.patches`."""
+
+    real: float
+    """Of real films: the mean over `NUM_DRAWS` draws of them."""
+    real_range: tuple[float, float]
+    """The least and the greatest of these draws."""
+    tokenizer: float
+    """Of real films, encoded and decoded."""
+    steps: dict[int, float]
+    """Of rollouts, by the number of frames since the prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongFigures:
+    """Long rollouts beside real films, which are stretches of different scenes."""
+
+    real: Looks
+    """Means over `NUM_DRAWS` draws of real films."""
+    tokenizer: Looks
+    """Real films, encoded and decoded."""
+    steps: dict[int, LongStep]
+    """By the number of frames since the prompt."""
+    never_seen: NeverSeen | None
+    """None where there are too few videos."""
+
+
+def long_figures(world: World, store: FrameStore, run: LongRun, seed: int) -> LongFigures:
+    """Measure films that `run_on` made, beside real ones of the same store."""
     ruler = Ruler.of(store, seed)
     num_films, num_frames = next(iter(run.windows.values())).shape[:2]
     draws = [_draw_films(store, num_films, num_frames, [seed, n]) for n in range(NUM_DRAWS)]
     films, videos = draws[0]
-    figures = {
-        "real": _over_draws([ruler.looks(*draw, seed) for draw in draws]),
-        "tokenizer": ruler.looks(reconstruct(world, films), videos, seed),
-    }
-    for step, window in run.windows.items():
-        looks = ruler.looks(window, run.videos, seed)
-        figures[str(step)] = looks | _likeness_to_truth(world, run, step)
-    return figures
+    rendered = reconstruct(world, films)
+    never_seen = None
+    if ruler.known:
+        shares = [ruler.known.never_seen(*draw, seed) for draw in draws]
+        never_seen = NeverSeen(
+            real=sum(shares) / NUM_DRAWS,
+            real_range=(min(shares), max(shares)),
+            tokenizer=ruler.known.never_seen(rendered, videos, seed),
+            steps={
+                step: ruler.known.never_seen(window, run.videos, seed)
+                for step, window in run.windows.items()
+            },
+        )
+    return LongFigures(
+        real=_mean([ruler.looks(films) for films, _ in draws]),
+        tokenizer=ruler.looks(rendered),
+        steps={
+            step: _long_step(world, run, step, ruler.looks(window))
+            for step, window in run.windows.items()
+        },
+        never_seen=never_seen,
+    )
 
 
 def run_on(
@@ -125,10 +184,31 @@ def _go_on(inferred: list[Int[Tensor, " _"]], num_steps: int, seed: int) -> Int[
 
 
 @dataclass(frozen=True)
-class Ruler:
-    """Real frames, that films are held beside."""
+class Statistics:
+    """What frames look like, averaged over films; colours 0..1."""
 
-    statistics: dict
+    sharpness: float
+    contrast: float
+    motion: float
+    colour: Float[Tensor, "3"]
+
+    @classmethod
+    def of(cls, films: UInt8[Tensor, "b s 3 h w"]) -> "Statistics":
+        """Measure films."""
+        clips = to_float(films)
+        return cls(
+            sharpness=metrics.sharpness(clips).mean().item(),
+            contrast=clips.std(dim=(-2, -1)).mean().item(),
+            motion=(clips[:, 1:] - clips[:, :-1]).abs().mean().item(),
+            colour=clips.mean(dim=(0, 1, 3, 4)),
+        )
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """Real frames with which films are compared."""
+
+    real: Statistics
     known: KnownPatches | None
 
     @classmethod
@@ -138,27 +218,22 @@ class Ruler:
         count = min(NUM_REAL, len(rows))
         chosen = np.random.default_rng(seed).choice(rows, count, replace=False)
         pairs = _read(store, np.sort(chosen), 2)
-        return cls(_statistics(pairs), KnownPatches.of(store, seed))
+        return cls(Statistics.of(pairs), KnownPatches.of(store, seed))
 
-    def looks(
-        self, films: UInt8[Tensor, "b w 3 h w"], videos: Int[np.ndarray, " b"], seed: int
-    ) -> dict[str, float]:
-        """Figures of films; `videos` are the numbers of those that they start in."""
-        found, wanted = _statistics(films), self.statistics
-        shares = {
-            name: found[name] / max(wanted[name], 1e-6)
-            for name in ("sharpness", "contrast", "motion")
-        }
-        colour = 255 * (found["colour"] - wanted["colour"]).abs().mean().item()
-        looks = {**shares, "colour": colour}
-        if self.known:
-            looks = {"never_seen": self.known.never_seen(films, videos, seed), **looks}
-        return looks
+    def looks(self, films: UInt8[Tensor, "b s 3 h w"]) -> Looks:
+        """Compare films with real frames."""
+        found, real = Statistics.of(films), self.real
+        return Looks(
+            sharpness=found.sharpness / max(real.sharpness, LEAST),
+            contrast=found.contrast / max(real.contrast, LEAST),
+            motion=found.motion / max(real.motion, LEAST),
+            colour=255 * (found.colour - real.colour).abs().mean().item(),
+        )
 
 
 def _draw_films(
     store: FrameStore, num_films: int, num_frames: int, seed: list[int]
-) -> tuple[UInt8[Tensor, "b w 3 h w"], Int[np.ndarray, " b"]]:
+) -> tuple[UInt8[Tensor, "b s 3 h w"], Int[np.ndarray, " b"]]:
     """Stretches of real frames, each of another scene as films are, and their videos' numbers."""
     rng, rows = np.random.default_rng(seed), Clips(store, num_frames).rows
     shuffled = rng.permutation(rows)
@@ -167,38 +242,26 @@ def _draw_films(
     return _read(store, chosen, num_frames), find_videos(store, chosen)
 
 
-def _over_draws(looks: list[dict[str, float]]) -> dict[str, float | list[float]]:
-    means = {name: sum(draw[name] for draw in looks) / len(looks) for name in looks[0]}
-    if "never_seen" not in means:
-        return means
-    shares = [draw["never_seen"] for draw in looks]
-    return means | {"never_seen_range": [min(shares), max(shares)]}
+def _mean(draws: list[Looks]) -> Looks:
+    names = [field.name for field in fields(Looks)]
+    return Looks(**{name: sum(getattr(of, name) for of in draws) / len(draws) for name in names})
 
 
-def _read(store: FrameStore, rows: np.ndarray, num_frames: int) -> UInt8[Tensor, "b w 3 h w"]:
+def _read(store: FrameStore, rows: np.ndarray, num_frames: int) -> UInt8[Tensor, "b s 3 h w"]:
     return torch.stack([store.read(row, row + num_frames) for row in rows.tolist()])
 
 
-def _statistics(films: UInt8[Tensor, "b w 3 h w"]) -> dict:
-    clips = to_float(films)
-    return {
-        "sharpness": metrics.sharpness(clips).mean().item(),
-        "contrast": clips.std(dim=(-2, -1)).mean().item(),
-        "motion": (clips[:, 1:] - clips[:, :-1]).abs().mean().item(),
-        "colour": clips.mean(dim=(0, 1, 3, 4)),
-    }
-
-
-def _likeness_to_truth(world: World, run: LongRun, step: int) -> dict:
-    """PSNR and SSIM of the films whose true video has got to this step."""
+def _long_step(world: World, run: LongRun, step: int, looks: Looks) -> LongStep:
+    """Add PSNR and SSIM of the films whose true video has not ended before this step."""
     lasting = [n for n, truth in enumerate(run.truths) if len(truth) > step]
     if not lasting:
-        return {"num_true": 0}
+        return LongStep(**asdict(looks), num_true=0)
     truth = torch.stack([run.truths[n][step] for n in lasting])
     before = torch.stack([run.truths[n][step + 1 - CONTEXT : step + 1] for n in lasting])
-    return {
-        "num_true": len(lasting),
-        "generated": likeness(run.windows[step][lasting, -1], truth),
-        "copy_last_frame": likeness(torch.stack([run.truths[n][0] for n in lasting]), truth),
-        "tokenizer": likeness(reconstruct(world, before)[:, -1], truth),
-    }
+    return LongStep(
+        **asdict(looks),
+        num_true=len(lasting),
+        generated=likeness(run.windows[step][lasting, -1], truth),
+        copy_last_frame=likeness(torch.stack([run.truths[n][0] for n in lasting]), truth),
+        tokenizer=likeness(reconstruct(world, before)[:, -1], truth),
+    )

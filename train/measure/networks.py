@@ -1,7 +1,7 @@
-"""Figures that want networks whose weights nobody may hand on here: LPIPS, FID and FVD.
+"""Figures that need networks whose weights cannot be shipped here: LPIPS, FID and FVD.
 
-In: TorchScript files that the user brings, and frames. Out: distances. Nothing is downloaded; where
-no file is given there is no such figure, and none of another network goes by the same name.
+In: TorchScript files that the user supplies, and frames. Out: distances. Nothing is downloaded;
+without a network there is no figure, and no other network's distance goes by the same name.
 Source: LPIPS, Zhang et al. 2018 (arXiv:1801.03924); FID, Heusel et al. 2017 (arXiv:1706.08500);
 FVD, Unterthiner et al. 2018 (arXiv:1812.01717).
 """
@@ -27,9 +27,29 @@ FVD_SIDE = 224  # what I3D was trained on
 FEWEST_FRAMES = 10  # that I3D can take
 
 
+@dataclass(frozen=True, kw_only=True)
+class LpipsStep:
+    """Mean LPIPS of rollouts after so many frames; smaller is closer to the truth."""
+
+    generated: float
+    copy_last_frame: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFigures:
+    """Each None without its network; smaller is better."""
+
+    lpips: dict[int, LpipsStep] | None = None
+    """By the number of frames since the prompt."""
+    fid: float | None = None
+    """Of all generated frames against all true ones."""
+    fvd: float | None = None
+    """Of clips that begin with their prompts."""
+
+
 @dataclass(frozen=True)
 class Supplied:
-    """The networks that were given, if any."""
+    """The networks that the user supplied, if any."""
 
     lpips: torch.jit.ScriptModule | None = None
     """Two batches of frames in -1..1 to a distance each."""
@@ -47,7 +67,7 @@ class Supplied:
         Raises:
             UserError: if one cannot be read.
         """
-        return cls(*(path and _load(path) for path in (lpips, fvd, fid)))
+        return cls(*(None if path is None else _load(path) for path in (lpips, fvd, fid)))
 
     @torch.no_grad()
     def figures(
@@ -55,69 +75,82 @@ class Supplied:
         generated: UInt8[Tensor, "b s 3 h w"],
         future: UInt8[Tensor, "b s 3 h w"],
         prompts: UInt8[Tensor, "b 3 h w"],
-    ) -> dict:
-        """LPIPS by step beside copying the prompt, FID of all frames, FVD of all clips.
-
-        FVD's clips begin with their prompts.
+    ) -> NetworkFigures:
+        """Measure rollouts with every network there is.
 
         Raises:
-            UserError: if a network does not take what it is given.
+            UserError: if a network refuses the frames, or they are too few for it.
         """
-        figures = {}
+        lpips, fid, fvd = None, None, None
         if self.lpips is not None:
-            figures["lpips"] = {
-                str(step + 1): {
-                    "generated": self._lpips(generated[:, step], future[:, step]),
-                    "copy_last_frame": self._lpips(prompts, future[:, step]),
-                }
+            lpips = {
+                step + 1: LpipsStep(
+                    generated=_lpips(self.lpips, generated[:, step], future[:, step]),
+                    copy_last_frame=_lpips(self.lpips, prompts, future[:, step]),
+                )
                 for step in range(future.shape[1])
             }
-        if self.fvd is not None and future.shape[1] + 1 < FEWEST_FRAMES:
-            raise UserError(f"FVD wants {FEWEST_FRAMES} frames or more: give a larger --horizon")
-        if self.fvd is not None and len(future) < 2:
-            raise UserError("FVD wants 2 clips or more: give a larger --num-clips")
         if self.fvd is not None:
-            features = (
-                self._clip_features(torch.cat([prompts[:, None], frames], dim=1))
-                for frames in (generated, future)
-            )
-            figures["fvd"] = _finite("FVD", metrics.frechet_distance(*features))
-        if self.fid is not None and generated.shape[0] * generated.shape[1] < 2:
-            raise UserError("FID wants 2 frames or more: give a larger --num-clips")
+            films = [torch.cat([prompts[:, None], frames], dim=1) for frames in (generated, future)]
+            fvd = _fvd(self.fvd, *films)
         if self.fid is not None:
-            features = (self._frame_features(frames) for frames in (generated, future))
-            figures["fid"] = _finite("FID", metrics.frechet_distance(*features))
-        return figures
+            fid = _fid(self.fid, generated.flatten(0, 1), future.flatten(0, 1))
+        return NetworkFigures(lpips=lpips, fid=fid, fvd=fvd)
 
-    def _lpips(self, frames: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> float:
-        pairs = zip(frames.split(BATCH), target.split(BATCH), strict=True)
-        found = [_ask("LPIPS", self.lpips, _signed(a), _signed(b)).flatten() for a, b in pairs]
-        distances = torch.cat(found)
-        if len(distances) != len(frames):
-            raise UserError(
-                f"the LPIPS network gives {len(distances)} distances of {len(frames)} pairs: one "
-                "a pair is wanted"
-            )
-        return _finite("LPIPS", distances.mean().item())
 
-    def _clip_features(self, clips: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b f"]:
-        options = {"rescale": False, "resize": False, "return_features": True}
-        found = []
-        for part in clips.split(BATCH):
-            frames = F.interpolate(
-                _signed(part.flatten(0, 1)), (FVD_SIDE, FVD_SIDE), mode="bilinear"
-            )
-            batch = rearrange(frames, "(b t) c h w -> b c t h w", b=len(part))
-            found.append(_ask("FVD", self.fvd, batch, **options))
-        return _checked("FVD", torch.cat(found), len(clips))
+Network = Callable[..., Tensor]
 
-    def _frame_features(self, films: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "n f"]:
-        frames = films.flatten(0, 1)
-        found = [
-            _ask("FID", self.fid, part.to(best_device()), return_features=True)
-            for part in frames.split(BATCH)
-        ]
-        return _checked("FID", torch.cat(found), len(frames))
+
+def _lpips(
+    network: Network, frames: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]
+) -> float:
+    pairs = zip(frames.split(BATCH), target.split(BATCH), strict=True)
+    found = [_ask("LPIPS", network, _signed(a), _signed(b)).flatten() for a, b in pairs]
+    distances = torch.cat(found)
+    if len(distances) != len(frames):
+        raise UserError(
+            f"the LPIPS network gives {len(distances)} distances of {len(frames)} pairs: one "
+            "a pair is wanted"
+        )
+    return _finite("LPIPS", distances.mean().item())
+
+
+def _fvd(
+    network: Network, clips: UInt8[Tensor, "b t 3 h w"], others: UInt8[Tensor, "b t 3 h w"]
+) -> float:
+    if clips.shape[1] < FEWEST_FRAMES:
+        raise UserError(f"FVD wants {FEWEST_FRAMES} frames or more: give a larger --horizon")
+    if len(clips) < 2:
+        raise UserError("FVD wants 2 clips or more: give a larger --num-clips")
+    features = (_clip_features(network, films) for films in (clips, others))
+    return _finite("FVD", metrics.frechet_distance(*features))
+
+
+def _clip_features(network: Network, clips: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b f"]:
+    options = {"rescale": False, "resize": False, "return_features": True}
+    found = []
+    for part in clips.split(BATCH):
+        frames = F.interpolate(_signed(part.flatten(0, 1)), (FVD_SIDE, FVD_SIDE), mode="bilinear")
+        batch = rearrange(frames, "(b t) c h w -> b c t h w", b=len(part))
+        found.append(_ask("FVD", network, batch, **options))
+    return _checked("FVD", torch.cat(found), len(clips))
+
+
+def _fid(
+    network: Network, frames: UInt8[Tensor, "n 3 h w"], others: UInt8[Tensor, "n 3 h w"]
+) -> float:
+    if len(frames) < 2:
+        raise UserError("FID wants 2 frames or more: give a larger --num-clips")
+    features = (_frame_features(network, pictures) for pictures in (frames, others))
+    return _finite("FID", metrics.frechet_distance(*features))
+
+
+def _frame_features(network: Network, frames: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n f"]:
+    found = [
+        _ask("FID", network, part.to(best_device()), return_features=True)
+        for part in frames.split(BATCH)
+    ]
+    return _checked("FID", torch.cat(found), len(frames))
 
 
 def _checked(name: str, features: Tensor, count: int) -> Float[Tensor, "n f"]:
@@ -147,7 +180,7 @@ def _signed(frames: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     return 2 * to_float(frames.to(best_device())) - 1
 
 
-def _ask(name: str, network: Callable[..., Tensor], *inputs: Tensor, **options: bool) -> Tensor:
+def _ask(name: str, network: Network, *inputs: Tensor, **options: bool) -> Tensor:
     try:
         return network(*inputs, **options).float().cpu()
     except (AttributeError, RuntimeError) as error:

@@ -65,7 +65,7 @@ class KnownPatches:
         return replace(known, usual=strangeness.quantile(USUAL).item())
 
     def never_seen(
-        self, films: UInt8[Tensor, "b w 3 h w2"], videos: Int[np.ndarray, " b"], seed: int
+        self, films: UInt8[Tensor, "b s 3 h w"], videos: Int[np.ndarray, " b"], seed: int
     ) -> float:
         """Percent of the films' patches that real frames never show.
 
@@ -76,7 +76,8 @@ class KnownPatches:
         """
         rng = np.random.default_rng(seed)
         frames = rng.integers(films.shape[0] * films.shape[1], size=NUM_ASKED)
-        tops, lefts = _places(films.shape[-2:], NUM_ASKED, rng)
+        height, width = films.shape[-2:]
+        tops, lefts = _places((height, width), NUM_ASKED, rng)
         patches = _cut(films.flatten(0, 1), frames, tops, lefts)
         own = torch.from_numpy(np.asarray(videos)[frames // films.shape[1]])
         return 100 * (self._strangeness(patches, own) > self.usual).double().mean().item()
@@ -139,7 +140,8 @@ def _cut(
     lefts: Int[np.ndarray, " m"],
 ) -> Float[Tensor, "m p"]:
     """The patch of each chosen frame that begins there, as `SIDE` x `SIDE` pixels."""
-    within = np.arange(_side(frames.shape[-2:]))
+    height, width = frames.shape[-2:]
+    within = np.arange(_side((height, width)))
     rows, columns = (tops[:, None] + within)[:, :, None], (lefts[:, None] + within)[:, None]
     pixels = rearrange(frames, "n c h w -> n h w c").numpy()[chosen[:, None, None], rows, columns]
     patches = rearrange(torch.from_numpy(pixels), "m h w c -> m c h w")

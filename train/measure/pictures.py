@@ -57,7 +57,7 @@ def draw_pictures(
         write(folder / f"{name}.png", png(sheet))
 
 
-def draw_long(windows: dict[int, UInt8[Tensor, "b w 3 h w"]], folder: Path) -> None:
+def draw_long(windows: dict[int, UInt8[Tensor, "b s 3 h w"]], folder: Path) -> None:
     """Write `long.png`: the last frame up to each step, of the first films."""
     shown = torch.stack([films[:NUM_DRAWN_CLIPS, -1] for films in windows.values()], dim=1)
     rows = [f"film {number}" for number in range(1, len(shown) + 1)]

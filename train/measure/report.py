@@ -1,16 +1,18 @@
 """One page that shows what an evaluation found: figures, curves and pictures in a single file.
 
-In: the dict of metrics.json, and the pictures beside it. Out: HTML that needs nothing but itself.
+In: the figures by game, and a folder with the pictures. Out: HTML that needs no other file.
 Measures nothing.
 """
 
 import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
-from train.measure.table import by_game, compare, game_table, table
+from train.measure.evaluation import Figures
+from train.measure.table import YARDSTICKS, game_table, table
 
 PICTURES = {
     "actions.gif": "Every action held, from three prompts",
@@ -23,7 +25,7 @@ PICTURES = {
 WIDTH, HEIGHT, MARGIN = 460, 240, 42
 COLOURS = ("#0b6e99", "#d9730d", "#448361", "#9065b0")
 
-Points = list[tuple[float, float]]
+Points = Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Chart:
     """Curves over steps."""
 
     title: str
-    curves: dict[str, Points]
+    curves: Mapping[str, Points]
 
     def svg(self) -> str:
         """The curves with their axes and names."""
@@ -69,26 +71,30 @@ class Chart:
         return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}">{"".join(lines)}</svg>'
 
 
-def charts(figures: dict) -> list[Chart]:
+def charts(figures: Figures) -> list[Chart]:
     """The curves that an evaluation has."""
-    rollout, delta, long = (figures[name] for name in ("rollout", "delta_psnr", "long"))
-    likeness = {
-        name.replace("_", " "): [(int(step), at[name]["psnr"]) for step, at in rollout.items()]
-        for name in ("generated", "copy_last_frame", "tokenizer")
+    likeness: dict[str, Points] = {
+        name.replace("_", " "): [(t, getattr(at, name).psnr) for t, at in figures.rollout.items()]
+        for name in YARDSTICKS
     }
+    delta = [(t, at.mean) for t, at in figures.delta_psnr.items()]
     found = [
         Chart("PSNR by frames since the prompt, dB", likeness),
-        Chart("delta PSNR, dB", {"delta PSNR": [(int(t), at["mean"]) for t, at in delta.items()]}),
+        Chart("delta PSNR, dB", {"delta PSNR": delta}),
     ]
-    steps = [step for step in long if step.isdigit()]
-    if steps:
-        shares = ("sharpness", "contrast", "motion")
-        curves = {name: [(int(step), long[step][name]) for step in steps] for name in shares}
+    if figures.long:
+        steps = figures.long.steps
+        curves = {
+            name: [(t, getattr(at, name)) for t, at in steps.items()]
+            for name in ("sharpness", "contrast", "motion")
+        }
         found.append(Chart("Running on: shares of real frames'", curves))
-    if steps and "never_seen" in long["real"]:
+    if figures.long and figures.long.never_seen:
+        of = figures.long.never_seen
         shares = {
-            name: [(int(step), long[of or step]["never_seen"]) for step in steps]
-            for name, of in {"generated": "", "tokenizer": "tokenizer", "real": "real"}.items()
+            "generated": list(of.steps.items()),
+            "tokenizer": [(t, of.tokenizer) for t in of.steps],
+            "real": [(t, of.real) for t in of.steps],
         }
         found.append(Chart("Running on: patches never seen in the game, %", shares))
     return found
@@ -108,8 +114,8 @@ figure { margin: 1.5em 0 } img { max-width: 100%; image-rendering: pixelated }
 {% if comparison %}<h2>Beside {{ other }}</h2><pre>{{ comparison }}</pre>{% endif %}
 {% for part in parts %}
 {% if part.game %}<h2>{{ part.game }}</h2>{% endif %}
-<p>{{ part.figures.num_clips }} held-out clips of {{ part.figures.num_videos }} videos, seed
-{{ part.figures.seed }}, each rolled out free-running from one prompt frame.</p>
+<p>{{ part.figures.clips.num_clips }} held-out clips of {{ part.figures.num_videos }} videos, seed
+{{ part.figures.clips.seed }}, each rolled out free-running from one prompt frame.</p>
 <pre>{{ part.table }}</pre>
 <div class="charts">{% for chart in part.charts %}
 <figure><figcaption>{{ chart.title }}</figcaption>{{ chart.svg() | safe }}</figure>
@@ -121,29 +127,31 @@ figure { margin: 1.5em 0 } img { max-width: 100%; image-rendering: pixelated }
 """
 
 
-def page(figures: dict, folder: Path, other: dict | None = None) -> str:
+def page(
+    world: str, games: Mapping[str, Figures], folder: Path, other: str = "", comparison: str = ""
+) -> str:
     """The report as HTML.
 
     Args:
-        figures: of metrics.json.
+        games: figures by game.
         folder: with the pictures, each game's in a folder of its name.
-        other: metrics of another world, to be held beside.
+        other: the name of another world that `comparison` holds the figures of.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
     return environment.from_string(TEMPLATE).render(
-        world=figures["world"],
-        summary=table(figures) if "games" in figures else "",
-        comparison="\n".join(compare(figures, other)) if other else "",
-        other=other["world"] if other else "",
+        world=world,
+        summary=table(world, games) if len(games) > 1 else "",
+        comparison=comparison,
+        other=other,
         parts=[
             {
                 "game": game,
-                "figures": part,
-                "table": game_table(part),
-                "charts": charts(part),
+                "figures": figures,
+                "table": game_table(world, figures),
+                "charts": charts(figures),
                 "pictures": _pictures(folder / game),
             }
-            for game, part in by_game(figures).items()
+            for game, figures in games.items()
         ],
     )
 

@@ -33,6 +33,20 @@ def check_seed(seed: int) -> None:
         raise UserError(f"the seed is {seed}: one from 0 to {2**32 - 1} is wanted")
 
 
+def check_sizes(world: World, store: FrameStore) -> None:
+    """Refuse frames that the world was not made for.
+
+    Raises:
+        UserError: if the sizes differ.
+    """
+    if tuple(world.size) != tuple(store.size):
+        wanted, got = ("x".join(map(str, size)) for size in (world.size, store.size))
+        raise UserError(
+            f"the world wants frames of {wanted} but the data has {got}: "
+            "prepare the videos again at the world's size"
+        )
+
+
 def draw_clips(
     store: FrameStore, num_clips: int, horizon: int, seed: int
 ) -> tuple[UInt8[Tensor, "b t 3 h w"], np.ndarray]:

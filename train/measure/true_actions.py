@@ -129,14 +129,34 @@ class TrueActions:
         }
 
 
-def true_action_figures(
-    world: World, store: FrameStore, truth: TrueActions, horizon: int, seed: int
-) -> dict[str, dict]:
-    """Return NMI, AMI and balanced probe accuracy of the latent against the true actions.
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far latent actions agree with the true ones.
 
     The probe is a table from latent to true action, a majority vote over one half of the videos;
-    it is scored on the other half. `weighted_vote`: the same, each true action having the same
-    weight in the vote as it has in the score.
+    it is scored on the other half.
+    """
+
+    num_transitions: int
+    nmi: float
+    """Normalised mutual information, 0..1."""
+    ami: float
+    """The same adjusted for chance: 0 by chance, 1 at best."""
+    balanced_accuracy: float
+    """Of the probe, 0..1."""
+    balanced_accuracy_weighted_vote: float
+    """The same where every true action has the same weight in the vote, as it has in the score."""
+    chance: float
+    """Balanced accuracy of guessing."""
+
+
+def true_action_figures(
+    world: World, store: FrameStore, truth: TrueActions, horizon: int, seed: int
+) -> dict[str, Agreement]:
+    """Compare latent with true actions, for each of the labellings of `TrueActions.merges`.
+
+    Raises:
+        UserError: if there are clips of one video only.
     """
     latent, true, video_ids = label_transitions(world, store, truth, horizon, seed)
     order = torch.randperm(len(store.video_names), generator=torch.Generator().manual_seed(seed))
@@ -148,14 +168,14 @@ def true_action_figures(
         classes = merged[true]
         counts = cross_table(latent[voting], classes[voting], world.num_actions, len(merged))
         scored = latent[~voting], classes[~voting]
-        figures[kind] = {
-            "num_transitions": len(latent),
-            "nmi": float(normalized_mutual_info_score(classes, latent)),
-            "ami": float(adjusted_mutual_info_score(classes, latent)),
-            "balanced_accuracy": _probe(vote(counts), *scored),
-            "balanced_accuracy_weighted_vote": _probe(vote(counts, weighted=True), *scored),
-            "chance": 1 / len(scored[1].unique()),
-        }
+        figures[kind] = Agreement(
+            num_transitions=len(latent),
+            nmi=float(normalized_mutual_info_score(classes, latent)),
+            ami=float(adjusted_mutual_info_score(classes, latent)),
+            balanced_accuracy=_probe(vote(counts), *scored),
+            balanced_accuracy_weighted_vote=_probe(vote(counts, weighted=True), *scored),
+            chance=1 / len(scored[1].unique()),
+        )
     return figures
 
 
