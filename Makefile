@@ -9,6 +9,7 @@ PRESET ?= nano
 VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := pyproject.toml constraints.txt
+PLAY_STAMP := $(VENV)/.installed-play
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 PROCGEN_STAMP := $(VENV)/.installed-procgen
@@ -42,13 +43,15 @@ HAS_PROCGEN = [ "$$(uname -sm)" = "Linux x86_64" ] && \
 	$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] not in {(3, 11), (3, 12)})'
 
 .DEFAULT_GOAL := help
-.PHONY: help play test soak lint format bench data train procgen atari clean
+.PHONY: help play install test soak lint format bench data train procgen atari clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
-play: $(RUN_STAMP) ## play the shipped world (ARGS="--prompt image.png" and the like)
+play: $(PLAY_STAMP) ## play the shipped world (ARGS="--prompt image.png" and the like)
 	@$(BIN)/python -m play $(ARGS)
+
+install: $(RUN_STAMP) ## set up PyTorch and what else trains a world, too
 
 test: lint ## lint and the tests
 	@if $(HAS_PROCGEN); then $(MAKE) --silent $(PROCGEN_STAMP); else \
@@ -87,13 +90,17 @@ clean: ## remove .venv, caches and build output; data/, runs/ and checkpoints/ s
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find genie train play examples tests -name __pycache__ -prune -exec rm -rf {} +
 
+$(PLAY_STAMP): $(REQUIREMENTS)
+	@$(make_venv); $(PIP_INSTALL) -e . || $(SET_UP_FAILED)
+	@touch $@
+
 $(RUN_STAMP): $(REQUIREMENTS)
 	@$(make_venv); $(PIP_INSTALL) -e '.[train]' || $(SET_UP_FAILED)
-	@touch $@
+	@touch $(PLAY_STAMP) $@
 
 $(DEV_STAMP): $(REQUIREMENTS)
 	@$(make_venv); $(PIP_INSTALL) -e '.[dev]' || $(SET_UP_FAILED)
-	@touch $(RUN_STAMP) $@
+	@touch $(PLAY_STAMP) $(RUN_STAMP) $@
 
 # Without dependencies: their declared numpy<2 and cffi<2 are older than what they run with.
 $(PROCGEN_STAMP): $(RUN_STAMP)

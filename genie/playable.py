@@ -7,6 +7,7 @@ computed by onnxruntime, which is there at once; else by PyTorch, see `genie.wor
 import shutil
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -88,7 +89,7 @@ def open_world(folder: Path, engine: EngineName | None = None) -> Playable:
         UserError: if the folder is no world, or the engine cannot play it.
     """
     if engine == "torch" or (engine is None and _has_gpu()):
-        return _whole(folder)
+        return _whole(folder, "this engine")
     card = _graphs(folder)
     if card:
         return GraphWorld(folder, card)
@@ -97,12 +98,12 @@ def open_world(folder: Path, engine: EngineName | None = None) -> Playable:
             f"{folder} has no graphs for onnxruntime that fit it: "
             f"python -m train.graphs {folder} makes them"
         )
-    return _whole(folder)
+    return _whole(folder, f"{folder}, which has no graphs that fit it,")
 
 
 def _has_gpu() -> bool:
     """Whether PyTorch would find one; it is asked only where a driver is."""
-    if shutil.which("nvidia-smi") is None:
+    if shutil.which("nvidia-smi") is None or find_spec("torch") is None:
         return False
     import torch
 
@@ -117,7 +118,13 @@ def _graphs(folder: Path) -> "Card | None":
     return read_card(folder)
 
 
-def _whole(folder: Path) -> "World":
+def _whole(folder: Path, what: str) -> "World":
+    """Args: what: what needs PyTorch, for the error message."""
+    if find_spec("torch") is None:
+        raise UserError(
+            f"{what} needs PyTorch, which is not installed: make install, or pip install "
+            "'.[train]' in a clone"
+        )
     from genie import machine
     from genie.world import World
 
@@ -161,4 +168,4 @@ class GraphWorld:
     @cached_property
     def _whole(self) -> "World":
         """With the nets that read films, for which there are no graphs."""
-        return _whole(self.folder)
+        return _whole(self.folder, "a video as prompt")

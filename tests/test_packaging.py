@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+MODULES = {"scikit-learn": "sklearn", "vector-quantize-pytorch": "vector_quantize_pytorch"}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,13 @@ def run(command: list, **options) -> subprocess.CompletedProcess:
     return done
 
 
+def refuse(command: list, cwd: Path) -> str:
+    words = [str(word) for word in command]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=cwd)
+    assert done.returncode == 2, done.stdout + done.stderr
+    return done.stderr
+
+
 def test_a_wheel_plays_the_shipped_world_anywhere(installed: Path, tmp_path: Path):
     played = run([installed / "genie-play", "--headless", "--actions", "right*2"], cwd=tmp_path)
     assert "coinrun on" in played.stdout
@@ -59,21 +67,39 @@ def test_a_wheel_trains(installed: Path, tmp_path: Path):
     assert "--preset" in run([installed / "genie-train", "--help"], cwd=tmp_path).stdout
 
 
-def test_who_plays_needs_nothing_that_only_trains(installed: Path, tmp_path: Path):
-    """The packages of the extra `train` may be missing."""
+@pytest.fixture(scope="module")
+def player(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> list:
+    """A command that plays where the packages of the extra `train` are missing."""
     extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     names = [re.split(r"[>=<]", wanted)[0] for wanted in extra["train"]]
-    modules = ["sklearn" if name == "scikit-learn" else name for name in names]
-    assert "datasets" in modules
-    play = f"""
+    modules = [MODULES.get(name, name) for name in names]
+    assert {"torch", "datasets"} <= set(modules)
+    script = tmp_path_factory.mktemp("player") / "play_alone.py"
+    script.write_text(f"""
 import sys
 class Missing:
     def find_spec(self, name, *_):
         if name.split(".")[0] in {modules}:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Missing())
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *of: None if name in {modules} else found(name, *of)
 from play.__main__ import main
-sys.exit(main(["--headless", "--actions", "0", "--export", "film.mp4"]))
-"""
-    run([installed / "python", "-c", play], cwd=tmp_path)
+sys.exit(main(sys.argv[1:]))
+""")
+    return [installed / "python", script]
+
+
+def test_who_plays_needs_nothing_that_only_trains(player: list, tmp_path: Path):
+    run([*player, "--headless", "--actions", "0", "--export", "film.mp4"], cwd=tmp_path)
     assert (tmp_path / "film.mp4").exists()
+
+
+def test_what_needs_more_says_in_one_line_how_to_install_it(player: list, tmp_path: Path):
+    run([*player, "--headless", "--actions", "0*4", "--export", "film.mp4"], cwd=tmp_path)
+    shutil.copytree(ROOT / "checkpoints" / "coinrun", tmp_path / "bare")
+    (tmp_path / "bare" / "graphs.json").unlink()
+    for options in (["--prompt", "film.mp4"], ["--world", "bare"]):
+        told = refuse([*player, "--headless", "--actions", "0", *options], cwd=tmp_path)
+        assert told.startswith("error: ") and "PyTorch" in told and told.count("\n") == 1

@@ -16,6 +16,10 @@ if find_spec("genie.places") is None:
         file=sys.stderr,
     )
     sys.exit(2)
-if find_spec("accelerate") is None:
-    print("error: what trains is missing: pip install '.[train]' in a clone", file=sys.stderr)
+if find_spec("accelerate") is None or find_spec("torch") is None:
+    print(
+        "error: PyTorch or something else that trains is missing: make install, or pip install "
+        "'.[train]' in a clone",
+        file=sys.stderr,
+    )
     sys.exit(2)
