@@ -19,7 +19,7 @@ import tyro
 from genie import machine
 from genie.errors import UserError
 from genie.files import check_folder, write_whole
-from tests.benchmarks import limits, loading, page, playing, preparing, training, worlds
+from tests.benchmarks import engines, limits, loading, page, playing, preparing, training, worlds
 from train.errors import one_line_errors
 
 Row = dict[str, Any]
@@ -42,6 +42,10 @@ def sections(options: Options) -> dict[str, Section]:
     """What is measured, in the order in which it is."""
     shipped, paper = worlds.shipped_world, worlds.paper_world  # made for who wants them
     return {
+        "engines": lambda: [
+            *engines.compare("coinrun", rounds=5, num_frames=120),
+            *engines.compare("ninja", rounds=5, num_frames=120),
+        ],
         "frames": lambda: playing.by_history(
             shipped(), shipped().config.sampling.maskgit_steps, rounds=30
         ),
