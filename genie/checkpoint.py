@@ -8,6 +8,7 @@ import hashlib
 from pathlib import Path
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -30,33 +31,22 @@ def save_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None) -
     Raises:
         UserError: if one cannot be written.
     """
-    parts = _parts(net.state_dict(), dtype)
+    state = {
+        name: tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+        for name, tensor in net.state_dict().items()
+    }
+    divided = split_torch_state_dict_into_shards(
+        state, filename_pattern=f"{path.stem}{{suffix}}{path.suffix}", max_shard_size=MOST_BYTES
+    )
     remove_weights(path)
-    for number, part in enumerate(parts, start=1):
-        name = f"{path.stem}-{number:05d}-of-{len(parts):05d}{path.suffix}"
-        save_tensors(part, path.with_name(name) if len(parts) > 1 else path, dtype)
+    for file, names in divided.filename_to_tensors.items():
+        save_tensors({name: state[name] for name in names}, path.with_name(file))
 
 
 def remove_weights(path: Path) -> None:
     """Side effect: the file that `save_weights` wrote there, or the files, are gone."""
     for old in (path, *_numbered(path)):
         old.unlink(missing_ok=True)
-
-
-def _parts(
-    tensors: dict[str, torch.Tensor], dtype: torch.dtype | None
-) -> list[dict[str, torch.Tensor]]:
-    """The tensors in order, divided so that no part is larger than `MOST_BYTES`."""
-    parts: list[dict[str, torch.Tensor]] = [{}]
-    room = MOST_BYTES
-    for name, tensor in tensors.items():
-        size = tensor.numel() * (dtype or tensor.dtype).itemsize
-        if size > room and parts[-1]:
-            parts.append({})
-            room = MOST_BYTES
-        parts[-1][name] = tensor
-        room -= size
-    return parts
 
 
 def _numbered(path: Path) -> list[Path]:
@@ -81,14 +71,13 @@ def weight_files(path: Path) -> list[Path]:
     return files
 
 
-def save_tensors(
-    tensors: dict[str, torch.Tensor], path: Path, dtype: torch.dtype | None = None
-) -> None:
-    """As `save_weights`, of the tensors of a net."""
-    state = {
-        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
-        for name, tensor in tensors.items()
-    }
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write tensors into one file, which appears whole or not at all.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with writing(path), whole(path) as partial:
         partial.write_bytes(save(state))
 

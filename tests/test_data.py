@@ -1,10 +1,12 @@
 """From shards to clips: none crosses a cut, what is damaged or old is told in one line."""
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -13,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genie import video
-from genie.data import shards
-from genie.data.card import SPLITS, game_of, is_prepared
+from genie.data import clips, shards
+from genie.data.card import SPLITS, game_of, is_prepared, read_card, shard_names
 from genie.data.clips import Clips, FrameStore, TokenStore
 from genie.data.parts import FrameOptions
 from genie.data.prepare import prepare
@@ -132,6 +134,26 @@ def test_store_that_lies_elsewhere_is_the_same(sharded_folder: Path, split: str)
     assert torch.equal(here.numbers(), there.numbers())
 
 
+@pytest.mark.parametrize("where", ["", "file://"], ids=["here", "elsewhere"])
+def test_another_process_is_given_a_store_without_its_frames(sharded_folder: Path, where: str):
+    store = FrameStore.open(f"{where}{sharded_folder}", "train")
+    told = pickle.dumps(store)
+    assert len(told) < store.num_bytes / 4
+    assert torch.equal(pickle.loads(told).read(5, 30), store.read(5, 30))
+
+
+def test_frames_that_are_held_in_memory_need_no_file(sharded_folder: Path, tmp_path: Path):
+    shutil.copytree(sharded_folder, tmp_path / "copy")
+    mapped, held = (FrameStore.open(tmp_path / "copy", "train") for _ in range(2))
+    before = mapped.read(0, len(mapped)).clone()
+    held.hold()
+    for shard in (tmp_path / "copy" / "train").glob("*.arrow"):
+        with shard.open("r+b") as file:
+            file.write(bytes(shard.stat().st_size))
+    assert torch.equal(held.read(0, len(held)), before)
+    assert not mapped.read(0, len(mapped)).any(), "the other one reads the file each time"
+
+
 def test_clips_of_a_store_elsewhere_come_in_blocks_of_a_file_each(sharded_folder: Path):
     here = Clips(FrameStore.open(sharded_folder, "train"), 5, stride=2)
     there = Clips(FrameStore.open(f"file://{sharded_folder}", "train"), 5, stride=2)
@@ -151,17 +173,56 @@ def cut(shard: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-5000])
 
 
+def spoil(shard: Path) -> None:
+    shard.write_bytes(b"no rows at all" * 1000)
+
+
+def swap(shard: Path) -> None:
+    """Whole, but of another number of rows."""
+    shutil.copy(min(shard.parent.glob("*.arrow")), shard)
+
+
 @pytest.mark.parametrize("where", ["", "file://"], ids=["here", "elsewhere"])
-@pytest.mark.parametrize("damage", [lose, cut])
+@pytest.mark.parametrize("damage", [lose, cut, spoil, swap])
 def test_folder_that_was_copied_in_part_is_refused_in_one_line(
     sharded_folder: Path, tmp_path: Path, damage: Callable, where: str
 ):
     shutil.copytree(sharded_folder, tmp_path / "copy")
-    damage(max((tmp_path / "copy" / "train").glob("*.arrow")))
+    shard = max((tmp_path / "copy" / "train").glob("*.arrow"))
+    damage(shard)
     with pytest.raises(UserError) as error:
         store = FrameStore.open(f"{where}{tmp_path / 'copy'}", "train")
         store.read(0, len(store))
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and str(shard) in str(error.value)
+
+
+def test_card_that_counts_other_frames_than_its_files_is_refused(
+    sharded_folder: Path, tmp_path: Path
+):
+    shutil.copytree(sharded_folder, tmp_path / "copy")
+    card = json.loads((tmp_path / "copy" / "card.json").read_text())
+    card["shards"]["train"] = card["shards"]["train"][:-1]
+    (tmp_path / "copy" / "card.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match="its files have 52 frames, its videos 63"):
+        FrameStore.open(tmp_path / "copy", "train")
+
+
+def test_folder_that_an_earlier_release_prepared_is_opened(sharded_folder: Path, tmp_path: Path):
+    """The library wrote its files, with state.json and dataset_info.json beside them."""
+    shutil.copytree(sharded_folder, tmp_path / "copy")
+    for split, counts in read_card(sharded_folder).shards.items():
+        files = [str(sharded_folder / split / name) for name in shard_names(len(counts))]
+        rows = datasets.concatenate_datasets([datasets.Dataset.from_file(file) for file in files])
+        shutil.rmtree(tmp_path / "copy" / split)
+        rows.save_to_disk(tmp_path / "copy" / split, num_shards=1)
+    card = json.loads((tmp_path / "copy" / "card.json").read_text())
+    card["shards"] = {split: [sum(counts)] for split, counts in card["shards"].items()}
+    (tmp_path / "copy" / "card.json").write_text(json.dumps(card))
+    for split in SPLITS:
+        old, new = (FrameStore.open(place, split) for place in (tmp_path / "copy", sharded_folder))
+        assert (tmp_path / "copy" / split / "state.json").is_file()
+        assert torch.equal(old.read(0, len(old)), new.read(0, len(new)))
+        assert torch.equal(old.numbers(), new.numbers()) and old.fingerprint == new.fingerprint
 
 
 @pytest.mark.parametrize("place", ["file:///nowhere", "nosuch://bucket/data"])
@@ -238,6 +299,21 @@ def test_tokens_of_other_nets_or_frames_are_refused(tokens: TokenStore, tmp_path
     assert TokenStore.open(folder, "abc", tokens.scene_starts) is None, "the old ones are gone"
     found = TokenStore.open(folder, "other", tokens.scene_starts)
     assert found is not None and torch.equal(found.tokens, other.tokens)
+
+
+def test_torn_tokens_are_no_store(
+    tokens: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Wherever the file ends; between batches of rows, Arrow itself takes it for a whole one."""
+    monkeypatch.setattr(clips, "ROWS_AT_ONCE", 3)
+    tokens.save(tmp_path / "tokens", "abc")
+    found = TokenStore.open(tmp_path / "tokens", "abc", tokens.scene_starts)
+    assert found is not None and torch.equal(found.tokens, tokens.tokens)
+    rows = tmp_path / "tokens" / "rows.arrow"
+    content = rows.read_bytes()
+    for length in range(0, len(content) - 8, 8):  # the last 8 say no more than that it ends
+        rows.write_bytes(content[:length])
+        assert TokenStore.open(tmp_path / "tokens", "abc", tokens.scene_starts) is None, length
 
 
 def test_interrupted_saving_is_no_store(tokens: TokenStore, tmp_path: Path):

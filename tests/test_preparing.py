@@ -450,11 +450,16 @@ def test_folder_holds_what_it_should_and_no_more(source: Path, tmp_path: Path):
     assert {p.name for p in tmp_path.iterdir()} == {"videos", "out"}
 
 
-def test_any_tool_of_the_library_opens_a_split(source: Path, tmp_path: Path):
+def test_the_library_opens_the_folder_as_its_readme_says(source: Path, tmp_path: Path):
     put(source, tmp_path / "out")
+    place = str(tmp_path / "out")
+    found = datasets.load_dataset(place, cache_dir=str(tmp_path / "cache"))
+    assert set(found) == set(SPLITS)
+    first = next(iter(datasets.load_dataset(place, split="train", streaming=True)))
+    assert first == found["train"][0]
     for split in SPLITS:
         store = FrameStore.open(tmp_path / "out", split)
-        rows = datasets.load_from_disk(str(tmp_path / "out" / split)).with_format("numpy")
+        rows = found[split].with_format("numpy")
         assert rows.column_names == ["frame", "number"] and len(rows) == len(store)
         frames = rows["frame"][:].reshape(-1, 3, *SIZE)
         assert (frames == store.read(0, len(store)).numpy()).all()

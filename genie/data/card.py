@@ -112,9 +112,9 @@ def game_of(name: str) -> str:
     return "/".join(folders[: claims[0]]) if claims else ""
 
 
-def shard_name(number: int, of: int) -> str:
-    """File name of a shard, as the library `datasets` has it."""
-    return f"data-{number:05d}-of-{of:05d}.arrow"
+def shard_names(count: int) -> list[str]:
+    """File names of a split's shards, in the style of the library `datasets`."""
+    return [f"data-{number:05d}-of-{count:05d}.arrow" for number in range(count)]
 
 
 def fetch(path: str) -> bytes:

@@ -6,29 +6,27 @@ losses.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets.arrow_writer import ArrowWriter
-from datasets.table import Table
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from genie.data.card import Card, fetch, game_of, is_remote, read_card, shard_name
-from genie.data.shards import fixed_lists
+from genie.data.card import Card, fetch, game_of, is_remote, read_card, shard_names
+from genie.data.shards import fixed_lists, write_stream
 from genie.errors import UserError
 from genie.files import whole_folder, writing
 
 IN_MEMORY_SHARE = 0.15
 SHARDS_IN_MEMORY = 4
 BROUGHT_BYTES = 64 * 2**20
+ROWS_AT_ONCE = 2**16
 
 
 class FrameStore:
@@ -37,7 +35,7 @@ class FrameStore:
     def __init__(self, table: "_Rows", card: Card, split: str) -> None:
         """Use `open`."""
         self._table, self._card = table, card
-        self._path = ""  # of files that may still be read into memory
+        self._path = ""  # of the split's folder, while `hold` may still read it into memory
         self.size = (card.height, card.width)
         self.fps, self.split = card.fps, split
         self.fingerprint = card.fingerprint
@@ -54,26 +52,30 @@ class FrameStore:
         """Open one split ("train" or "heldout") of a prepared folder, here or elsewhere.
 
         Raises:
-            UserError: if the folder is not a prepared one or cannot be reached.
+            UserError: if the folder is not a prepared one or cannot be reached, or a file in it is
+                missing or damaged.
         """
-        card = read_card(folder)
+        card, place = read_card(folder), f"{folder}/{split}"
+        lengths, wanted = card.shards[split], card.num_frames(split)
+        if sum(lengths) != wanted:
+            raise _damaged(place, f"its files have {sum(lengths)} frames, its videos {wanted}")
         if is_remote(folder):
-            return cls(_RemoteTable(f"{folder}/{split}", card.shards[split]), card, split)
-        table = _Table(_open_rows(f"{folder}/{split}"))
-        store = cls(table, card, split)
-        if len(store) != table.num_rows:
-            found, wanted = table.num_rows, len(store)
-            raise _damaged(f"{folder}/{split}", f"{found} frames, {wanted} are wanted")
-        store._path = f"{folder}/{split}"
+            return cls(_RemoteTable(place, lengths), card, split)
+        store = cls(_open_table(place, lengths), card, split)
+        store._path = place
         return store
 
     def hold(self) -> None:
         """Side effect: frames that take a small share of the memory are read into it.
 
         Random reads of a cold file on a slow disk would starve training.
+
+        Raises:
+            UserError: if a file has become unreadable.
         """
         if self._path and self.num_bytes < _total_memory() * IN_MEMORY_SHARE:
-            self._table = _Table(_open_rows(self._path, in_memory=True))
+            lengths = self._card.shards[self.split]
+            self._table = _open_table(self._path, lengths, in_memory=True)
             self._path = ""
 
     def __len__(self) -> int:
@@ -183,7 +185,7 @@ class TokenStore:
         return tokens[windows].long(), actions[windows[:, :-1]].long()
 
     def save(self, folder: Path, fingerprint: str) -> None:
-        """Write as an Arrow data set; the folder appears whole or not at all.
+        """Write as an Arrow stream; the folder appears whole or not at all.
 
         Raises:
             UserError: if it cannot be written.
@@ -193,19 +195,13 @@ class TokenStore:
             (partial / "fingerprint").write_text(fingerprint)
 
     def _write(self, folder: Path) -> None:
-        features = datasets.Features(
-            {
-                "tokens": datasets.List(datasets.Value("int32"), length=self.tokens.shape[1]),
-                "action": datasets.Value("int32"),
-            }
-        )
         columns = {
             "tokens": fixed_lists(self.tokens.int().numpy()),
             "action": pa.array(self.actions.int().numpy()),
         }
-        with ArrowWriter(path=str(folder / "rows.arrow"), features=features) as writer:
-            writer.write_table(pa.table(columns))
-            writer.finalize()
+        rows = pa.table(columns)
+        with write_stream(folder / "rows.arrow", rows.schema) as stream:
+            stream.write_table(rows, ROWS_AT_ONCE)
 
     @classmethod
     def open(cls, folder: Path, fingerprint: str, scene_starts: np.ndarray) -> "TokenStore | None":
@@ -213,13 +209,14 @@ class TokenStore:
         stamp = folder / "fingerprint"
         if not stamp.is_file() or stamp.read_text() != fingerprint:
             return None
+        num_rows = int(scene_starts[-1])
         try:
-            rows = datasets.Dataset.from_file(str(folder / "rows.arrow"))
-            tokens = torch.from_numpy(_Table(rows.data).read("tokens", 0, len(rows)).copy())
-            actions = torch.from_numpy(_Table(rows.data).read_scalars("action").copy())
-        except (OSError, pa.ArrowInvalid):
+            rows = _open_shard(str(folder / "rows.arrow"), num_rows, datasets.Dataset.from_file)
+        except UserError:
             return None
-        return cls(tokens.reshape(len(rows), -1), actions, scene_starts)
+        tokens = torch.from_numpy(_Table(rows).read("tokens", 0, num_rows).copy())
+        actions = torch.from_numpy(_Table(rows).read_scalars("action").copy())
+        return cls(tokens.reshape(num_rows, -1), actions, scene_starts)
 
 
 class Clips(torch.utils.data.Dataset):
@@ -270,8 +267,8 @@ class Clips(torch.utils.data.Dataset):
 class _Table:
     """Fast reads of fixed-length columns of a data set."""
 
-    def __init__(self, data: Table | pa.Table) -> None:
-        self._data, self.num_rows = data, data.num_rows
+    def __init__(self, rows: datasets.Dataset) -> None:
+        self._data = rows.data
 
     def read(self, column: str, start: int, stop: int) -> np.ndarray:
         chunks = self._data.column(column).slice(start, stop - start).chunks
@@ -284,10 +281,18 @@ class _Table:
 class _RemoteTable:
     """The same of shards that lie elsewhere; the last few stay in memory."""
 
-    def __init__(self, place: str, lengths: list[int]) -> None:
-        self._starts = starts(lengths)
-        names = [f"{place}/{shard_name(n, len(lengths))}" for n in range(len(lengths))]
-        self._shard = lru_cache(SHARDS_IN_MEMORY)(lambda number: _fetch_table(names[number]))
+    def __init__(self, place: str, lengths: Sequence[int]) -> None:
+        self._place, self._lengths = place, lengths
+        self._starts, self._names = starts(lengths), shard_names(len(lengths))
+        self._shard = lru_cache(SHARDS_IN_MEMORY)(self._fetch)
+
+    def __reduce__(self) -> tuple:
+        """Another process fetches shards of its own."""
+        return _RemoteTable, (self._place, self._lengths)
+
+    def _fetch(self, number: int) -> _Table:
+        path = f"{self._place}/{self._names[number]}"
+        return _Table(_open_shard(path, self._lengths[number], _fetch_rows))
 
     def read(self, column: str, start: int, stop: int) -> np.ndarray:
         pieces = []
@@ -330,20 +335,38 @@ class _SomeVideos:
 _Rows = _Table | _RemoteTable | _SomeVideos
 
 
-def _open_rows(path: str, in_memory: bool = False) -> Table:
+def _open_table(folder: str, lengths: Sequence[int], in_memory: bool = False) -> _Table:
+    """All files of a split as one table.
+
+    Pickled for another process, memory-mapped files are only their names.
+    """
+    read = partial(datasets.Dataset.from_file, in_memory=in_memory)
+    shards = zip(shard_names(len(lengths)), lengths, strict=True)
+    rows = [_open_shard(f"{folder}/{name}", length, read) for name, length in shards]
+    return _Table(datasets.concatenate_datasets(rows))
+
+
+def _open_shard(
+    path: str, num_rows: int, read: Callable[[str], datasets.Dataset]
+) -> datasets.Dataset:
+    """Open a file with `read`.
+
+    Raises:
+        UserError: if it cannot be read, or has another number of rows.
+    """
     try:
-        opened: Any = datasets.load_from_disk(path, keep_in_memory=in_memory)
-        return opened.data
+        rows = read(path)
+    except UserError:
+        raise
     except Exception as error:  # the library and Arrow raise whatever they meet
         raise _damaged(path, error) from error
+    if len(rows) != num_rows:
+        raise _damaged(path, f"{len(rows)} rows, {num_rows} are wanted")
+    return rows
 
 
-def _fetch_table(path: str) -> _Table:
-    content = fetch(path)
-    try:
-        return _Table(pa.ipc.open_stream(pa.BufferReader(content)).read_all())
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _damaged(path, error) from error
+def _fetch_rows(path: str) -> datasets.Dataset:
+    return datasets.Dataset.from_buffer(pa.py_buffer(fetch(path)))
 
 
 def _damaged(place: str, why: object) -> UserError:

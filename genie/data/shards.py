@@ -1,22 +1,27 @@
 """Shards: rows of frames become Arrow files, and these a folder that training reads at random.
 
-In: frames and their numbers, some megabytes at a time, and what they are of. Out: a folder a split
-that `datasets` opens, card.json and README.md. Knows neither where frames come from nor splits.
+In: frames and their numbers, some megabytes at a time, and what they are of. Out: a folder a split,
+card.json and README.md, which the library `datasets` opens as one data set. Knows neither where
+frames come from nor splits.
+
+The files are uncompressed Arrow streams, because training reads short windows at random places.
+Measured with frames of 64x64 pixels, windows of 16 and one thread: 46,000 windows per second from
+memory-mapped Arrow; from Parquet 40 (lists of bytes, groups of 256 rows, zstd) to 8,400 (binary,
+groups of 16 rows, uncompressed). zstd makes simple drawings 30 times smaller, at 2,300 per second.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow as pa
-from datasets.arrow_writer import ArrowWriter
 
-from genie.data.card import Card, shard_name
+from genie.data.card import SPLITS, Card, shard_names
 from genie.files import write_whole
 
 SHARD_BYTES = 256 * 2**20
@@ -56,7 +61,8 @@ class ShardWriter:
         self._folder, self._name = folder, name
         self._length = 3 * size[0] * size[1]
         self._most_rows = max(1, SHARD_BYTES // self._length)
-        self._file: ArrowWriter | None = None
+        self._stream: pa.RecordBatchStreamWriter | None = None
+        self._opened = ExitStack()
         self._num_rows = 0
 
     def write(self, frames: np.ndarray, numbers: np.ndarray) -> None:
@@ -64,8 +70,11 @@ class ShardWriter:
         rows = frames.reshape(len(frames), self._length)
         while len(rows):
             count = min(len(rows), self._most_rows - self._num_rows)
-            columns = {"frame": fixed_lists(rows[:count]), "number": pa.array(numbers[:count])}
-            self._opened().write_table(pa.table(columns))
+            columns = {
+                "frame": fixed_lists(rows[:count]),
+                "number": pa.array(numbers[:count], pa.int32()),
+            }
+            self._append(pa.table(columns))
             self._num_rows += count
             rows, numbers = rows[count:], numbers[count:]
             if self._num_rows == self._most_rows:
@@ -73,51 +82,29 @@ class ShardWriter:
 
     def finish(self) -> None:
         """Complete the last file; `shards` then tells of all."""
-        if self._file is None:
+        if self._stream is None:
             return
-        self._file.finalize()
+        self._opened.close()
         self.shards.append(Shard(self._path(), self._num_rows))
-        self._file, self._num_rows = None, 0
+        self._stream, self._num_rows = None, 0
 
-    def _opened(self) -> ArrowWriter:
-        if self._file is None:
-            self._file = ArrowWriter(path=str(self._path()), features=_features(self._length))
-        return self._file
+    def _append(self, rows: pa.Table) -> None:
+        if self._stream is None:
+            self._stream = self._opened.enter_context(write_stream(self._path(), rows.schema))
+        self._stream.write_table(rows)
 
     def _path(self) -> Path:
         return self._folder / f"{self._name}-{len(self.shards):05d}.arrow"
 
 
-def _features(length: int) -> datasets.Features:
-    return datasets.Features(
-        {
-            "frame": datasets.List(datasets.Value("uint8"), length=length),
-            "number": datasets.Value("int32"),
-        }
-    )
-
-
 def seal(folder: Path, shards: Sequence[Shard], split: str, card: Card) -> None:
-    """Make the files in `folder` one data set that `datasets.load_from_disk` opens.
+    """Give the files in `folder` their final names.
 
     Side effect: the card tells how many rows each of them has.
     """
-    names = [shard_name(number, len(shards)) for number in range(len(shards))]
-    for name, shard in zip(names, shards, strict=True):
+    for name, shard in zip(shard_names(len(shards)), shards, strict=True):
         os.replace(shard.path, folder / name)
     card.shards[split] = [shard.num_rows for shard in shards]
-    features = _features(3 * card.height * card.width)
-    datasets.DatasetInfo(features=features).write_to_directory(str(folder))
-    state = {
-        "_data_files": [{"filename": name} for name in names],
-        "_fingerprint": card.fingerprint,
-        "_format_columns": None,
-        "_format_kwargs": {},
-        "_format_type": None,
-        "_output_all_columns": False,
-        "_split": None,
-    }
-    write_whole(folder / "state.json", json.dumps(state, indent=1))
 
 
 def list_videos(videos: Mapping[str, Sequence[StoredVideo]]) -> dict:
@@ -150,9 +137,14 @@ def write_card(card: Card, folder: Path) -> None:
         for told in (card.skipped, card.damaged)
     )
     standing = "\n".join(f"- {label}" for label in card.standing)
+    files = "\n".join(f"  - split: {split}\n    path: {split}/*.arrow" for split in SPLITS)
     text = f"""---
-pretty_name: frames of {len(card.videos["train"]) + len(card.videos["heldout"])} videos
+pretty_name: frames of {sum(map(len, card.videos.values()))} videos
 task_categories: [video-classification]
+configs:
+- config_name: default
+  data_files:
+{files}
 ---
 
 # Prepared videos
@@ -166,9 +158,10 @@ task_categories: [video-classification]
 {card.num_decoded} frames were looked at; {card.num_cuts} cuts were found; {card.num_still} frames
 were dropped because nothing had changed for long, {card.num_short} in scenes too short.
 
-Each split is a data set of the library `datasets` (`datasets.load_from_disk`), one row a frame:
-`frame` is 3×{card.height}×{card.width} bytes, channels first, and `number` is which frame of its
-video it is. card.json lists videos, scenes and sources.
+`datasets.load_dataset(PLACE, split="train", streaming=True)` reads one row a frame, where PLACE is
+this folder or its name on the Hugging Face hub: `frame` is 3×{card.height}×{card.width} bytes,
+channels first, and `number` is which frame of its video it is. Without `streaming=True` the library
+first copies all frames. card.json lists videos, scenes and sources.
 
 {len(card.skipped)} videos were left out.
 {skipped}
@@ -181,6 +174,13 @@ In {len(card.standing)} videos nothing moves.
 """
     # A name that is no text is shown with question marks.
     (folder / "README.md").write_bytes(text.encode(errors="replace"))
+
+
+@contextmanager
+def write_stream(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatchStreamWriter]:
+    """Open a new Arrow file, through Python, whose errors say plainly that a disk is full."""
+    with path.open("wb") as file, pa.ipc.new_stream(file, schema) as stream:
+        yield stream
 
 
 def fixed_lists(rows: np.ndarray) -> pa.Array:
