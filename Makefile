@@ -64,7 +64,7 @@ soak: $(DEV_STAMP) ## the tests that take longest
 lint: $(DEV_STAMP) ## check format, style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/ty check genie play
+	@$(BIN)/ty check genie play train examples
 
 format: $(DEV_STAMP) ## format the code, fix what can be fixed
 	@$(BIN)/ruff format .

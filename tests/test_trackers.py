@@ -1,10 +1,11 @@
 """Experiment trackers: what is logged reaches them, and what is wrong is said in one line."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate import Accelerator, tracking
+from accelerate.utils import LoggerType
 from PIL import Image
 from test_train import on_one_core, open_stores, small_trainer, to_its_end  # noqa: F401
 
@@ -59,33 +60,53 @@ def test_tensorboard_shows_the_pictures_of_an_evaluation(prepared_folder: Path, 
     assert [picture.step for picture in found.Images(names[0])] == [4, 8]
 
 
-def test_an_unknown_tracker_is_refused_by_name(tmp_path: Path):
+def test_an_unknown_tracker_is_refused_by_name():
     with pytest.raises(
         UserError, match=r"no tracker 'notebook': choose one of .*tensorboard"
     ) as told:
-        trackers.open_trackers(["notebook"], tmp_path, {})
+        trackers.check_trackers(["notebook"])
     assert "\n" not in str(told.value)
 
 
-def test_a_missing_package_is_named_with_the_command(tmp_path: Path, monkeypatch):
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else found(name, *a)
-    )
+def test_a_missing_package_is_named_with_the_command(monkeypatch):
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: [LoggerType.TENSORBOARD])
+    trackers.check_trackers(["tensorboard"])
     with pytest.raises(UserError, match="wandb is not installed: pip install wandb"):
-        trackers.open_trackers(["wandb"], tmp_path, {})
+        trackers.check_trackers(["tensorboard", "wandb"])
+
+
+def test_a_tracker_that_cannot_be_had_is_refused_before_the_run_folder_is_made(
+    prepared_folder: Path, tmp_path: Path
+):
+    with pytest.raises(UserError, match="no tracker 'notebook'"):
+        stores = open_stores(prepared_folder)
+        small_trainer(stores, tmp_path / "run", "dynamics", trackers=("notebook",))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_tracker_that_does_not_start_is_one_line(tmp_path: Path, monkeypatch):
-    class Broken:
-        requires_logging_directory = False
+    pytest.importorskip("tensorboard")
 
-        def __init__(self, _project: str) -> None:
-            raise RuntimeError("no service\nis there")
+    def start(_self) -> None:
+        raise RuntimeError("no service\nis there")
 
-    monkeypatch.setitem(trackers.LOGGER_TYPE_TO_CLASS, "json", Broken)
-    with pytest.raises(UserError, match="json does not start: no service is there"):
-        trackers.open_trackers(["json"], tmp_path, {})
+    monkeypatch.setattr(tracking.TensorBoardTracker, "start", start)
+    accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=tmp_path)
+    with pytest.raises(UserError, match=r"trackers \(tensorboard\): no service is there"):
+        trackers.start_trackers(accelerator, {})
+
+
+def test_nested_settings_reach_a_tracker_by_dotted_names(tmp_path: Path):
+    class Recorder(tracking.GeneralTracker):
+        name, requires_logging_directory, tracker = "recorder", False, None
+
+        def store_init_configuration(self, values: dict) -> None:
+            self.settings = values
+
+    recorder = Recorder()
+    accelerator = Accelerator(cpu=True, log_with=recorder, project_dir=tmp_path)
+    trackers.start_trackers(accelerator, {"loop": {"num_steps": 8, "betas": (0.9, 0.95)}, "a": "b"})
+    assert recorder.settings == {"loop.num_steps": 8, "loop.betas": "(0.9, 0.95)", "a": "b"}
 
 
 def test_a_tracker_changes_nothing_that_is_trained(prepared_folder: Path, tmp_path: Path):

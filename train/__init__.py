@@ -1,12 +1,12 @@
-"""Training: one stage a script, all in order by `python -m train`."""
+"""Training: one script per stage; `python -m train` runs all of them in order."""
 
 import os
 import sys
 from importlib.util import find_spec
 
-# Read by OpenMP when torch is loaded: threads that wait for each other sleep instead of spinning.
-# A step of nano then takes 1.6 s where it had taken 7.5 s beside two other busy processes on two
-# cores, and alone up to 8 % longer.
+# OpenMP reads this when torch is loaded: waiting threads then sleep instead of spinning. Beside two
+# other busy processes on two cores, a step of nano takes 1.6 s instead of 7.5 s; alone it takes up
+# to 8 % longer.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if find_spec("genie.places") is None:

@@ -1,7 +1,7 @@
-"""Everything in order: `python -m train --data DIR --out checkpoints/NAME --preset nano`.
+"""The whole pipeline: `python -m train --data DIR --out checkpoints/NAME --preset nano`.
 
-Videos are prepared, the tokenizer and the latent action model are trained (side by side on a CPU,
-one half of the cores each), the dynamics follows, and the world is written. Killed at any time, the
+Prepares the videos, trains the tokenizer and the latent action model (side by side on a CPU, each
+on half of the cores), then the dynamics, and writes the world. If it is killed at any time, the
 same command goes on where it was.
 """
 
@@ -34,18 +34,18 @@ from train.loop.run_folder import claim, is_finished
 from train.presets import DEFAULT_PRESET, PRESETS
 from train.stage import PIPELINE, check_size, check_start
 
-STOPPED = (130, 143)  # exit codes of a stage that was told to stop and has saved
-SHARES = {  # of --minutes, by how many stages are trained at once
+STOPPED = (130, 143)  # exit codes of a stage that was asked to stop and has saved
+SHARES = {  # of --minutes for each stage, by the number of stages that train at once
     1: {"tokenizer": 0.32, "latent_action": 0.1, "dynamics": 0.53},
     2: {"tokenizer": 0.5, "latent_action": 0.5},
 }
-UNTIL_SHARES = {  # of the seconds of --until, by how many encoders are trained at once
+UNTIL_SHARES = {  # of --until for each encoder, by the number of encoders that train at once
     1: {"tokenizer": 0.3, "latent_action": 0.12},
     2: {"tokenizer": 0.42, "latent_action": 0.42},
 }
-LATE_SHARE = 0.1  # of them for a stage at least, whatever is left: late is better than no world
-AFTERWARDS = 0.1, 60.0  # of them, and seconds at the most, to finish the world in
-EXPLAINED = 2  # exit code of a stage that has said in one line what is wrong
+LATE_SHARE = 0.1  # of --until is the least for a stage: a late world is better than none
+AFTERWARDS = 0.1, 60.0  # share of --until, and at most so many seconds, to finish the world
+EXPLAINED = 2  # exit code of a stage that has printed in one line what is wrong
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,46 +53,46 @@ class PipelineConfig:
     """From a folder of videos to a playable world."""
 
     data: str
-    """Folder with videos or any other source of python -m train.prepare, or a folder that it made,
-    which may lie elsewhere (hf://datasets/owner/name)."""
+    """Folder with videos, any other source of python -m train.prepare, or a folder that it made,
+    which may be remote (hf://datasets/owner/name)."""
     out: Path
     """Folder that the world is written to."""
     preset: str | None = None
-    """tiny (a minute, for tests), nano (2 CPU cores, an hour; the default), platformers and base
-    (one GPU), paper; finetune (2 CPU cores; the default with --from)."""
+    """tiny (a minute, for tests), nano (2 CPU cores, an hour; the default), quarter, platformers
+    and base (one GPU), paper; finetune (2 CPU cores; the default with --from)."""
     run: Path | None = None
-    """Folder for all that is not the world; default runs/ and the name of --out."""
+    """Folder for everything but the world; default: runs/NAME, with the NAME of --out."""
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """World to start from, such as checkpoints/coinrun: its nets are trained further, for fewer
     steps (--preset finetune)."""
     replay: str | None = None
-    """Prepared folder of that world's own game, to be remembered."""
+    """Prepared folder of that world's own game, so that the world does not forget it."""
     minutes: float = 0
-    """Train for about so many minutes in all on this machine, instead of the preset's steps;
-    preparing and the evaluation of --from are not counted. A stage that was begun before keeps
-    the steps that it had then."""
+    """Train for about so many minutes in total on this machine, instead of the preset's steps;
+    preparing and the evaluation of --from are not counted. A stage that has already begun keeps
+    its number of steps."""
     until: float = 0
-    """Be done so many seconds after the start of this command, but for the evaluation of --from:
-    what preparing leaves of them is shared out, and each stage trains by the clock, so that no step
-    has to be timed before. A stage that was begun before keeps the seconds that it had then."""
+    """End so many seconds after the start of this command, except for the evaluation of --from. The
+    time that is left after preparing is divided among the stages, which train by the clock, so that
+    no step has to be timed beforehand. A stage that has already saved a state keeps its seconds."""
     compile_cache: Path | None = None
-    """Folder that keeps what was compiled, where the preset compiles: the next run on such a device
-    takes it from there."""
+    """Folder that keeps compiled code, if the preset compiles: the next run on such a device loads
+    it from there."""
     frames: tyro.conf.OmitArgPrefixes[FrameOptions] = field(default_factory=FrameOptions)
-    """How frames are taken, where videos are still to be prepared."""
+    """How frames are taken, if videos have yet to be prepared."""
     heldout_share: float = HELDOUT_SHARE
-    """Share of the videos that is held out then, where no folder decides."""
+    """Share of those videos that is held out, if no folder decides."""
 
 
 def main(config: PipelineConfig) -> None:
-    """Run what is left to run."""
+    """Run all stages that have not finished yet."""
     preset = config.preset or ("finetune" if config.from_ else DEFAULT_PRESET)
     if preset not in PRESETS:
         raise UserError(f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
     check_time(config.minutes, config.until)
     check_start(config.from_, config.replay)
     if config.out.resolve() == Path.cwd():
-        raise UserError("--out is empty, or the folder that you are in: name one for the world")
+        raise UserError("--out is empty or the current folder: give a folder for the world")
     check_folder(config.out)
     run = check_folder(config.run or Path("runs") / config.out.name)
     with _warming_up(config, preset, run):
@@ -105,7 +105,7 @@ def main(config: PipelineConfig) -> None:
     if config.replay:
         shared += ["--replay", config.replay]
     if config.minutes or config.until:
-        _tell_what_stays(run)
+        _report_begun_stages(run)
     timing = _Timing(config.minutes, config.until)
 
     def flags_of(stage: str, at_once: int) -> list[str]:
@@ -117,7 +117,7 @@ def main(config: PipelineConfig) -> None:
     encoders = [s for s in ("tokenizer", "latent_action") if not is_finished(run / s)]
     _run_stages(encoders, flags_of, side_by_side=2)
     _run_stages(["dynamics"], flags_of, side_by_side=1)
-    if not config.until:  # they would take of the time that is promised
+    if not config.until:  # graphs would take longer than the time that was given
         _make_graphs(config.out)
     if config.from_:
         before, after, replay = config.from_, config.out, config.replay
@@ -127,31 +127,31 @@ def main(config: PipelineConfig) -> None:
 
 
 def _make_graphs(world: Path) -> None:
-    """What the world starts quickly with. It plays without them, too, so none are no failure."""
+    """Make the graphs with which a world starts quickly; without them it still plays."""
     if importlib.util.find_spec("onnxruntime") is None:
         return
-    from genie import onnx_engine  # not everybody has it
+    from genie import onnx_engine  # needs onnxruntime, which is optional
     from train import graphs
 
     if onnx_engine.read_card(world) is None:
         try:
             graphs.main(graphs.GraphsConfig(world=world))
         except UserError as error:
-            print(f"the world starts by PyTorch, which takes longer: {error}")
+            print(f"the world has no graphs, so that it takes longer to start: {error}")
 
 
 class _Timing:
-    """How long each stage may take, as flags."""
+    """The flags that say how long each stage may take."""
 
     def __init__(self, minutes: float, until: float) -> None:
-        """Args: of the whole command; the seconds that are gone already are not shared out."""
+        """Args: for the whole command; seconds that it has already used are not shared out."""
         self.minutes, self.until = minutes, until
         share, most_s = AFTERWARDS
         self.end_s = until - min(share * until, most_s)
         self.shared_s = self.end_s - process_age_s()
 
     def flags(self, stage: str, at_once: int) -> list[str]:
-        """For a stage that starts now, beside `at_once - 1` others."""
+        """The flags of a stage that starts now, together with `at_once - 1` others."""
         if self.minutes:
             return ["--minutes", f"{self.minutes * SHARES[at_once][stage]:.4g}"]
         if not self.until:
@@ -163,8 +163,8 @@ class _Timing:
         return ["--until", f"{max(seconds, LATE_SHARE * self.until):.4g}"]
 
 
-def _tell_what_stays(run: Path) -> None:
-    """Which stages --minutes and --until say nothing to any more."""
+def _report_begun_stages(run: Path) -> None:
+    """Print which stages keep their length, whatever --minutes or --until say now."""
     for stage in ("tokenizer", "latent_action", "dynamics"):
         if (run / stage / "config.json").is_file():
             steps, until = begun_with(run / stage)
@@ -175,7 +175,7 @@ def _tell_what_stays(run: Path) -> None:
 
 @contextlib.contextmanager
 def _warming_up(config: PipelineConfig, preset: str, run: Path) -> Iterator[None]:
-    """While the CPU prepares frames, a GPU compiles the nets that will learn from them."""
+    """Compile the nets on the GPU, if there is one, while the CPU prepares frames."""
     stages = vars(PRESETS[preset]).values()
     compiles = any(stage.loop.compile for stage in stages) and not config.from_
     prepared = is_prepared(config.data) or is_prepared(run / "data")
@@ -189,14 +189,14 @@ def _warming_up(config: PipelineConfig, preset: str, run: Path) -> Iterator[None
     process = subprocess.Popen(command, env=os.environ | {PIPELINE: "1"}, process_group=0)
     try:
         yield
-        process.wait()  # what went wrong there goes wrong in a stage, which says it
+        process.wait()  # if it failed, a stage will fail in the same way and report it
     finally:
         process.terminate()
         process.wait()
 
 
 def _check_patches(size: tuple[int, int], preset: str) -> None:
-    """Refuse early what only the tokenizer would.
+    """Check the size of frames before they are prepared, not only in the tokenizer.
 
     Raises:
         UserError: if the preset's patches do not cover frames of this size.
@@ -204,14 +204,14 @@ def _check_patches(size: tuple[int, int], preset: str) -> None:
     patch = PRESETS[preset].tokenizer.model.patch_size
     if size[0] % patch or size[1] % patch:
         raise UserError(
-            f"--preset {preset} cuts frames into patches of {patch}, and {size[0]}x{size[1]} is no "
-            f"multiple of that: give another --size, or train stage by stage, with "
+            f"--preset {preset} cuts frames into patches of {patch}, and {size[0]}x{size[1]} is "
+            f"not a multiple of that: give another --size, or train stage by stage, with "
             "--model.patch-size 10 --model.stem linear in train/tokenizer.py for 90x160"
         )
 
 
 def _prepared(config: PipelineConfig, preset: str, run: Path) -> str:
-    """The prepared folder; made in the run folder if videos were given."""
+    """Return the prepared folder, which is made in the run folder if videos were given."""
     facts: dict[str, object] = {"preset": preset}
     if config.from_:
         facts |= {"from": str(config.from_.resolve()), "replay": config.replay}
@@ -223,7 +223,7 @@ def _prepared(config: PipelineConfig, preset: str, run: Path) -> str:
                 f"{place} was prepared at {card.height}x{card.width}: leave --size out, or give "
                 "the folder of videos that it was made from"
             )
-        if not config.from_:  # else its frames were held against the world's
+        if not config.from_:  # with --from, the frames have to fit the world instead
             _check_patches((card.height, card.width), preset)
         where = place if is_remote(place) else str(Path(place).resolve())
         claim(run, {"data": {"places": [where], "fingerprint": card.fingerprint}} | facts)
@@ -248,12 +248,12 @@ def _prepared(config: PipelineConfig, preset: str, run: Path) -> str:
 
 
 def _explain(run: Path, world: Path, prepared: str) -> None:
-    """What somebody who finds the run folder needs to know, and a line for this start."""
+    """Write the README.md of the run folder, and note this start in starts.jsonl."""
     evaluate = [python_name(), "-m", "train.evaluate", str(world), prepared]
     play = [python_name(), "-m", "play", "--world", str(world)]
     text = f"""# The making of a world: {world.name}
 
-To go on, or to repeat it:
+To resume or repeat it:
 
 ```sh
 {command_line()}
@@ -268,11 +268,11 @@ When it is finished:
 
 | folder | holds |
 |---|---|
-| data | the frames, where they were prepared by this command |
+| data | the frames, if they were prepared by this command |
 | tokenizer, latent_action, dynamics | a stage of training each, explained in its README |
-| tokens | what the first two make of the frames, for the third |
+| tokens | tokens and actions of all frames, from the first two stages for the third |
 
-config.json says what was asked for, starts.jsonl with which command, commit and versions.
+config.json holds the settings, starts.jsonl the command, commit and versions of every start.
 """
     with writing(run):
         note_start(run)
@@ -282,11 +282,12 @@ config.json says what was asked for, starts.jsonl with which command, commit and
 def _run_stages(
     stages: list[str], flags_of: Callable[[str, int], list[str]], side_by_side: int
 ) -> None:
-    """Stages that do not need each other: together on a CPU, one after the other on a GPU."""
+    """Run stages that do not need each other: together on a CPU, one by one on a GPU."""
     cores = os.cpu_count() or 1
     at_once = 1 if torch.cuda.is_available() else max(1, min(side_by_side, cores))
-    threads = max(1, cores // at_once)  # also of a stage that is left alone: sums depend on them
-    shows_bars = sys.stderr.isatty()  # in a log file, places on the screen are only noise
+    # Also for a single stage that is left: the order of sums depends on the number of threads.
+    threads = max(1, cores // at_once)
+    shows_bars = sys.stderr.isatty()  # positions on a screen would be noise in a log file
     while stages:
         batch, stages = stages[:at_once], stages[at_once:]
         running = [
@@ -298,7 +299,7 @@ def _run_stages(
                 env=os.environ
                 | {"OMP_NUM_THREADS": str(threads), PIPELINE: "1"}
                 | ({"TQDM_POSITION": str(line)} if shows_bars else {}),
-                process_group=0,  # Ctrl-C reaches this process alone, which then tells them
+                process_group=0,  # Ctrl-C reaches only this process, which then stops them
             )
             for line, stage in enumerate(batch)
         ]
@@ -306,7 +307,7 @@ def _run_stages(
 
 
 def _wait(stages: list[str], running: list[subprocess.Popen]) -> None:
-    """Until all are done; the first that fails stops the others."""
+    """Wait until all stages are done; the first that fails stops the others."""
     try:
         while None in (codes := [process.poll() for process in running]) and not any(codes):
             time.sleep(0.2)
@@ -318,7 +319,7 @@ def _wait(stages: list[str], running: list[subprocess.Popen]) -> None:
         if code in (EXPLAINED, *STOPPED):
             raise SystemExit(code)
         if code:
-            raise UserError(f"stage {stage} broke (see above); repeat the command to go on")
+            raise UserError(f"stage {stage} failed (see above); repeat the command to go on")
 
 
 def command() -> None:

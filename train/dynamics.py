@@ -1,7 +1,7 @@
 """Stage 3: train the dynamics on stored tokens. `accelerate launch train/dynamics.py --data DIR`.
 
-Tokens and actions are those that `encode.py` stored in the run folder; the training step sees no
-encoder. At the end the three nets are put together into a world.
+Reads the tokens and actions that `encode.py` stored in the run folder, so that no encoder runs in a
+training step. At the end, the three nets are combined into a world.
 """
 
 from pathlib import Path
@@ -43,7 +43,7 @@ SAVED_PROMPTS = 6
 
 
 def main(config: DynamicsStage) -> dict[str, float]:
-    """Train, or go on training, then write the world; gives the held-out metrics."""
+    """Train or resume training, write the world, and return the held-out metrics."""
     if config.clip_frames < 2:
         raise UserError(f"clip_frames is {config.clip_frames}: 2 or more is wanted")
     out = check_folder(config.out or config.run / "world")
@@ -89,7 +89,7 @@ def main(config: DynamicsStage) -> dict[str, float]:
 
 
 def draw_prompts(store: FrameStore, count: int = LEGEND_PROMPTS) -> UInt8[Tensor, "p 3 h w"]:
-    """Frames spread evenly over a split, for the legend and to play from."""
+    """Frames spread evenly over a split, for the legend and as prompts to play from."""
     rows = torch.linspace(0, len(store) - 1, count).long().tolist()
     return torch.cat([store.read(row, row + 1) for row in rows])
 
@@ -102,13 +102,13 @@ def save_world(
     prompts: UInt8[Tensor, "p 3 h w"],
     out: Path,
 ) -> None:
-    """Put trained nets together, find out what their actions do, and write a checkpoint folder."""
+    """Combine trained nets, measure what their actions do, and write a checkpoint folder."""
     world = World(config)
     world.tokenizer.load_state_dict(tokenizer.state_dict())
     world.latent_action.load_state_dict(latent_action.state_dict())
     world.dynamics.load_state_dict(dynamics.state_dict())
-    (out / legend.FILE_NAME).unlink(missing_ok=True)  # of an earlier world in the same place
-    world.save_pretrained(out, torch.float16)  # the run folder keeps them whole
+    (out / legend.FILE_NAME).unlink(missing_ok=True)  # of an earlier world in this folder
+    world.save_pretrained(out, torch.float16)  # the run folder keeps the weights in float32
     write_legend(World.from_pretrained(out), prompts, out)
     _save_prompts(prompts[:: -(-len(prompts) // SAVED_PROMPTS)], out / "prompts")
     print(f"world written to {out}; play it: {_play_command(out)}")
@@ -119,7 +119,7 @@ def _play_command(world: Path) -> str:
 
 
 def _save_prompts(prompts: UInt8[Tensor, "p 3 h w"], folder: Path) -> None:
-    """Pictures to start from, so that a new world can be played at once."""
+    """Write pictures to start from, so that a new world can be played at once."""
     folder.mkdir(exist_ok=True)
     for number, prompt in enumerate(prompts, start=1):
         video.write_image(folder / f"{number}.png", to_pictures(prompt))

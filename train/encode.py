@@ -2,20 +2,23 @@
 
     python -m train.encode --data runs/my-world/data --run runs/my-world
 
-In: a run folder with a finished tokenizer and latent action model, and frames. Out: token shards in
-the run folder, tied by a fingerprint to both. The dynamics stage does this by itself where there
-are none; this command replaces those that are there.
+In: a run folder with a finished tokenizer and latent action model, and frames. Out: stored tokens
+in the run folder, with a fingerprint of the nets and the frames. The dynamics stage computes tokens
+that are missing by itself; this command replaces those that exist.
 """
 
 import hashlib
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import tyro
 from accelerate import PartialState
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
@@ -34,15 +37,16 @@ from train.loop.provenance import python_name
 from train.loop.run_folder import load_finished, read_description
 from train.presets import StageConfig
 
-ENCODE_FRAMES = 120  # of a scene, encoded at once
-SCENES_AT_ONCE = {"cuda": 16}  # a GPU has hardly begun with one; a CPU gains nothing
+ENCODE_FRAMES = 120  # frames of a scene that are encoded at once
+SCENES_AT_ONCE = {"cuda": 16}  # one does not keep a GPU busy; a CPU gains nothing from several
 
+Net = TypeVar("Net", bound=nn.Module)
 ActionModel = LatentActionModel | STLatentActionModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig:
-    """Compute tokens and actions anew."""
+    """Compute tokens and actions again."""
 
     data: str
     """Prepared folder (python -m train.prepare)."""
@@ -53,11 +57,11 @@ class EncodeConfig:
 
 
 def main(config: EncodeConfig) -> None:
-    """Replace the token shards of both splits, and of the replayed data.
+    """Replace the stored tokens of both splits, and of the replayed data.
 
     Raises:
-        UserError: if a stage has not finished, or something cannot be read or written; what was
-            there stays then.
+        UserError: if a stage has not finished, or something cannot be read or written; tokens that
+            have not been replaced yet stay as they are.
     """
     stores = {split: FrameStore.open(config.data, split) for split in SPLITS}
     if config.replay:
@@ -70,20 +74,16 @@ def main(config: EncodeConfig) -> None:
 
 
 def load_encoders(run: Path) -> tuple[Tokenizer, ActionModel]:
-    """The two finished stages of a run folder.
+    """Load the nets of the two finished stages of a run folder.
 
     Raises:
         UserError: if one has not finished.
     """
-    nets = []
-    for stage, kind, make in (
-        ("tokenizer", TokenizerConfig, Tokenizer),
-        ("latent_action", LatentActionConfig | STLatentActionConfig, make_latent_action),
-    ):
-        values = read_description(run / stage)["model"]
-        net = make(config_from_dict(kind, values, where=str(run / stage / "config.json")))
-        nets.append(load_finished(net, run / stage))
-    return nets[0], nets[1]
+    kind = LatentActionConfig | STLatentActionConfig
+    return (
+        _load_encoder(run / "tokenizer", TokenizerConfig, Tokenizer),
+        _load_encoder(run / "latent_action", kind, make_latent_action),
+    )
 
 
 def open_tokens(
@@ -93,17 +93,17 @@ def open_tokens(
     store: FrameStore,
     name: str | None = None,
 ) -> TokenStore:
-    """Tokens and actions of a split, computed by the main process where there are none yet.
+    """Open the tokens and actions of a split, which the main process computes if there are none.
 
     Args:
         name: of their folder; default: the split's.
 
     Raises:
-        UserError: if those that are there come from other nets or frames.
+        UserError: if the stored ones come from other nets or frames.
     """
     folder = config.run / "tokens" / (name or store.split)
     wanted = fingerprint(tokenizer, latent_action, store)
-    # The others wait for as long as it takes.
+    # The other processes wait for as long as the main one needs.
     state = PartialState(cpu=best_device().type == "cpu", timeout=timedelta(days=1))
     with state.main_process_first():
         if not folder.exists():
@@ -120,7 +120,7 @@ def open_tokens(
     return stored
 
 
-@torch.no_grad()  # not inference_mode, which would mark the nets that are moved in here for good
+@torch.no_grad()  # not inference_mode: nets moved to a device there could not be changed later
 def encode(
     tokenizer: Tokenizer,
     latent_action: ActionModel,
@@ -130,7 +130,7 @@ def encode(
     """Compute the tokens and actions of a split.
 
     Args:
-        scenes_at_once: stretches of frames in one batch; None takes what suits the device.
+        scenes_at_once: pieces of scenes in one batch; None takes what suits the device.
     """
     tokens = torch.zeros(len(store), tokenizer.config.num_tokens, dtype=torch.int32)
     actions = torch.zeros(len(store), dtype=torch.int32)
@@ -141,7 +141,7 @@ def encode(
     at_once = scenes_at_once or SCENES_AT_ONCE.get(device.type, 1)
     batches = [pieces[first : first + at_once] for first in range(0, len(pieces), at_once)]
     for batch in tqdm(batches, desc=f"encode {store.split}", mininterval=1):
-        # Padded behind the end, which no frame before it sees: both nets are causal.
+        # Padding after the end changes no frame before it, since both nets are causal.
         clips = pad_sequence([store.read(lead, stop) for lead, _, stop in batch], batch_first=True)
         frames = to_float(clips.to(device))
         with autocast(device):
@@ -149,14 +149,20 @@ def encode(
             found = latent_action.infer(frames).int().cpu()
         for row, (lead, start, stop) in enumerate(batch):
             tokens[start:stop] = codes[row, start - lead : stop - lead]
-            # The action into the first kept frame belongs to the row before it.
+            # The action that leads to frame `start` is stored in the row before it.
             first = max(lead, start - 1)
             actions[first : stop - 1] = found[row, first - lead : stop - 1 - lead]
     return TokenStore(tokens, actions, store.scene_starts)
 
 
+def _load_encoder(folder: Path, kind: Any, make: Callable[[Any], Net]) -> Net:
+    values = read_description(folder)["model"]
+    net = make(config_from_dict(kind, values, where=str(folder / "config.json")))
+    return load_finished(net, folder)
+
+
 def fingerprint(tokenizer: Tokenizer, latent_action: ActionModel, store: FrameStore) -> str:
-    """Ties tokens to the frames that they stand for and to the nets that made them."""
+    """Identify the frames that tokens stand for, and the nets that computed them."""
     digest = hashlib.sha256(store.fingerprint.encode())
     for net in (tokenizer, latent_action):
         for name, tensor in net.state_dict().items():
@@ -166,9 +172,9 @@ def fingerprint(tokenizer: Tokenizer, latent_action: ActionModel, store: FrameSt
 
 
 def _pieces(store: FrameStore, reach: int) -> list[tuple[int, int, int]]:
-    """(first row read, first row kept, end) of stretches that cover all scenes.
+    """Split all scenes into pieces: (first row to read, first row to store, end).
 
-    What is read before the first row kept is all that can change how that row is encoded.
+    The rows read before the first stored one are all those that its encoding depends on.
     """
     pieces = []
     for first, end in zip(store.scene_starts[:-1], store.scene_starts[1:], strict=True):

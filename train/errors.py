@@ -1,4 +1,4 @@
-"""How a command ends: in one line where a user has to do something."""
+"""How a command ends: with one line if the user has to do something."""
 
 import contextlib
 import signal
@@ -10,7 +10,7 @@ from genie.errors import UserError
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """A user's mistake becomes one line and exit code 2; Ctrl-C exits with 130, a TERM with 143."""
+    """Turn a `UserError` into one line and exit code 2; Ctrl-C exits with 130, SIGTERM with 143."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield
@@ -21,7 +21,7 @@ def one_line_errors() -> Iterator[None]:
         print("stopped; repeat the command to go on", file=sys.stderr)
         raise SystemExit(130) from None
     else:
-        # Its threads else outlive the interpreter now and then, and a finished run ends as a crash.
-        distributed = sys.modules.get("torch.distributed")  # not loaded by what needs no torch
+        # Its threads may outlive the interpreter, so that a finished run would end with a crash.
+        distributed = sys.modules.get("torch.distributed")  # None in commands without torch
         if distributed and distributed.is_initialized():
             distributed.destroy_process_group()

@@ -1,7 +1,7 @@
-"""What a world is played with where there is no GPU: `python -m train.graphs WORLD`.
+"""Export a world to onnxruntime, which plays it without a GPU: `python -m train.graphs WORLD`.
 
-In: a checkpoint folder. Out: its graphs for onnxruntime beside it, held against PyTorch: the same
-tokens, frame after frame. With them a world starts without PyTorch, in a second.
+In: a checkpoint folder. Out: graphs in the same folder, whose frames were compared with PyTorch's.
+With them a world starts without PyTorch, in a second.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from genie.world import World
 from train.errors import one_line_errors
 
 NUM_FRAMES = 16
-MOST_APART = 2  # of 255: both engines compute in float32, and round to whole numbers at the end
+MOST_APART = 2  # of 255: both engines compute in float32 and round the pixels to whole numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,11 @@ class GraphsConfig:
 
 
 def main(config: GraphsConfig) -> None:
-    """Write the graphs and compare them.
+    """Write the graphs, and compare their frames with PyTorch's.
 
     Raises:
         UserError: if the folder is no world or cannot be written, or if the graphs give other
-            frames than PyTorch; they are taken away then.
+            frames than PyTorch; their card is then deleted, so that they are not used.
     """
     folder = check_folder(config.world)
     world = World.from_pretrained(folder).cpu()
@@ -55,7 +55,7 @@ def main(config: GraphsConfig) -> None:
 
 
 def farthest_apart(world: World, made: GraphWorld) -> int:
-    """The greatest difference of a pixel, 0..255, in a walk from noise under all actions."""
+    """The largest difference of a pixel, 0..255, in rollouts from noise through all actions."""
     rng = np.random.default_rng(0)
     prompts = rng.integers(256, size=(2, 1, 3, *world.size), dtype=np.uint8)
     exact = TorchEngine(world.float(), world.sampling, exact=True)

@@ -22,7 +22,7 @@ COLLAPSED_DELTA_PSNR = 0.1
 
 
 def main(config: LatentActionStage) -> dict[str, float]:
-    """Train, or go on training; gives the held-out metrics.
+    """Train or resume training, and return the held-out metrics.
 
     Raises:
         UserError: if the actions have collapsed, so that no dynamics is trained on them.
@@ -51,7 +51,7 @@ def main(config: LatentActionStage) -> dict[str, float]:
 
 
 def advise(metrics: dict[str, float]) -> str:
-    """What to do about actions that carry nothing; "" if all is well."""
+    """Say what to do if the latent actions carry no information; "" if they do."""
     perplexity, delta = metrics["perplexity"], metrics["delta_psnr"]
     if perplexity >= COLLAPSED_PERPLEXITY and delta >= COLLAPSED_DELTA_PSNR:
         return ""

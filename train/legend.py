@@ -1,8 +1,8 @@
-"""What each latent action of a world does, measured anew: `python -m train.legend WORLD DATA`.
+"""Measure again what each latent action of a world does: `python -m train.legend WORLD DATA`.
 
 In: a world and held-out videos. Out: `legend.json` and `legend.png` in the world's folder, and a
-table. With --true-actions the table also says which buttons each action meets on held-out videos;
-they change nothing in the legend.
+table. With --true-actions, the table also says which buttons were pressed where each action was
+inferred; they do not change the legend.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from genie.files import check_folder
 from genie.world import World
 from train.dynamics import LEGEND_PROMPTS, draw_prompts
 from train.errors import one_line_errors
-from train.measure.rollouts import check_sizes
 from train.measure.effects import Effect, write_legend
+from train.measure.rollouts import check_sizes
 from train.measure.true_actions import Meeting, TrueActions, meetings
 
 HORIZON = 15
@@ -34,11 +34,11 @@ class LegendConfig:
     data: tyro.conf.Positional[Path]
     """Folder made by train.prepare; only its held-out videos are read."""
     prompts: int = LEGEND_PROMPTS
-    """Held-out frames from which every action is held."""
+    """Number of held-out frames from which every action is held."""
     out: Path | None = None
     """Folder for legend.json and legend.png; default the world's own, whose legend it replaces."""
     true_actions: Path | None = None
-    """true_actions.npz of the recording, to print which buttons each action meets."""
+    """true_actions.npz of the recording, to print which buttons were pressed for each action."""
 
 
 @torch.no_grad()
@@ -66,7 +66,7 @@ def main(config: LegendConfig) -> None:
 def table(
     effects: list[Effect], keys: dict[str, int], met: dict[int, Meeting] | None = None
 ) -> str:
-    """One line an action: key, name, agreement and, where they are known, the true buttons."""
+    """One line per action: key, name, agreement and, where they are known, the true buttons."""
     head = f"{'action':<8}{'key':<10}{'name':<24}{'agreement':>9}"
     lines = [head + ("   true buttons" if met else "")]
     for action, effect in enumerate(effects):

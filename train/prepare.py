@@ -16,26 +16,26 @@ from train.errors import one_line_errors
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """Turn videos into shards that training reads at random. Killed, the same command goes on."""
+    """Turn videos into shards that training reads at random. A killed command can be repeated."""
 
     sources: tyro.conf.Positional[tuple[str, ...]]
     """Folder trees with videos (mp4, mkv, webm, ...) or numbered pictures, single files, or Hugging
     Face datasets (a folder, or hf:owner/name). Folders called train and heldout decide
-    the split; otherwise a share of the videos, chosen by name, is held out. Of a video that is
-    alone the last part is."""
+    the split; otherwise a share of the videos, chosen by name, is held out. Of a single video, the
+    last part is held out."""
     out: Path
     """Folder to make."""
     frames: tyro.conf.OmitArgPrefixes[FrameOptions] = field(default_factory=FrameOptions)
     """How frames are taken."""
     heldout_share: float = HELDOUT_SHARE
-    """Share of the videos, between 0 and 1, that is held out where no folder decides; at least one
+    """Share of the videos, between 0 and 1, that is held out if no folder decides; at least one
     video always is."""
     workers: int | None = None
-    """Processes that decode; default: one a core."""
+    """Processes that decode; default: one per core."""
 
 
 def main(config: PrepareConfig) -> Card:
-    """Prepare and say what came of it."""
+    """Prepare the videos and print what became of them."""
     card = prepare(
         config.sources,
         config.out,
@@ -51,18 +51,18 @@ def main(config: PrepareConfig) -> Card:
         )
     dropped = card.num_still + card.num_short
     print(f"{card.num_cuts} cuts; dropped {dropped} of {card.num_decoded} frames")
-    for told, videos in (("skipped", card.skipped), ("only the beginning of", card.damaged)):
+    for verdict, videos in (("skipped", card.skipped), ("only the beginning of", card.damaged)):
         for name, reason in videos.items():
-            _say(f"{told} {name}: {reason}")
+            _print(f"{verdict} {name}: {reason}")
     for name in card.standing:
-        _say(f"warning: nothing moves in {name}, so that nothing can be learnt from it")
-    for what in left_alone(config.sources):
-        _say(f"left alone: {what}")
+        _print(f"warning: nothing moves in {name}, so that nothing can be learnt from it")
+    for files in left_alone(config.sources):
+        _print(f"left alone: {files}")
     return card
 
 
-def _say(line: str) -> None:
-    """Print it; a name that is no text is shown with question marks."""
+def _print(line: str) -> None:
+    """Print a line; bytes of a file's name that are no text become question marks."""
     print(line.encode(errors="replace").decode())
 
 

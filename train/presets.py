@@ -1,13 +1,13 @@
-"""Every size on one page: what each of its stages trains, how long, and what came of it.
+"""All presets on one page: what each of their stages trains, for how long, and with what result.
 
-A preset is Python values; each field is a flag of the stage's command, too.
+A preset consists of Python values; each field is also a flag of the stage's command.
 """
 
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 import tyro
 
@@ -29,29 +29,30 @@ class StageConfig:
     """Flags that every stage has."""
 
     data: str = "runs/world/data"
-    """Prepared folder (python -m train.prepare); one that lies elsewhere, such as
-    hf://datasets/owner/name or s3://bucket/folder, is streamed."""
+    """Prepared folder (python -m train.prepare); a remote one, such as hf://datasets/owner/name or
+    s3://bucket/folder, is streamed."""
     run: Path = Path("runs/world")
-    """Run folder; every stage has a folder of its own in it. Repeat the command to resume."""
+    """Run folder, in which every stage has its own folder. Repeat the command to resume."""
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """World to start from, such as checkpoints/coinrun: its nets are trained further on the new
-    videos, and have its shapes."""
+    """World to start from, such as checkpoints/coinrun: its nets, with their shapes, are trained
+    further on the new videos."""
     replay: str | None = None
-    """Prepared folder of the world's old game, to be remembered (with --from)."""
+    """Prepared folder of the world's old game, so that it is not forgotten (with --from)."""
     replay_share: float = 0.25
-    """Share of every step's clips that come from --replay."""
+    """Share of every step's clips that comes from --replay."""
     threads: int = 0
     """CPU threads; 0 takes all cores."""
     minutes: float = 0
-    """Train for about so long on this machine instead of --loop.num-steps: steps are timed first,
-    and their number is written down, so that the run can be resumed and repeated."""
+    """Train for about so many minutes on this machine instead of --loop.num-steps: steps are timed
+    first, and their number is written down, so that the run can be resumed and repeated."""
     until: float = 0
-    """Train until so many seconds after the start of this command instead, imports included: the
-    learning rate follows the clock, nothing is timed before, and weights are written every minute.
-    At least a tenth of them is trained. It can be resumed, but not repeated to the bit."""
+    """Train until so many seconds after the start of this command, imports included, instead of
+    --loop.num-steps: the learning rate follows the clock, no step is timed beforehand, and weights
+    are written every minute. At least a tenth of the time is spent on training. The run can be
+    resumed, but not repeated bit by bit."""
     compile_cache: Path | None = None
-    """File that keeps what was compiled (with --loop.compile): the next run on such a device takes
-    it from there."""
+    """File that keeps compiled code (with --loop.compile): the next run on such a device loads it
+    from there."""
     clip_frames: int
     """Frames in a training clip."""
     loop: LoopConfig
@@ -79,7 +80,7 @@ class LatentActionStage(StageConfig):
     """Train the latent action model."""
 
     clip_frames: int = 6
-    """Frames in a training clip; all transitions with a full history behind them are learnt."""
+    """Frames in a training clip; it trains all transitions that have a full history before them."""
     model: tyro.conf.AvoidSubcommands[LatentActionConfig | STLatentActionConfig] = field(
         default_factory=LatentActionConfig
     )
@@ -95,7 +96,7 @@ class DynamicsStage(StageConfig):
     """Train the dynamics model and put the world together."""
 
     out: Path | None = None
-    """Where the finished world goes; default: world in the run folder."""
+    """Folder of the finished world; default: world in the run folder."""
     clip_frames: int = 12
     """Frames in a training clip."""
     model: DynamicsConfig = field(default_factory=DynamicsConfig)
@@ -108,6 +109,9 @@ class DynamicsStage(StageConfig):
         )
     )
     """How it is trained."""
+
+
+AnyStage = TokenizerStage | LatentActionStage | DynamicsStage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +152,7 @@ PRESETS = {
             loop=LoopConfig(num_steps=60, batch_size=4, learning_rate=3e-3, warmup_steps=10),
         ),
     ),
-    # An hour on two CPU cores: checkpoints/coinrun and checkpoints/ninja tell what comes of it.
+    # An hour on two CPU cores; for its results see checkpoints/coinrun and checkpoints/ninja.
     "nano": Preset(
         tokenizer=TokenizerStage(),
         latent_action=LatentActionStage(),
@@ -170,9 +174,9 @@ PRESETS = {
             )
         ),
     ),
-    # A full game in a quarter of an hour of one GPU (`--until 780`), and yet a world that two CPU
-    # cores play. 256 tokens a frame show a background; what they cost is saved on the dynamics,
-    # which is no larger than nano's. Not run yet.
+    # A full game in a quarter of an hour on one GPU (`--until 780`), in a world that still plays on
+    # two CPU cores: 256 tokens a frame show a background, but the dynamics is no larger than
+    # nano's. Not run yet.
     "quarter": Preset(
         tokenizer=TokenizerStage(
             clip_frames=16,
@@ -218,7 +222,7 @@ PRESETS = {
             ),
         ),
     ),
-    # Several games in one world that still plays on two CPU cores; for a quarter of an hour's GPU.
+    # Several games in one world that still plays on two CPU cores; a quarter of an hour on one GPU.
     # Not run yet.
     "platformers": Preset(
         tokenizer=TokenizerStage(
@@ -298,8 +302,8 @@ PRESETS = {
             ),
         ),
     ),
-    # Genie, appendix F, tables 15 and 8, 16 and 9, 17 and 9. The tokenizer's printed cosine has
-    # equal ends: a constant rate. Not run yet.
+    # Genie, appendix F, tables 15 and 8, 16 and 9, 17 and 9. The tokenizer's cosine is printed with
+    # equal ends, which makes the learning rate constant. Not run yet.
     "paper": Preset(
         tokenizer=TokenizerStage(
             clip_frames=16,
@@ -383,13 +387,19 @@ PRESETS = {
 }
 
 
-def presets_of(stage: str) -> dict[str, StageConfig]:
-    """One stage of every preset, by its name."""
+@overload
+def presets_of(stage: Literal["tokenizer"]) -> dict[str, TokenizerStage]: ...
+@overload
+def presets_of(stage: Literal["latent_action"]) -> dict[str, LatentActionStage]: ...
+@overload
+def presets_of(stage: Literal["dynamics"]) -> dict[str, DynamicsStage]: ...
+def presets_of(stage: str) -> dict[str, Any]:
+    """One stage of every preset, by the preset's name."""
     return {name: getattr(preset, stage) for name, preset in PRESETS.items()}
 
 
 def parse(presets: Mapping[str, Config], description: str, args: list[str] | None = None) -> Config:
-    """The preset named by --preset, with every other flag laid over it."""
+    """Read the flags: --preset chooses the defaults, and every other flag replaces one of them."""
     args = list(sys.argv[1:] if args is None else args)
     name = _take_preset(args)
     if name not in presets:

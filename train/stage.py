@@ -1,9 +1,9 @@
-"""What the three stages share: the way from clips to a finished net."""
+"""What the three stages share, from opening the data to a finished net."""
 
 import copy
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,64 +13,74 @@ from torch import nn
 from genie.checkpoint import fingerprint_weights, load_weights
 from genie.data.card import read_card
 from genie.data.clips import Clips, FrameStore, TokenStore
+from genie.dynamics import DynamicsConfig
 from genie.errors import UserError
 from genie.files import check_folder
+from genie.latent_action import LatentActionConfig
 from genie.machine import allow_quick_float32, best_device, check_compiler
 from genie.orphans import end_with_parent
+from genie.st_latent_action import STLatentActionConfig
+from genie.tokenizer import TokenizerConfig
 from genie.world import read_config
 from train.loop.budget import begun_with, check_time, seconds_within, steps_within
 from train.loop.compile_cache import load_compiled, save_compiled
 from train.loop.config import LoopConfig
 from train.loop.run_folder import describe
 from train.loop.trainer import Judge, Replay, Trainer
-from train.presets import StageConfig
+from train.presets import AnyStage, StageConfig
 
-Model = TypeVar("Model")
-# May change when a run goes on: a step keeps its clips; only rounding and draws are others.
+Model = TypeVar(
+    "Model", bound=TokenizerConfig | LatentActionConfig | STLatentActionConfig | DynamicsConfig
+)
+# May change when a run is resumed: steps keep their clips, only rounding and random draws change.
 HOW_IT_RUNS = (
     *("compile", "recompute", "shard", "accumulation", "trackers", "keep_states", "resident"),
     "pictures",
 )
-PIPELINE = "GENIE_PIPELINE"  # set in the environment of stages that `python -m train` has started
+PIPELINE = "GENIE_PIPELINE"  # environment variable of stages that `python -m train` has started
 
 
 def check_start(world: Path | None, replay: str | None, *folders: str) -> None:
-    """Refuse what a world cannot be trained further on.
+    """Check that a world can be trained further on the given data.
 
     Args:
-        world: that is started from, if any.
-        replay: the old game's prepared folder, if any.
-        folders: prepared ones whose frames must have the world's size.
+        world: to start from, if any.
+        replay: prepared folder of the world's old game, if any.
+        folders: further prepared folders.
 
     Raises:
-        UserError: naming both sizes; if there is no such world; or if there is a replay but none.
+        UserError: if there is no such world, if frames do not have its size, or if there is a
+            replay but no world.
     """
     if world is None:
         if replay:
             raise UserError("--replay is for a world that is trained further: give --from as well")
         return
-    read_config(world)  # before any folder is made
+    read_config(world)  # raises before any folder is made
     for folder in (*folders, *([replay] if replay else [])):
         card = read_card(folder)
         check_size(world, (card.height, card.width), folder)
 
 
 def check_size(world: Path, size: tuple[int, int], of: str) -> None:
-    """Refuse frames that a world cannot be trained further on.
+    """Check that frames have the size that a world needs.
+
+    Args:
+        of: what has frames of this size, for the message.
 
     Raises:
-        UserError: naming both sizes.
+        UserError: if not, naming both sizes.
     """
     wanted = read_config(world).tokenizer
     if tuple(size) != (wanted.height, wanted.width):
         raise UserError(
-            f"{world} wants frames of {wanted.height}x{wanted.width}, {of} has "
+            f"{world} needs frames of {wanted.height}x{wanted.width}, but {of} has "
             f"{size[0]}x{size[1]}: prepare the videos with --size {wanted.height} {wanted.width}"
         )
 
 
 def open_stores(config: StageConfig) -> tuple[FrameStore, FrameStore]:
-    """Training and held-out frames.
+    """Open the training and the held-out frames.
 
     Raises:
         UserError: see `check_start`.
@@ -80,10 +90,10 @@ def open_stores(config: StageConfig) -> tuple[FrameStore, FrameStore]:
 
 
 def set_up(config: StageConfig) -> None:
-    """Threads and seed, before any weight is drawn.
+    """Set up the compiler, the threads and the seed, before any weight is drawn.
 
     Raises:
-        UserError: if the net is to be compiled and cannot be.
+        UserError: if the net is to be compiled but cannot be.
     """
     if config.loop.compile:
         check_compiler(best_device())
@@ -100,33 +110,34 @@ def set_up(config: StageConfig) -> None:
 
 
 def fit(model: Model, **facts: Any) -> Model:
-    """The net's config with what follows from the data.
+    """Fill in the fields of a net's config that follow from the data.
 
     Raises:
-        UserError: if a flag says otherwise.
+        UserError: if a flag contradicts the data.
     """
+    defaults = {field.name: field.default for field in fields(model)}
     for name, value in facts.items():
         given = getattr(model, name)
-        if given not in (value, type(model).__dataclass_fields__[name].default):
+        if given not in (value, defaults[name]):
             flag = f"--model.{name.replace('_', '-')}"
             raise UserError(f"{flag} is {given}, but the data says {value}: leave the flag out")
     return replace(model, **facts)
 
 
 def starting_net(config: StageConfig, name: str, net: nn.Module) -> nn.Module:
-    """The net with the weights of the world that --from names, where it names one."""
+    """Load the weights of the world given by --from, if any, into the net."""
     if config.from_:
         load_weights(net, config.from_ / f"{name}.safetensors")
     return net
 
 
-def starting_model(config: StageConfig, name: str) -> Any:
-    """The shape of a net: that of the world that --from names, else the preset's."""
+def starting_model(config: AnyStage, name: str) -> Any:
+    """The config of a net: that of the world given by --from, else the preset's."""
     return getattr(read_config(config.from_), name) if config.from_ else config.model
 
 
 def open_replay(config: StageConfig) -> FrameStore | None:
-    """Frames of the old game, where they are wanted.
+    """Open the frames of the old game, if --replay is given.
 
     Raises:
         UserError: if the share is out of range.
@@ -139,7 +150,7 @@ def open_replay(config: StageConfig) -> FrameStore | None:
 
 
 def data_fingerprint(store: FrameStore, replay: FrameStore | None) -> str:
-    """Tells the frames that a net is trained on, the replayed ones included."""
+    """Identify the frames that a net is trained on, including the replayed ones."""
     return f"{store.fingerprint}+{replay.fingerprint}" if replay else store.fingerprint
 
 
@@ -155,13 +166,14 @@ def make_trainer(
     then: Sequence[str] = (),
     **description: Any,
 ) -> Trainer:
-    """The trainer of a stage on clips of both splits.
+    """Make the trainer of a stage, on clips of both splits.
 
     Args:
         name: of the stage's folder in the run folder.
+        stores: the training and the held-out split.
         replay: the old game's training split.
-        judge: see `Trainer`, as are advise and then.
-        description: what makes this run what it is, besides clips and loop.
+        judge: see `Trainer`, also for `advise` and `then`.
+        description: all that determines the result, besides the clips and the loop.
 
     Raises:
         UserError: if the videos are shorter than a clip, or the folder holds another run.
@@ -187,11 +199,11 @@ def make_trainer(
 
             steps = steps_within(config.minutes, folder, loop, trial)
         loop = replace(loop, num_steps=steps or loop.num_steps)
-    told = {name: value for name, value in asdict(loop).items() if name not in HOW_IT_RUNS}
+    settings = {name: value for name, value in asdict(loop).items() if name not in HOW_IT_RUNS}
     if until:
-        told["num_steps"] = f"until {until:g} s"
+        settings["num_steps"] = f"until {until:g} s"
         description["until"] = until
-    description = describe(clip_frames=config.clip_frames, loop=told, **description)
+    description = describe(clip_frames=config.clip_frames, loop=settings, **description)
     return Trainer(
         net,
         *clips,
@@ -207,7 +219,7 @@ def make_trainer(
 
 
 def run_to_end(config: StageConfig, trainer: Trainer) -> dict[str, float]:
-    """A stage's run to its end, whose result is accepted; gives the held-out metrics.
+    """Train a stage to its end, accept the result, and return the held-out metrics.
 
     Raises:
         UserError: see `Trainer.run`.

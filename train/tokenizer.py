@@ -20,7 +20,7 @@ COLLAPSED_PERPLEXITY = 1.5
 
 
 def main(config: TokenizerStage) -> dict[str, float]:
-    """Train, or go on training; gives the held-out metrics.
+    """Train or resume training, and return the held-out metrics.
 
     Raises:
         UserError: if the codebook has collapsed.
@@ -45,13 +45,13 @@ def main(config: TokenizerStage) -> dict[str, float]:
 
 
 def advise(metrics: dict[str, float]) -> str:
-    """What to do about a codebook of which hardly a code is in use; "" if all is well."""
+    """Say what to do if hardly any code of the codebook is used; "" if many are."""
     perplexity = metrics["perplexity"]
     if perplexity >= COLLAPSED_PERPLEXITY:
         return ""
     return (
         f"the tokenizer's codebook collapsed (perplexity {perplexity:.2f}): check that the videos "
-        "show more than one picture, lower --loop.learning-rate, or take --model.codebook.kind fsq"
+        "show more than one picture, lower --loop.learning-rate, or use --model.codebook.kind fsq"
     )
 
 

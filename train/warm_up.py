@@ -1,8 +1,8 @@
 """Compile a preset's nets before there are frames: `python -m train.warm_up --preset quarter`.
 
-Compiling for a GPU takes minutes in which the GPU idles. Run beside recording or preparing, which
-do without it, this takes one training step of each net on made-up clips; the stages then find in
-torch.compile's cache what they need. Learns nothing and writes nothing else.
+Compiling for a GPU takes minutes in which the GPU is idle. Run this while frames are recorded or
+prepared, which needs no GPU: it computes one training step of each net on random clips, so that the
+stages find their compiled code in torch.compile's cache. Trains nothing and writes nothing else.
 """
 
 import os
@@ -27,7 +27,7 @@ from train.errors import one_line_errors
 from train.loop.compile_cache import load_compiled, save_compiled
 from train.loop.config import LoopConfig
 from train.loop.trainer import mixed_precision
-from train.presets import PRESETS, StageConfig
+from train.presets import PRESETS, AnyStage, DynamicsStage, LatentActionStage, TokenizerStage
 from train.stage import PIPELINE
 
 
@@ -36,15 +36,15 @@ class WarmUpConfig:
     """Compile what a preset's stages will train."""
 
     preset: str = "quarter"
-    """Of `python -m train`."""
+    """Preset of `python -m train`."""
     size: tuple[int, int] = (64, 64)
-    """Height and width of the frames that are to come."""
+    """Height and width of the frames that will come."""
     compile_cache: Path | None = None
     """Folder of the stages' compile caches (--compile-cache of python -m train)."""
 
 
 def main(config: WarmUpConfig) -> None:
-    """Take a step of each net that is compiled.
+    """Compute a step of each net that the preset compiles.
 
     Raises:
         UserError: if there is no such preset, or nothing to compile with.
@@ -61,19 +61,23 @@ def main(config: WarmUpConfig) -> None:
 
 
 def warm_up(
-    tokenizer: StageConfig,
-    latent_action: StageConfig,
-    dynamics: StageConfig,
+    tokenizer: TokenizerStage,
+    latent_action: LatentActionStage,
+    dynamics: DynamicsStage,
     size: tuple[int, int],
     cache: Path | None = None,
 ) -> None:
-    """Take a step of each of the three stages' nets that is compiled, on clips of noise.
+    """Compute a step of each of the three nets that is compiled, on random clips.
 
     Args:
         size: of the frames, height and width.
         cache: folder of the stages' compile caches.
     """
-    stages = {"tokenizer": tokenizer, "latent_action": latent_action, "dynamics": dynamics}
+    stages: dict[str, AnyStage] = {
+        "tokenizer": tokenizer,
+        "latent_action": latent_action,
+        "dynamics": dynamics,
+    }
     for name, make_net, draw_batch in _nets(tokenizer, latent_action, dynamics, size):
         if stages[name].loop.compile:
             path = cache and cache / f"{name}.bin"
@@ -91,12 +95,12 @@ def warm_up(
 
 
 def _nets(
-    tokenizer: StageConfig,
-    latent_action: StageConfig,
-    dynamics: StageConfig,
+    tokenizer: TokenizerStage,
+    latent_action: LatentActionStage,
+    dynamics: DynamicsStage,
     size: tuple[int, int],
 ) -> Iterator[tuple[str, Callable[[], nn.Module], Callable[[torch.device], tuple]]]:
-    """Each stage's name, its net, and a batch as it will be."""
+    """For each stage its name, and functions that make its net and a batch of the right shape."""
     height, width = size
     sizes = {"height": height, "width": width}
     tokens = replace(tokenizer.model, **sizes)
@@ -108,7 +112,7 @@ def _nets(
         num_actions=actions.num_actions,
     )
 
-    def frames(stage: StageConfig) -> Callable[[torch.device], tuple[torch.Tensor]]:
+    def frames(stage: AnyStage) -> Callable[[torch.device], tuple[torch.Tensor]]:
         shape = stage.loop.batch_size, stage.clip_frames, 3, height, width
         return lambda device: (torch.rand(shape, device=device),)
 
@@ -127,7 +131,7 @@ def _nets(
 def _take_step(
     net: nn.Module, draw_batch: Callable[[torch.device], tuple], loop: LoopConfig
 ) -> None:
-    """As the trainer does it."""
+    """Compute loss and gradients as the trainer does."""
     device = best_device()
     if loop.precision != "float32":
         allow_quick_float32(device)

@@ -1,12 +1,12 @@
-"""How long a stage is trained, where a time is given instead of steps.
+"""How long a stage trains, where a time is given instead of a number of steps.
 
-In: minutes or seconds, and what is known of a stage that was begun before. Out: a number of steps,
-or the seconds in which it is to be over.
+In: minutes or seconds, and the folder of a stage that may have begun earlier. Out: a number of
+steps, or the seconds after which the stage ends.
 
---minutes are turned into steps at a stage's first start, by trying some on this machine. Their
-number is written into its config.json, so that from there on nothing depends on the clock: the run
-goes on, or is repeated with --loop.num-steps, to the same weights. With --until nothing is tried,
-since the run itself watches the clock (`train/loop/progress.py`).
+--minutes is turned into steps when a stage first starts, by timing some steps on this machine.
+Their number is written to config.json, and nothing depends on the clock from then on: the run can
+be resumed, or repeated with --loop.num-steps, to the same weights. --until times no steps
+beforehand, since the run itself watches the clock (`train/loop/progress.py`).
 """
 
 import json
@@ -27,32 +27,30 @@ from train.loop.run_folder import is_finished, read_description
 from train.loop.trainer import Trainer
 
 TRIED = 20  # steps that are timed, after as many in which kernels are compiled and caches filled
-SHARE = 0.94  # of the time for steps; the rest is for evaluations and saving
+SHARE = 0.94  # of the time is for steps; the rest is for evaluations and saving
 FEWEST_STEPS = 40
-LEAST_SHARE = 0.1  # of --until, for steps, however long it took to begin: late is better than never
+LEAST_SHARE = 0.1  # of --until is for steps, however long the start took: better late than never
 NEVER = 10**9
 
 
 def check_time(minutes: float, until: float) -> None:
-    """Refuse what is no time.
+    """Check the two flags that give a time.
 
     Raises:
-        UserError: if one is below 0, infinite or no number, or both are given.
+        UserError: if one is negative, infinite or not a number, or both are given.
     """
     for name, time_given in (("minutes", minutes), ("until", until)):
         if not 0 <= time_given < math.inf:
-            raise UserError(
-                f"--{name} is {time_given:g}: a number from 0 (take the preset's steps) on"
-            )
+            raise UserError(f"--{name} is {time_given:g}: give 0 (the preset's steps) or more")
     if minutes and until:
         raise UserError("--minutes and --until are both given: choose one")
 
 
 def begun_with(folder: Path) -> tuple[int | None, float]:
-    """The steps of a stage that was begun before, or the seconds if it goes by the clock.
+    """The length of a stage that began earlier: its steps, or its seconds if it goes by the clock.
 
     Returns:
-        (steps, 0), (None, seconds), or (None, 0) for a stage with nothing to go on from.
+        (steps, 0), (None, seconds), or (None, 0) for a stage that has nothing to resume.
     """
     if not (folder / "config.json").is_file():
         return None, 0
@@ -64,34 +62,34 @@ def begun_with(folder: Path) -> tuple[int | None, float]:
 
 
 def seconds_within(until: float) -> float:
-    """Seconds in which a new stage is to be over: at least a share of them is left from now on.
+    """Seconds from the start of this process to the end of a new stage, leaving some for steps.
 
     Raises:
-        UserError: if several processes would have to agree on the time.
+        UserError: if there are several processes, which would have to agree on the time.
     """
     if PartialState().num_processes > 1:
-        raise UserError("--until is for one process: give --minutes, by which all know the steps")
+        raise UserError("--until is for one process: give --minutes, which fixes the steps for all")
     return max(until, process_age_s() + LEAST_SHARE * until)
 
 
 def steps_within(
     minutes: float, folder: Path, loop: LoopConfig, make: Callable[[LoopConfig, Path], Trainer]
 ) -> int:
-    """Steps for which a stage is to be trained.
+    """Number of steps that a stage can take in a time, found by timing a few.
 
     Args:
-        minutes: that it may take in all, the trial included.
+        minutes: for the whole stage, including the trial.
         folder: of the stage.
         loop: how it is trained.
-        make: a trainer of a copy of the net, with this loop, in this folder.
+        make: makes a trainer of a copy of the net, with the given loop and folder.
 
     Raises:
-        UserError: if that is too short to train anything.
+        UserError: if the time is too short for `FEWEST_STEPS`.
     """
     began = time.perf_counter()
     seconds = _time_step(loop, make)
     left = 60 * minutes - (time.perf_counter() - began)
-    # Of several processes the first decides; of one, this gives back the list.
+    # The first of several processes decides; with one, this returns the list as it is.
     steps, seconds = broadcast_object_list([int(SHARE * left / seconds), seconds])
     if steps < FEWEST_STEPS:
         raise UserError(
@@ -105,7 +103,7 @@ def _time_step(loop: LoopConfig, make: Callable[[LoopConfig, Path], Trainer]) ->
     trial = replace(
         loop,
         num_steps=2 * TRIED,
-        decay_share=0.0,  # else it would save on the way
+        decay_share=0.0,  # otherwise a state would be saved before the rate falls
         log_every=TRIED,
         evaluate_every=NEVER,
         save_every=NEVER,

@@ -1,6 +1,6 @@
 """The order in which clips are seen: a function of seed and step, so that it can start anywhere.
 
-In: a seed and a step. Out: rows of the step's batch. Knows no clips but their number.
+In: a seed and a step. Out: the rows of the step's batch. Needs the number of clips, not the clips.
 """
 
 import sys
@@ -19,22 +19,23 @@ BLOCKS_AT_ONCE = 3
 
 @dataclass(frozen=True)
 class Pool:
-    """Clips of one kind, of which every step sees equally many."""
+    """A set of clips, of which every step takes the same number."""
 
     num_clips: int
     """How many there are."""
     per_step: int
-    """How many a step sees."""
+    """How many a step takes."""
     block_sizes: tuple[int, ...] = ()
-    """Neighbouring clips that are best read together, since they lie in one file elsewhere: blocks
-    are shuffled, and the clips of a few blocks at a time. () where any order is as good."""
+    """Sizes of the blocks of neighbouring clips that lie in one remote file and are best read
+    together: the blocks are shuffled, then the clips within a few blocks at a time. () if any order
+    is equally fast."""
 
 
 def fit_pools(pools: Sequence[Pool], num_parts: int) -> list[Pool]:
-    """The pools, where a step wants no more clips than there are and divides into equal parts.
+    """Limit each pool's `per_step` to its number of clips, and drop pools that give none.
 
     Raises:
-        UserError: if the clips cannot be divided.
+        UserError: if the clips of a step cannot be divided into equal parts.
     """
     fitted = [replace(pool, per_step=min(pool.per_step, pool.num_clips)) for pool in pools]
     fitted = [pool for pool in fitted if pool.per_step]
@@ -48,10 +49,9 @@ def fit_pools(pools: Sequence[Pool], num_parts: int) -> list[Pool]:
 
 
 class StepSampler:
-    """Rows of every batch of one process: a seeded shuffle of each pool per epoch.
+    """Rows of every batch of one process: every epoch, each pool is shuffled with a new seed.
 
-    A step's rows do not depend on how many processes share them, nor on how many parts they are
-    computed in.
+    The rows of a step depend neither on the number of processes nor on the number of parts.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ def _shuffle(pool: Pool, generator: torch.Generator) -> Int[Tensor, " clips"]:
 
 
 def mix(*numbers: int) -> int:
-    """One seed made of several numbers."""
+    """Combine several numbers into one seed."""
     mixed = 0
     for number in numbers:
         mixed = (mixed * 1_000_003 + number + 12_345) % 2**63

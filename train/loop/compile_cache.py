@@ -1,7 +1,7 @@
-"""What torch.compile made of a stage's net, in a file: the next run on such a device begins there.
+"""A file that keeps what torch.compile made of a stage's net, for later runs on such a device.
 
-In: a file of an earlier run. Out: the same file, with all that this run compiled or took from it. A
-file of another device or version does no harm: what does not fit is compiled anew.
+In: the file of an earlier run. Out: the same file with all that this run compiled or loaded. A file
+from another device or version does no harm: what does not fit is compiled again.
 """
 
 import logging
@@ -14,7 +14,7 @@ from genie.files import write_whole
 
 
 def load_compiled(path: Path | None) -> None:
-    """Side effect: torch.compile finds what is in a file, where there is one.
+    """Load a file, if it exists, into torch.compile's cache.
 
     Raises:
         UserError: if it cannot be read.
@@ -25,24 +25,27 @@ def load_compiled(path: Path | None) -> None:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    logging.disable(logging.WARNING)  # the library tells of a torn file by a traceback
+    logging.disable(logging.WARNING)  # PyTorch would log a traceback for a torn file
     try:
         found = torch.compiler.load_cache_artifacts(content)
     finally:
         logging.disable(logging.NOTSET)
     if found is None:
-        print(f"{path} is torn, or no compile cache: all is compiled anew")
+        print(f"{path} is torn or not a compile cache: everything is compiled again")
 
 
 def save_compiled(path: Path | None) -> None:
-    """Write what this process compiled or took from a file; the file appears whole or not at all.
+    """Write what this process compiled or loaded; the file appears whole or not at all.
 
-    Where it cannot be written, that is said, and costs nothing but the compiling of a later run.
+    If it cannot be written, a warning is printed: a later run only has to compile again.
     """
-    made = torch.compiler.save_cache_artifacts() if path else None
+    if path is None:
+        return
+    made = torch.compiler.save_cache_artifacts()
     if made is None:
         return
     try:
         write_whole(path, made[0])
     except OSError as error:
-        print(f"warning: cannot write {path} ({error.strerror or error}): nothing is kept of it")
+        why = error.strerror or error
+        print(f"warning: cannot write {path} ({why}): a later run has to compile again")

@@ -1,10 +1,10 @@
-"""A running average of a net's weights, which is what is evaluated and kept.
+"""The running average of a net's weights, which is evaluated and becomes the result.
 
-In: a net after each step. Out: the same net with averaged weights for a while. Works on whole nets
-and on ones that are sharded over processes.
+In: a net after each step. Out: the same net, with the averaged weights inside a `with` block. Also
+works on nets that are sharded over processes.
 
-Source: exponential moving averages of weights (Polyak & Juditsky 1992), warmed up so that the first
-steps are soon forgotten.
+Source: exponential moving average of weights (Polyak & Juditsky 1992). Its decay grows during the
+first steps, so that they are soon forgotten.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 class WeightAverage:
-    """Averages all weights and running statistics; with decay 0 it is the net as it is."""
+    """Averages all weights and floating-point buffers; with decay 0 it leaves the net as it is."""
 
     def __init__(self, net: nn.Module, decay: float) -> None:
         """Args: decay: of the average in one step, 0..1."""
@@ -25,11 +25,11 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after a step (1-based)."""
+        """Add the weights after a step (1-based) to the average."""
         if self._averages:
             weight = 1 - min(self.decay, step / (10 + step))
-            for kind in (True, False):  # one operation takes no sharded tensors beside whole ones
-                live = [(n, t) for n, t in self._live() if isinstance(t, DTensor) == kind]
+            for sharded in (True, False):  # one operation cannot take both kinds of tensors
+                live = [(n, t) for n, t in self._live() if isinstance(t, DTensor) == sharded]
                 averages = [self._averages[name] for name, _ in live]
                 if live:
                     torch._foreach_lerp_(averages, [tensor for _, tensor in live], weight)
@@ -37,7 +37,7 @@ class WeightAverage:
     @contextlib.contextmanager
     @torch.no_grad()
     def in_place(self) -> Iterator[None]:
-        """Within it, the net has the averaged weights."""
+        """Inside the `with` block, the net has the averaged weights."""
         live = {name: tensor.clone() for name, tensor in self._live() if name in self._averages}
         try:
             self._fill(self._averages)
@@ -46,12 +46,12 @@ class WeightAverage:
             self._fill(live)
 
     def state(self) -> dict[str, Tensor]:
-        """The averages, whole and on the CPU. Every process has to call it."""
+        """Return the averages, unsharded and on the CPU. Every process has to call it."""
         return {name: _whole(average).cpu() for name, average in self._averages.items()}
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state`."""
+        """Set the averages to what `state` returned."""
         for name, average in self._averages.items():
             average.copy_(_split_like(state[name], average))
 

@@ -1,15 +1,15 @@
-"""Muon: steps along the momentum with all its directions made equally long.
+"""Muon: an optimiser that takes a step of equal length in every direction of the momentum.
 
-In: matrices and their gradients. Out: the matrices after a step. Knows no nets.
+In: matrices and their gradients. Out: the matrices after a step. Knows nothing of nets.
 
-A gradient of a matrix has a few strong directions, and a step along it, or along AdamW's scaled
-one, learns little of the others. The nearest orthogonal matrix has all of them at one length; a few
-products find it well enough, for all matrices of one shape at once.
+A matrix's gradient has a few strong directions, and a step along it, even as AdamW scales it,
+learns little in the others. The nearest orthogonal matrix has the same length in all directions; a
+few matrix products approximate it well enough, for all matrices of one shape at once.
 
-Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); the length of steps, such that
-AdamW's rate suits, after Liu et al. 2025 (arXiv:2502.16982).
-Differs: torch.optim.Muon takes no kernels of convolutions, one matrix at a time, and rounds to bf16
-also where that takes thirty times as long.
+Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); the length of a step is chosen such
+that AdamW's learning rate suits (Liu et al. 2025, arXiv:2502.16982).
+Differs: torch.optim.Muon takes no kernels of convolutions, computes one matrix at a time, and
+always rounds to bf16, even where that takes thirty times as long.
 """
 
 import math
@@ -24,35 +24,35 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from genie.machine import quick_dtype
 
 MOMENTUM = 0.95
-# Of x -> a x + b x^3 + c x^5: so that few rounds bring every singular value near 1.
+# Of x -> a x + b x^3 + c x^5, such that a few rounds bring every singular value near 1.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5
-LENGTH = 0.2  # root mean square of a step at rate 1: AdamW's usual one
+LENGTH = 0.2  # root mean square of a step at learning rate 1, which is usual for AdamW
 
 
 class Muon(torch.optim.Optimizer):
-    """For weights of two axes or more; the axes after the first count as one."""
+    """Muon for weights of two axes or more; all axes after the first count as one."""
 
     def __init__(
         self, weights: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float
     ) -> None:
-        """Args: learning_rate: what suits AdamW suits here, too."""
+        """Args: learning_rate: a value that suits AdamW suits here, too."""
         super().__init__(weights, {"lr": learning_rate, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Take a step; weights without a gradient stay."""
+    def step(self, closure=None):  # unannotated, as torch's own optimisers are
+        """Take a step; weights without a gradient stay as they are, and `closure` is not called."""
         for group in self.param_groups:
-            alike = defaultdict(list)
+            alike: defaultdict[torch.Size, list[Tensor]] = defaultdict(list)
             for weight in group["params"]:
                 if weight.grad is not None:
                     alike[weight.shape].append(weight)
             for weights in alike.values():
                 self._step_together(weights, group["lr"], group["weight_decay"])
 
-    def _step_together(self, weights: list[nn.Parameter], rate: float, decay: float) -> None:
-        """Weights of one shape."""
-        gradients = [weight.grad for weight in weights]
+    def _step_together(self, weights: list[Tensor], rate: float, decay: float) -> None:
+        """Take a step for weights of one shape, all of which have a gradient."""
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
         momenta = [self._momentum(weight) for weight in weights]
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
@@ -63,7 +63,7 @@ class Muon(torch.optim.Optimizer):
         laid_out = [_like(weight, step) for weight, step in zip(weights, steps, strict=True)]
         torch._foreach_add_(weights, laid_out, alpha=-rate * length)
 
-    def _momentum(self, weight: nn.Parameter) -> Tensor:
+    def _momentum(self, weight: Tensor) -> Tensor:
         state = self.state[weight]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(weight)
@@ -71,7 +71,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: Float[Tensor, "k m n"]) -> Float[Tensor, "k m n"]:
-    """Every singular value to about 1 (0.7 to 1.2), by Newton and Schulz' iteration."""
+    """Bring every singular value to about 1 (0.7 to 1.2) by the Newton-Schulz iteration."""
     a, b, c = COEFFICIENTS
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if is_tall else matrices
@@ -84,12 +84,12 @@ def orthogonalise(matrices: Float[Tensor, "k m n"]) -> Float[Tensor, "k m n"]:
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, of which the processes may hold a share each."""
+    """The whole tensor, even if it is sharded over the processes."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _like(weight: Tensor, step: Float[Tensor, "m n"]) -> Tensor:
-    """The step in the shape of a weight, and divided among the processes as that is."""
+    """The step in the shape of a weight, and sharded as the weight is."""
     step = step.reshape(weight.shape)
     if isinstance(weight, DTensor):
         return distribute_tensor(step, weight.device_mesh, weight.placements)

@@ -1,8 +1,8 @@
-"""What a net in training makes of held-out videos: pictures for the eye, rollouts for the figures.
+"""How a net in training does on held-out videos: pictures, and figures of rollouts.
 
-In: a net as it is after some steps. Out: PNG and GIF files in a folder, where one is named, and
-figures of free-running rollouts. One class a stage, called by the training loop at every
-evaluation; trains nothing.
+In: a net after some steps. Out: PNG and GIF files, if a folder is given, and figures of
+free-running rollouts. There is one class per stage, which the training loop calls at every
+evaluation; nothing is trained here.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,10 @@ from genie.data.clips import Clips, FrameStore
 from genie.dynamics import Dynamics
 from genie.errors import UserError
 from genie.frames import to_float, to_uint8
+from genie.latent_action import LatentActionModel
 from genie.machine import best_device
 from genie.metrics import psnr
+from genie.st_latent_action import STLatentActionModel
 from genie.tokenizer import Tokenizer
 from genie.world import World, WorldConfig
 from train.measure import metrics
@@ -26,19 +28,19 @@ from train.measure.rollouts import HISTORY, draw_clips, infer, roll
 NUM_CLIPS = 16
 NUM_SHOWN = 3
 HORIZON = 8
-STEP = 4  # of delta-t PSNR, as in the paper
+STEP = 4  # frames after the prompt at which rollouts are measured, as in the paper
 
 
 @dataclass(frozen=True)
 class TokenizerJudge:
-    """Held-out clips beside what the tokenizer keeps of them."""
+    """Shows held-out clips beside what the tokenizer reconstructs of them."""
 
     store: FrameStore
     num_frames: int
 
     @torch.no_grad()
     def __call__(self, net: Tokenizer, folder: Path | None) -> dict[str, float]:
-        """Draw `reconstructions.png`; it has no figures of its own."""
+        """Draw `reconstructions.png`; there are no further figures."""
         if folder is None:
             return {}
         clips = _clips(self.store, self.num_frames)
@@ -53,14 +55,16 @@ class TokenizerJudge:
 
 @dataclass(frozen=True)
 class LatentActionJudge:
-    """What the latent action model expects after the same past under each action."""
+    """Shows the next frame that the latent action model predicts for each action."""
 
     store: FrameStore
     num_frames: int
 
     @torch.no_grad()
-    def __call__(self, net: nn.Module, folder: Path | None) -> dict[str, float]:
-        """Draw `actions.png`; it has no figures of its own."""
+    def __call__(
+        self, net: LatentActionModel | STLatentActionModel, folder: Path | None
+    ) -> dict[str, float]:
+        """Draw `actions.png`; there are no further figures."""
         if folder is None:
             return {}
         clips = _clips(self.store, self.num_frames)
@@ -80,16 +84,16 @@ class LatentActionJudge:
 
 @dataclass(frozen=True)
 class DynamicsJudge:
-    """Free-running rollouts from one held-out frame each, and every action held."""
+    """Measures free-running rollouts from held-out frames, and shows what each action does."""
 
     store: FrameStore
     world: World
-    """With the finished tokenizer and latent action model, and a copy of the dynamics."""
+    """The finished tokenizer and latent action model with a copy of the dynamics."""
 
     @torch.no_grad()
     def __call__(self, net: Dynamics, folder: Path | None) -> dict[str, float]:
-        """Draw `actions.png` and `actions.gif`; gives PSNR after four steps, in dB."""
-        # A copy of the weights alone: blocks in training may be compiled.
+        """Draw `actions.png` and `actions.gif`; return PSNRs after `STEP` frames, in dB."""
+        # Only the weights are copied: the blocks of the net in training may be compiled.
         self.world.dynamics.load_state_dict(net.state_dict())
         clips, _ = draw_clips(self.store, NUM_CLIPS, HORIZON, seed=0)
         if folder is not None:
@@ -100,27 +104,30 @@ class DynamicsJudge:
         prompts, truth = clips[:, HISTORY], clips[:, HISTORY + STEP]
         inferred = infer(self.world, clips)[:, HISTORY : HISTORY + STEP]
         generator = torch.Generator().manual_seed(0)
-        drawn = torch.randint(self.world.num_actions, inferred.shape, generator=generator)
-        led, strayed, copied, wanted = map(
+        random = torch.randint(self.world.num_actions, inferred.shape, generator=generator)
+        by_inferred, by_random, copied, wanted = map(
             to_float,
             (
                 roll(self.world, prompts, inferred, 0, "judging")[:, -1],
-                roll(self.world, prompts, drawn, 0, "judging")[:, -1],
+                roll(self.world, prompts, random, 0, "judging")[:, -1],
                 prompts,
                 truth,
             ),
         )
         return {
-            f"rollout_psnr_{STEP}": psnr(led, wanted).mean().item(),
+            f"rollout_psnr_{STEP}": psnr(by_inferred, wanted).mean().item(),
             f"rollout_copy_psnr_{STEP}": psnr(copied, wanted).mean().item(),
-            f"delta_psnr_{STEP}": metrics.delta_psnr(wanted, led, strayed).mean().item(),
+            f"delta_psnr_{STEP}": metrics.delta_psnr(wanted, by_inferred, by_random).mean().item(),
         }
 
 
 def dynamics_judge(
-    config: WorldConfig, tokenizer: Tokenizer, latent_action: nn.Module, store: FrameStore
+    config: WorldConfig,
+    tokenizer: Tokenizer,
+    latent_action: LatentActionModel | STLatentActionModel,
+    store: FrameStore,
 ) -> DynamicsJudge | None:
-    """A judge of the dynamics of these encoders; None if no held-out video is long enough."""
+    """Make the judge of a dynamics with these encoders; None if no video is long enough."""
     try:
         draw_clips(store, 1, HORIZON, seed=0)
     except UserError:

@@ -1,10 +1,10 @@
-"""How far a run has come: by its steps, or by the clock where it has to be over in time.
+"""How much of a run is done: counted in steps, or by the clock if it must end in a given time.
 
-In: a step's number. Out: the share of the run that is behind it, from which the learning rate
-follows. Knows no nets.
+In: a step's number. Out: the share of the run before it, which sets the learning rate. Knows
+nothing of nets.
 
-By steps, a run is the same however long it takes. By the clock no step has to be timed beforehand,
-and a slow machine only makes fewer of them.
+Counted in steps, a run is the same however long it takes. By the clock, no step has to be timed
+beforehand, and a slow machine only takes fewer of them.
 """
 
 import time
@@ -23,11 +23,11 @@ class BySteps:
     save_every: int
 
     def share(self, step: int) -> float:
-        """Of the run, 0..1, before step number `step` (0-based)."""
+        """Share of the run, 0..1, before step number `step` (0-based)."""
         return step / self.num_steps
 
     def is_over(self, step: int) -> bool:
-        """Whether there is nothing left to do after so many steps."""
+        """Whether the run ends after so many steps."""
         return step >= self.num_steps
 
     def saves(self, step: int) -> bool:
@@ -36,10 +36,10 @@ class BySteps:
 
 
 class ByClock:
-    """A run of so many seconds, counted while a process works on it, from its very start."""
+    """A run of so many seconds, in which only the lifetime of its processes counts."""
 
     def __init__(self, seconds: float, passed_s: float = 0.0) -> None:
-        """Args: passed_s: what earlier processes have used of them."""
+        """Args: passed_s: seconds that earlier processes have used."""
         self.seconds = seconds
         self._began = time.monotonic() - process_age_s() - passed_s
         self._saved_at = self.passed_s
@@ -58,7 +58,7 @@ class ByClock:
         return self.passed_s >= self.seconds
 
     def saves(self, step: int) -> bool:
-        """See `BySteps`; side effect: the next one is due a minute later."""
+        """See `BySteps`; side effect: the next state is due a minute later."""
         due = self.passed_s - self._saved_at >= SAVE_EVERY_S
         if due:
             self._saved_at = self.passed_s

@@ -1,6 +1,6 @@
-"""What a run came from: the command, the versions and the commit, a line for every start.
+"""Where a run comes from: command, versions and commit, one line for every start.
 
-Out: `starts.jsonl` in a run folder, so that a folder found a year later explains itself.
+Out: `starts.jsonl` in a run folder, so that the folder still explains itself a year later.
 """
 
 import json
@@ -43,14 +43,14 @@ def command_line() -> str:
 
 
 def python_name() -> str:
-    """What to type for the Python that runs this, from the folder that it was started in."""
+    """What to type in the current folder to start this Python."""
     path = Path(sys.executable)
     below = path.is_relative_to(Path.cwd())
     return str(path.relative_to(Path.cwd())) if below else "python"
 
 
 def commit(repository: Path) -> str | None:
-    """Git's name of what is checked out, with "+" if files were changed; None outside of git."""
+    """The commit that is checked out, with "+" if files were changed; None outside of git."""
     try:
         head, changed = (
             subprocess.run(
@@ -71,7 +71,7 @@ def _launcher() -> list[str]:
     num_processes = os.environ.get("WORLD_SIZE", "1")
     if num_processes == "1":
         return [python_name()]
-    if best_device().type == "cpu":  # where accelerate's launcher starts one process
+    if best_device().type == "cpu":  # accelerate's launcher starts only one process there
         return [
             python_name(),
             "-m",

@@ -1,7 +1,7 @@
-"""Clips that lie on the device as a whole: a batch is gathered there by row, and nothing is loaded.
+"""Clips that are kept on the device: batches are gathered there by row, and nothing is loaded.
 
 In: clips, and the rows of each batch. Out: the batches that a loader would give, bit for bit. Knows
-no nets.
+nothing of nets.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,19 +15,21 @@ from torch import Tensor
 from genie.data.clips import Clips, starts
 from train.loop.clip_order import StepSampler
 
-MOST_SHARE = 0.4  # of a GPU's memory, the rest being the net's
+MOST_SHARE = 0.4  # of a GPU's memory; the net needs the rest
 
 
 class ResidentClips:
-    """Clips of one kind, of one data set or of several one after the other."""
+    """Clips of frames or of tokens, from one data set or from several in order."""
 
     def __init__(self, parts: Sequence[Clips], device: torch.device) -> None:
-        """Bring all there is to the device, from which nothing is taken again."""
-        self.device, self.pick = device, parts[0].store.pick
+        """Copy all clips to the device, where they stay."""
+        self.device = device
+        self.store: Any = parts[0].store  # of the same kind as all others: frames, or tokens
         offsets = starts(len(part.store) for part in parts)
-        self.columns = parts[0].store.make_room(int(offsets[-1]), device)
+        self.columns = self.store.make_room(int(offsets[-1]), device)
         for part, start, stop in zip(parts, offsets[:-1], offsets[1:], strict=True):
-            part.store.bring(tuple(column[start:stop] for column in self.columns))
+            store: Any = part.store
+            store.bring(tuple(column[start:stop] for column in self.columns))
         rows = [part.rows + offset for part, offset in zip(parts, offsets[:-1], strict=True)]
         self.rows = torch.from_numpy(np.concatenate(rows)).to(device)
         self.steps = torch.arange(parts[0].num_frames, device=device)
@@ -38,12 +40,12 @@ class ResidentClips:
         if self.device.type == "cuda":  # from pinned memory, or the host would wait for the copy
             chosen = chosen.pin_memory().to(self.device, non_blocking=True)
         first = self.rows[chosen.to(self.device)]
-        return self.pick(self.columns, first[:, None] + self.steps)
+        return self.store.pick(self.columns, first[:, None] + self.steps)
 
 
 @dataclass(frozen=True)
 class ResidentBatches:
-    """Stands in for a loader."""
+    """Takes the place of a `DataLoader`."""
 
     clips: ResidentClips
     sampler: StepSampler
@@ -53,9 +55,9 @@ class ResidentBatches:
 
 
 def fit_on_device(parts: Sequence[Clips], device: torch.device) -> bool:
-    """Whether clips leave enough of a GPU's memory free; elsewhere loading costs little.
+    """Whether clips leave enough of a GPU's memory free; on other devices loading costs little.
 
-    What lies on another machine is streamed, and not waited for.
+    Clips on another machine are streamed, so that training need not wait for all of them.
     """
     if device.type != "cuda" or any(len(part.block_sizes) > 1 for part in parts):
         return False

@@ -1,9 +1,9 @@
-"""A stage's folder on disk: what it is, how far it has got, and what came of it.
+"""A stage's folder on disk: its settings, its progress and its result.
 
-`README.md` and `config.json` say what the run is, `starts.jsonl` what it was made with,
-`metrics.jsonl` how it went, `state-NUMBER.pt` holds everything needed to go on, and
-`weights.safetensors` is there only when the stage is finished and its result was accepted. One
-process at a time writes; a file appears whole or not at all. Knows no loops.
+`README.md` and `config.json` describe the run; `starts.jsonl` and `metrics.jsonl` grow by a line
+for every start and measurement; `state-NUMBER.pt` holds everything needed to resume; and
+`weights.safetensors` exists only when the stage is finished and its result was accepted. Only one
+process at a time writes, and all but the two lists appear whole or not at all. Trains nothing.
 """
 
 import json
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from filelock import FileLock, Timeout
@@ -30,16 +30,17 @@ from train.loop.config import stable_steps
 from train.loop.provenance import command_line, note_start
 from train.loop.states import State, States
 
-# A stage whose parent was killed notices within a second (`genie.orphans.end_with_parent`).
+Net = TypeVar("Net", bound=nn.Module)
+# Longer than the second in which a stage notices that its parent was killed (`genie.orphans`).
 LOCK_SECONDS = 3.0
 WEIGHTS = "weights.safetensors"
 WEIGHTS_SO_FAR = "weights-so-far.safetensors"
-TAKEN = "steps_taken"  # what the description of a finished run says of how long it was
+TAKEN = "steps_taken"  # in config.json of a finished run: how many steps it took
 FREE_SETTINGS = {"log_every", "save_every", "keep_states", "trackers", "num_workers"}
 
 
 class RunFolder:
-    """A run's folder, held by this process alone for as long as the object lives."""
+    """A run's folder, locked by this process for as long as the object lives."""
 
     def __init__(
         self,
@@ -49,16 +50,16 @@ class RunFolder:
         *,
         then: Sequence[str] = (),
     ) -> None:
-        """Make the folder, or go on with the same run, or with the same run made longer.
+        """Make the folder, or open it to resume the same run, which may have more steps now.
 
         Args:
-            path: where to.
-            description: everything that makes the run what it is.
-            keep_states: how many of the last states stay.
-            then: commands for what can be done with the result.
+            path: of the folder.
+            description: all that determines the result.
+            keep_states: how many of the latest states stay.
+            then: commands that use the result, for README.md.
 
         Raises:
-            UserError: if another process has it, it holds a run of other settings, or it cannot
+            UserError: if another process uses it, it holds a run of other settings, or it cannot
                 be written.
         """
         self.path, self.states = path, States(path, keep_states)
@@ -83,32 +84,34 @@ class RunFolder:
         Raises:
             UserError: if it cannot be written.
         """
-        line = {"step": step, "split": split}
+        line: dict[str, float | str] = {"step": step, "split": split}
         line |= {name: float(f"{value:.6g}") for name, value in metrics.items()}
         try:
             with (self.path / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             why = in_one_line(error)
-            raise UserError(f"cannot write {self.path}: {why}; repeat the command then") from error
+            raise UserError(
+                f"cannot write {self.path}: {why}; fix this and repeat the command to go on"
+            ) from error
 
     def evaluations(self) -> list[dict[str, float]]:
-        """The held-out lines so far."""
+        """The lines of held-out metrics so far."""
         return [line for line in self._lines() if line["split"] == "heldout"]
 
     def resume(self) -> State | None:
-        """The newest whole state, with the metrics up to it; None at a run's beginning."""
+        """Return the newest whole state, or None, and drop the metrics of later steps."""
         state = self.states.newest()
         last = sys.maxsize if is_finished(self.path) else state["step"] if state else -1
         self._drop_lines_after(last)
         return state
 
     def show(self, net: nn.Module) -> None:
-        """Write small weights of a net on its way, for whoever cannot wait for the last."""
+        """Write float16 weights of an unfinished run, for those who cannot wait for its end."""
         save_weights(net, self.path / WEIGHTS_SO_FAR, torch.float16)
 
     def finish(self, weights: dict[str, Tensor], step: int) -> None:
-        """Write the weights that the next stage reads, and after how many steps they are."""
+        """Write the weights that the next stage reads, and how many steps they took."""
         remove_weights(self.path / WEIGHTS_SO_FAR)
         if is_finished(self.path):
             return
@@ -117,17 +120,17 @@ class RunFolder:
         save_tensors(weights, self.path / WEIGHTS)
 
     def _extend(self, description: dict[str, Any]) -> None:
-        """Where the same run is wanted with more steps: go back to before its rate fell."""
+        """If the same run is to have more steps, go back to the state before its rate fell."""
         config = self.path / "config.json"
         if not config.is_file():
             return
         found, wanted = json.loads(config.read_text()), json.loads(_as_json(description))
         if "until" in found | wanted:
-            return  # by the clock, nobody knows how many steps there will be
-        old, new = (loop.get("loop", {}) for loop in (found, wanted))
+            return  # by the clock, the number of steps is not known
+        old, new = found.get("loop", {}), wanted.get("loop", {})
         grows = old.get("num_steps", 0) < new.get("num_steps", 0) and new.get("schedule") == "wsd"
         longer = found | {"loop": old | {"num_steps": new.get("num_steps")}}
-        if not grows or _that_count(longer) != _that_count(wanted):
+        if not grows or _relevant(longer) != _relevant(wanted):
             return
         self.states.forget_after(stable_steps(old["num_steps"], old["decay_share"]))
         if is_finished(self.path):
@@ -140,7 +143,7 @@ class RunFolder:
         for line in path.read_text().splitlines() if path.is_file() else ():
             try:
                 lines.append(json.loads(line))
-            except ValueError:  # torn by a kill; the state on disk is older, so nothing is lost
+            except ValueError:  # torn by a kill; the newest state is older, so nothing is lost
                 continue
         return lines
 
@@ -150,18 +153,18 @@ class RunFolder:
 
 
 def claim(folder: Path, description: dict[str, Any]) -> None:
-    """Write what a run is into its folder, or check that it is the run that is there.
+    """Write a run's description into its folder, or check that the folder holds the same run.
 
-    What leaves the result as it is, such as how often to save, may have changed.
+    Settings that do not affect the result, such as how often to save, may differ.
 
     Raises:
-        UserError: naming the first setting that differs and counts.
+        UserError: naming the first setting that differs and affects the result.
     """
     path = folder / "config.json"
     wanted = json.loads(_as_json(description))
     if path.is_file():
         found = json.loads(path.read_text())
-        different = _first_difference(_that_count(_known(found, wanted)), _that_count(wanted))
+        different = _first_difference(_relevant(_updated(found, wanted)), _relevant(wanted))
         if different:
             raise UserError(
                 f"{folder} holds a run with other settings ({different}): repeat its command to "
@@ -174,27 +177,27 @@ def claim(folder: Path, description: dict[str, Any]) -> None:
         write_whole(path, _as_json(wanted))
 
 
-def _known(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """What was found; older runs name only the place of prepared data, and get the rest here."""
+def _updated(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """The description found; one of an older version names only the place of its data."""
     data = wanted.get("data")
     is_there = isinstance(data, dict) and data.get("places") == [found.get("data")]
     return found | {"data": data} if is_there else found
 
 
-def _that_count(description: dict[str, Any]) -> dict[str, Any]:
-    """A description without what a run may change on its way, and what it says at its end.
+def _relevant(description: dict[str, Any]) -> dict[str, Any]:
+    """The part of a description that determines the result.
 
-    Data is what it holds, wherever it lies.
+    Data is compared by its content, not by its place.
     """
-    told = {k: v for k, v in description.items() if k != TAKEN}
-    if isinstance(told.get("data"), dict):
-        told["data"] = {k: v for k, v in told["data"].items() if k != "places"}
-    # Runs of before there was a choice name no optimiser.
+    settings = {k: v for k, v in description.items() if k != TAKEN}
+    if isinstance(settings.get("data"), dict):
+        settings["data"] = {k: v for k, v in settings["data"].items() if k != "places"}
+    # Runs from before there was a choice of optimisers name none.
     loop = {"optimizer": "adamw"} | description.get("loop", {})
     loop = {k: v for k, v in loop.items() if k not in FREE_SETTINGS}
-    if "until" in told:  # a run by the clock that saved nothing yet may be given other seconds
-        told, loop = told | {"until": "by the clock"}, loop | {"num_steps": "by the clock"}
-    return told | {"loop": loop}
+    if "until" in settings:  # until a run by the clock has saved a state, its seconds may change
+        settings, loop = settings | {"until": "by the clock"}, loop | {"num_steps": "by the clock"}
+    return settings | {"loop": loop}
 
 
 def _as_json(description: dict[str, Any]) -> str:
@@ -202,12 +205,12 @@ def _as_json(description: dict[str, Any]) -> str:
 
 
 def _explain(folder: Path, then: Sequence[str]) -> str:
-    """What somebody who finds the folder needs to know."""
+    """The README.md of a run folder."""
     commands = "\n".join(then)
     afterwards = f"\nWhen it is finished:\n\n```sh\n{commands}\n```\n" if then else ""
     return f"""# A training run: {folder.name}
 
-To go on, or to repeat it:
+To resume or repeat it:
 
 ```sh
 {command_line()}
@@ -217,11 +220,11 @@ To go on, or to repeat it:
 |---|---|
 | config.json | every setting, and the fingerprint of the data |
 | starts.jsonl | for every start the command, git commit and versions |
-| metrics.jsonl | what was measured, a line each |
-| samples/ | pictures made on the way |
-| state-NUMBER.pt | everything needed to go on from that step |
+| metrics.jsonl | one line for every measurement |
+| samples/ | pictures drawn during training |
+| state-NUMBER.pt | everything needed to resume after that step |
 | weights.safetensors | the result, once the run is finished |
-| weights-so-far*.safetensors | averaged, a minute old at most, while a run by the clock goes on |
+| weights-so-far*.safetensors | averaged weights of a run by the clock, rewritten every minute |
 {afterwards}"""
 
 
@@ -247,8 +250,8 @@ def is_finished(folder: Path) -> bool:
     return (folder / WEIGHTS).is_file()
 
 
-def load_finished(net: nn.Module, folder: Path) -> nn.Module:
-    """The net with a finished stage's weights, in evaluation mode.
+def load_finished(net: Net, folder: Path) -> Net:
+    """Load a finished stage's weights into a net, and set it to evaluation mode.
 
     Raises:
         UserError: if the stage has not finished.

@@ -1,7 +1,7 @@
-"""The optimisers and how their learning rate goes over a run.
+"""The optimisers, and their learning rate over a run.
 
-In: a step's number and the share of the run before it. Out: the rate. Knows no nets but their
-parameters.
+In: a net; a step's number and the share of the run before it. Out: optimisers; a learning rate.
+Never calls the net.
 
 Source: Muon, see `train/loop/muon.py`; AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101); warm-up,
 stay, decay (Hu et al. 2024, arXiv:2404.06395).
@@ -15,12 +15,12 @@ from torch import nn
 from train.loop.config import LoopConfig
 from train.loop.muon import Muon
 
-WIDE = 32  # numbers on the shorter side of a matrix, from which on Muon takes it
-LOGITS = "out"  # the layer of the dynamics that gives them
+WIDE = 32  # Muon takes matrices whose shorter side has at least this length
+LOGITS = "out"  # name of the dynamics' layer that computes the logits
 
 
 def learning_rate(config: LoopConfig, step: int, share: float) -> float:
-    """The schedule's rate at a step (0-based), before which lies a share of the run (0..1)."""
+    """The learning rate at a step (0-based), given the share of the run before it (0..1)."""
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
     if config.schedule == "cosine":
         fall = 0.5 + 0.5 * math.cos(math.pi * share)
@@ -31,9 +31,9 @@ def learning_rate(config: LoopConfig, step: int, share: float) -> float:
 
 
 def make_optimizers(net: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices and kernels, AdamW for all else.
+    """Muon for the layers' wide matrices and kernels, AdamW for the rest; or AdamW for all.
 
-    Of AdamW's, only what has two or more axes decays.
+    AdamW's weight decay is only for weights with two or more axes.
     """
     rate, decay = config.learning_rate, config.weight_decay
     by_muon = _wide_weights(net) if config.optimizer == "muon" else []
@@ -50,10 +50,11 @@ def make_optimizers(net: nn.Module, config: LoopConfig) -> list[torch.optim.Opti
 
 
 def _wide_weights(net: nn.Module) -> list[nn.Parameter]:
-    """Of layers that multiply, those of which both sides are wide.
+    """Weights of linear and convolutional layers both sides of which are wide.
 
-    Where a side is narrow, such as a code's, there are few directions to make alike. Embeddings are
-    looked up row by row, and the rows of what gives logits are as much by themselves.
+    A narrow side, such as that of a code, has few directions whose lengths Muon could equalise.
+    Embeddings are left out because each row is looked up by itself, and the layer of the logits
+    because its rows are just as independent.
     """
     layers = [
         layer

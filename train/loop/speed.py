@@ -1,8 +1,8 @@
-"""How fast a training step is, and how near to what the machine could do.
+"""How fast a training step is, and how close to the limit of the machine.
 
-In: a net, a clip, seconds. Out: frames, tokens and the share of the machine's matrix rate (MFU,
-Chowdhery et al. 2022, arXiv:2204.02311, appendix B). Operations are counted from shapes, and the
-machine's rate is measured: no table of devices.
+In: a net, a clip, seconds. Out: frames and tokens per second, and the share of the machine's matrix
+rate (MFU, Chowdhery et al. 2022, arXiv:2204.02311, appendix B). Operations are counted from shapes
+and the machine's rate is measured, so that no table of devices is needed.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ MATRIX_SIDE = {"cpu": 1024, "mps": 2048, "cuda": 8192}
 
 
 class Speedometer:
-    """Figures of one step from its seconds."""
+    """Turns the seconds of a step into its figures."""
 
     def __init__(
         self,
@@ -34,11 +34,11 @@ class Speedometer:
         batch_size: int,
         to_arguments: Callable[[Any], tuple[torch.Tensor, ...]],
     ) -> None:
-        """Count what a step does, and measure what the devices could do.
+        """Count the operations of a step, and measure the matrix rate of the devices.
 
         Args:
-            batch_size: clips a step, over all processes.
-            to_arguments: what the net's `forward` is given, from a batch.
+            batch_size: clips per step, over all processes.
+            to_arguments: turns a batch into the arguments of the net's `forward`.
         """
         self.num_clips = min(batch_size, len(clips))
         self.frames = self.num_clips * clips.num_frames
@@ -58,24 +58,24 @@ class Speedometer:
 
 
 class Stopwatch:
-    """Seconds of a step, the mean of all since `start`: a device may lag behind single ones."""
+    """Mean seconds of the steps since `start`; single ones may end before the device has."""
 
     def __init__(self) -> None:
         self.start()
 
     def start(self) -> None:
-        """Forget what was."""
+        """Start again from zero."""
         self.began, self.waited_s, self.num_steps = time.perf_counter(), 0.0, 0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """The time in here is spent on waiting for clips."""
+        """Count the time inside the `with` block as waiting for clips."""
         began = time.perf_counter()
         yield
         self.waited_s += time.perf_counter() - began
 
     def figures(self) -> dict[str, float]:
-        """`step_s` and, as a part of it, `wait_s`; after one step or more."""
+        """`step_s` and, as a part of it, `wait_s`; needs at least one step."""
         passed = time.perf_counter() - self.began
         return {"step_s": passed / self.num_steps, "wait_s": self.waited_s / self.num_steps}
 
@@ -84,9 +84,9 @@ class Stopwatch:
 def count_operations(net: nn.Module, arguments: tuple[torch.Tensor, ...]) -> int:
     """Multiplications and additions in all matrix products and convolutions of one training step.
 
-    Those of the forward pass three times, as is the custom: backward, each product is done again
-    for the gradient of either factor. Counted on a copy that has shapes and no numbers, so that
-    nothing is computed.
+    As usual, those of the forward pass count three times: the backward pass has a product of the
+    same size for the gradient of each factor. They are counted on a copy of the net that has shapes
+    but no numbers, so that nothing is computed.
     """
     trained = copy.deepcopy(net).to("meta").train()
     with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
@@ -96,7 +96,7 @@ def count_operations(net: nn.Module, arguments: tuple[torch.Tensor, ...]) -> int
 
 @cache
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of large square matrix products here and now, the best of a few."""
+    """Operations per second of large square matrix products, measured; the best of a few."""
     side = MATRIX_SIDE[device.type]
     generator = torch.Generator(device).manual_seed(0)
     a, b = torch.randn(2, side, side, generator=generator, device=device).to(dtype)

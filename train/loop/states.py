@@ -1,7 +1,7 @@
-"""Training states on disk: the last few, each whole or not there at all.
+"""Training states on disk: the latest few, each written whole or not at all.
 
-In: a step and everything needed to go on from it. Out: the newest state that can be read. Knows
-no nets.
+In: a step and everything needed to resume after it. Out: the newest state that can be read. Knows
+nothing of nets.
 """
 
 import os
@@ -16,7 +16,7 @@ import torch
 from genie.errors import UserError, in_one_line
 from genie.files import whole
 
-# What torch.load raises for a file that is torn.
+# Errors that torch.load raises for a torn file.
 TORN = (
     RuntimeError,
     OSError,
@@ -34,21 +34,21 @@ class States:
     """Files state-NUMBER.pt in a folder."""
 
     def __init__(self, folder: Path, keep: int, say: Callable[[str], None] = print) -> None:
-        """Args: keep: how many of the last states stay. say: tells of a torn one."""
+        """Args: keep: how many of the latest states stay. say: reports a torn one."""
         self.folder, self.keep, self._say = folder, keep, say
 
     def steps(self) -> list[int]:
-        """Steps of which there is a file, in order."""
+        """Steps that have a state, in order."""
         return sorted(int(path.stem.split("-")[1]) for path in self.folder.glob("state-*.pt"))
 
     def save(self, step: int, state: State, *, milestone: int) -> None:
-        """Write a state, then drop what is too old.
+        """Write a state, then delete states that are too old.
 
         Args:
-            milestone: the newest state at or before this step stays too.
+            milestone: the newest state at or before this step stays, too.
 
         Raises:
-            UserError: if there is no room; the states before it are untouched.
+            UserError: if it cannot be written; earlier states stay as they are.
         """
         self._drop_half_written()
         try:
@@ -67,7 +67,7 @@ class States:
         self._drop_old(milestone)
 
     def newest(self) -> State | None:
-        """The newest state that is whole, or None; torn ones are named and left where they are."""
+        """The newest state that is whole, or None; torn ones are reported and left in place."""
         for step in reversed(self.steps()):
             try:
                 return torch.load(self._path(step), map_location="cpu", weights_only=True)
@@ -87,7 +87,7 @@ class States:
             self._path(step).unlink()
 
     def _drop_half_written(self) -> None:
-        """What kills have left: large, and each by another name."""
+        """Delete what killed processes left: such files are large, and each has another name."""
         for partial in self.folder.glob(".state-*.partial"):
             partial.unlink()
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and a TERM as wishes: the step at work is finished and saved before the process ends."""
+"""Ctrl-C and SIGTERM as requests: the process ends after the current step is done and saved."""
 
 import contextlib
 import signal
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 
 class Stopper:
-    """Remembers that somebody wants this process to stop."""
+    """Remembers that this process was asked to stop."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within it a signal is only noted; a second Ctrl-C breaks off at once."""
+        """Inside the `with` block, a signal is only noted; a second Ctrl-C interrupts at once."""
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may set handlers
             return
@@ -26,18 +26,18 @@ class Stopper:
                 signal.signal(number, handler)
 
     def leave(self) -> None:
-        """End as the signal would have ended it.
+        """End the process as the signal would have done.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C.
-            SystemExit: 143, after a TERM.
+            SystemExit: 143, after SIGTERM.
         """
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + signal.SIGTERM)
 
     def _note(self, number: int, _frame: object) -> None:
-        # A pipeline ends its stages by a TERM, also where a terminal has told them before.
+        # Only a second Ctrl-C interrupts: a pipeline may send SIGTERM after the terminal's Ctrl-C.
         if self.signal == number == signal.SIGINT:
             self.leave()
         self.signal = self.signal or number

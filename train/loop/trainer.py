@@ -1,11 +1,11 @@
 """The one training loop: prepare, step, log, evaluate on held-out clips, save, resume.
 
-In: a net whose forward gives (loss, metrics), and clips. Out: a finished run folder. One process
-or several, on one host or on many, the net whole in each or sharded over them: the steps are the
-same. Knows no particular net.
+In: a net whose forward returns (loss, metrics), and clips. Out: a finished run folder. The steps
+are the same in one process or several, on one host or several, with the net replicated or sharded.
+Does not depend on any particular net.
 
-Source: AdamW and its schedule in `schedule.py`; sharding is FSDP (Zhao et al. 2023,
-arXiv:2304.11277).
+Source: for the optimisers and the learning rate see `schedule.py`; sharding is FSDP (Zhao et al.
+2023, arXiv:2304.11277).
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -50,27 +50,27 @@ from train.loop.schedule import learning_rate, make_optimizers
 from train.loop.shared_memory import check_shared_memory
 from train.loop.speed import Speedometer, Stopwatch
 from train.loop.stopping import Stopper
-from train.loop.trackers import open_trackers, show_pictures
+from train.loop.trackers import check_trackers, show_pictures, start_trackers
 
-MOST_STRIKES = 3  # evaluations in a row at which a net has collapsed
+MOST_STRIKES = 3  # a run ends when the net has collapsed at so many evaluations in a row
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 Judge = Callable[[Any, Path | None], dict[str, float]]  # each for one kind of net
-"""Draws pictures into a folder, where one is named, and gives further held-out figures."""
+"""Draws pictures into a folder, if one is given, and returns further held-out figures."""
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Clips of an older game among those of the new one."""
+    """Clips of an older game, mixed into those of the new one."""
 
     clips: Clips
     """The older game's."""
     share: float
-    """Of every step's clips, 0..1."""
+    """Share of every step's clips that are the older game's, 0..1."""
 
 
 class Trainer:
-    """Trains one net to its last step, from wherever the run folder says it had got to."""
+    """Trains one net to its last step, starting from the newest state in the run folder."""
 
     def __init__(
         self,
@@ -87,24 +87,28 @@ class Trainer:
         then: Sequence[str] = (),
         until: float = 0,
     ) -> None:
-        """Open the folder, read the newest state, divide the work.
+        """Open the folder, read the newest state, and divide the clips among the processes.
 
         Args:
             folder: of this stage.
-            description: everything that makes this run what it is.
-            replay: clips of an older game, to be remembered.
-            judge: looks at the net at every evaluation.
+            description: all that determines the result, for `RunFolder`.
+            replay: clips of an older game, so that the net does not forget it.
+            judge: called at every evaluation.
             advise: from held-out metrics, what is wrong and what to do, or "".
-            then: commands for what can be done with the result.
-            until: seconds in which all of the run must be over; 0 makes its steps instead.
+            then: commands that use the result, for `RunFolder`.
+            until: seconds after which the run ends; 0 takes `config.num_steps` instead.
 
         Raises:
-            UserError: see `RunFolder`; or if the batch cannot be divided by the processes, or does
-                not fit into the shared memory.
+            UserError: see `RunFolder`; or if a tracker cannot be started, or the batch cannot be
+                divided among the processes or does not fit into the shared memory.
         """
         self.config, self.net, self.judge, self.advise = config, net, judge, advise
+        check_trackers(config.trackers)
         self.accelerator = Accelerator(
-            cpu=best_device().type == "cpu", mixed_precision=mixed_precision(config.precision)
+            cpu=best_device().type == "cpu",
+            mixed_precision=mixed_precision(config.precision),
+            log_with=[*config.trackers] or None,
+            project_dir=folder,
         )
         pools = [_pool(train_clips, config.batch_size)]
         clips = [train_clips]
@@ -128,36 +132,36 @@ class Trainer:
         self.is_sharded = config.shard and self.accelerator.num_processes > 1
         keep = config.keep_states
         self.folder = RunFolder(folder, description, keep, then=then) if self.is_main else None
-        state = self.folder.resume() if self.is_main else None
-        strikes = self._count_strikes() if self.is_main else 0
-        # Of one process, this gives back the list.
+        state = self.folder.resume() if self.folder else None
+        strikes = self._count_strikes()
+        # With a single process, this returns the list as it is.
         state, self.strikes = broadcast_object_list([state, strikes])
         self.step = state["step"] if state else 0
         self.progress = _progress(config, until, state)
-        # A finished run's result stands, whatever became of the states.
+        # A finished run stays finished, even if its states are gone.
         self.is_over = is_finished(folder) or self.progress.is_over(self.step)
         if state:
             net.load_state_dict(state["net"])
         self.speed = Speedometer(net, self.accelerator, train_clips, num_clips, _arguments)
         self._wrap(state)
-        self.trackers = open_trackers(config.trackers, folder, description) if self.is_main else []
+        start_trackers(self.accelerator, description)
         here = self.accelerator.process_index, num_processes
         self.batches = self._batches(clips, StepSampler(self.pools, config, self.step, *here))
-        # Every process measures on the same clips: a sharded net wants all of them to take part.
+        # Every process evaluates all clips: the forward pass of a sharded net needs all processes.
         pools = [_pool(heldout_clips, min(num_clips, len(heldout_clips)))]
         in_one_part = replace(config, accumulation=1)
         self.heldout = self._batches([heldout_clips], StepSampler(pools, in_one_part, 0))
 
     def run(self) -> dict[str, float]:
-        """Train to the end; gives the held-out metrics of the last evaluation.
+        """Train to the end and return the held-out metrics of the last evaluation.
 
         Raises:
-            UserError: if the loss is no number, the net has collapsed, or the disk is full.
-            KeyboardInterrupt: after Ctrl-C, when everything is saved.
-            SystemExit: after a TERM, when everything is saved.
+            UserError: if the loss is not finite, the net has collapsed, or the disk is full.
+            KeyboardInterrupt: after Ctrl-C, once the state is saved.
+            SystemExit: after a TERM, once the state is saved.
         """
         config, stopper, watch = self.config, Stopper(), Stopwatch()
-        # Trying kernels out pays from here on, where sizes stay.
+        # Shapes stay the same from here on, so that it pays to time cuDNN's kernels.
         torch.backends.cudnn.benchmark = self.accelerator.device.type == "cuda"
         batches = iter(self.batches)
         with self._bar() as bar, stopper.listening():
@@ -180,12 +184,12 @@ class Trainer:
                 if saves or self.step % config.log_every == 0:
                     shown = self._checked(metrics)
                 if self.step % config.log_every == 0 or last:
-                    # Reading the metrics has waited for the device, so the clock tells it all.
+                    # Reading the metrics has waited for the device: the time includes its work.
                     seconds = watch.figures()
                     speed = self.speed.figures(seconds["step_s"])
                     self._log("train", shown | seconds | speed)
                     bar.set_postfix_str(_brief(shown | speed), refresh=False)
-                if saves:  # before anything that takes long
+                if saves:  # before the evaluation, which takes long
                     self._save()
                 if self.step % config.evaluate_every == 0 or last:
                     self._judge(bar, last)
@@ -197,16 +201,16 @@ class Trainer:
 
     def finish(self) -> None:
         """Accept the result: from here on the next stage may read the weights."""
-        with self.average.in_place():  # the tensors may be those of the net itself
+        with self.average.in_place():  # written inside: the tensors may be the net's own
             weights = get_model_state_dict(self.net, options=WHOLE)
-            if self.is_main:
-                self.folder.finish(weights, self.step)
-        for tracker in self.trackers:
+            if self.folder:
+                self.folder.finish(cast(dict[str, torch.Tensor], weights), self.step)
+        for tracker in self.accelerator.trackers:
             tracker.finish()
         self.accelerator.wait_for_everyone()
 
     def _wrap(self, state: dict[str, Any] | None) -> None:
-        """The net as the processes share it, its optimisers and its average."""
+        """Prepare the net for all processes; make its optimisers and its weight average."""
         config, net = self.config, self.net
         if config.recompute:
             recompute_blocks(net)
@@ -225,12 +229,13 @@ class Trainer:
         self.optimizers = [self.accelerator.prepare(one) for one in self.raw_optimizers]
 
     def _count_strikes(self) -> int:
-        """At how many evaluations in a row, the newest being the last, the net had collapsed."""
-        past = reversed(self.folder.evaluations() if self.advise else [])
-        return sum(1 for _ in takewhile(self.advise, past))
+        """Count the latest evaluations in a row at which the net had collapsed."""
+        if not (self.folder and self.advise):
+            return 0
+        return sum(1 for _ in takewhile(self.advise, reversed(self.folder.evaluations())))
 
     def _first_step(self, parts: list[Any], bar: tqdm) -> dict[str, Any]:
-        """A step that compiles; where that fails, the run goes on without, and says so."""
+        """Take the step that compiles the net; if the compiler fails, warn and do without."""
         try:
             return self._train_step(parts)
         except RuntimeError as error:
@@ -249,7 +254,7 @@ class Trainer:
                 group["lr"] = rate
         seen: list[dict[str, Any]] = []
         for number, part in enumerate(parts):
-            # A step's draws depend on its number alone, so a resumed run repeats an unbroken one.
+            # Random draws depend on these numbers only, so that a resumed run repeats them.
             _seed(self.config.seed, self.step, self.accelerator.process_index, number)
             with self._syncing(number == len(parts) - 1), self.accelerator.autocast():
                 loss, metrics = self.model(*_arguments(part, self.accelerator.device))
@@ -267,17 +272,17 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
 
     def _lacks_evaluation(self) -> bool:
-        """Whether the state was saved, but the process killed before it was measured."""
+        """Whether an earlier process was killed after saving this state and before evaluating."""
         due = self.step % self.config.evaluate_every == 0 or self.is_over
         if not self.step or not due or is_finished(self.path):
             return False
-        past = self.folder.evaluations() if self.is_main else []
+        past = self.folder.evaluations() if self.folder else []
         lacks = self.step not in [figures["step"] for figures in past]
         return broadcast_object_list([lacks])[0]
 
     def _outcome(self) -> dict[str, float]:
-        """The last evaluation, be it of an earlier process; a collapsed run is refused again."""
-        if not self.evaluation and self.is_main:
+        """Return the last evaluation, even an earlier process's; refuse a collapsed net again."""
+        if not self.evaluation and self.folder:
             self.evaluation = self.folder.evaluations()[-1]
             advice = self.advise(self.evaluation) if self.advise else ""
             if advice:
@@ -285,30 +290,30 @@ class Trainer:
         return self.evaluation
 
     def _syncing(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
-        """Gradients of a step's parts are summed up here, and over the processes only once."""
+        """Exchange gradients between processes only once a step, after its last part."""
         return contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model)
 
     def _stops(self, stopper: Stopper) -> bool:
-        """Whether any process was told to stop; several ask each other when they log."""
+        """Whether any process was asked to stop; several processes compare when they log."""
         stops = stopper.signal is not None
         if self.accelerator.num_processes == 1:
             return stops
         if self.step % self.config.log_every:
-            return False  # asking waits for all devices
-        told = torch.tensor(int(stops), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(told, "sum").item())
+            return False  # comparing makes all devices wait
+        requests = torch.tensor(int(stops), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(requests, "sum").item())
 
     def _saves(self) -> bool:
-        # The state before the rate falls is where a longer run starts from.
+        # A longer run starts from the state before the rate falls.
         return self.progress.saves(self.step) or self.step == self._milestone
 
     @property
     def _milestone(self) -> int:
-        """Steps after which nothing yet depends on how long the run will be."""
+        """Steps before the rate falls: they are the same however long the run will be."""
         return self.config.last_stable_step if isinstance(self.progress, BySteps) else 0
 
     def _save(self) -> None:
-        """Write everything needed to go on; every process takes part, the main one writes."""
+        """Write everything needed to resume; all processes take part, the main one writes."""
         optimizer = get_optimizer_state_dict(self.net, self.raw_optimizers, options=WHOLE)
         state = {
             "step": self.step,
@@ -318,17 +323,18 @@ class Trainer:
         }
         if isinstance(self.progress, ByClock):
             state["passed_s"] = self.progress.passed_s
-        if self.is_main:
-            self.folder.states.save(self.step, state, milestone=self._milestone)
+        if not self.folder:
+            return
+        self.folder.states.save(self.step, state, milestone=self._milestone)
         if isinstance(self.progress, ByClock):
             with self.average.in_place():
                 self.folder.show(self.net)
 
     def _checked(self, metrics: dict[str, Any]) -> dict[str, float]:
-        """A step's figures, averaged over the processes.
+        """Average a step's metrics over the processes.
 
         Raises:
-            UserError: if they show that the run has broken down.
+            UserError: if the loss or the gradient norm is not finite.
         """
         numbers = _numbers(metrics)
         if self.accelerator.num_processes > 1:
@@ -340,18 +346,17 @@ class Trainer:
             raise UserError(
                 f"the {broken[0].replace('_', ' ')} became {numbers[broken[0]]} at step "
                 f"{self.step}: lower --loop.learning-rate and start over in a new run folder; "
-                "states of before are kept"
+                "earlier states are kept"
             )
         return numbers
 
     def _log(self, split: str, figures: dict[str, float]) -> None:
-        if self.is_main:
+        if self.folder:
             self.folder.log(self.step, split, figures)
-        for tracker in self.trackers:
-            tracker.log({f"{split}/{name}": x for name, x in figures.items()}, step=self.step)
+        self.accelerator.log({f"{split}/{name}": x for name, x in figures.items()}, step=self.step)
 
     def _judge(self, bar: tqdm, last: bool) -> None:
-        """Measure the averaged net on held-out clips, and stop a run that has collapsed.
+        """Evaluate the averaged net on held-out clips, and end the run if it has collapsed.
 
         Raises:
             UserError: if it has collapsed, with what to do about it.
@@ -362,7 +367,7 @@ class Trainer:
             if self.judge and self.is_main and not self.is_sharded:
                 samples = self.path / "samples" / f"step-{self.step:07d}"
                 figures |= self.judge(self.net, samples if self.config.pictures else None)
-                show_pictures(self.trackers, samples, self.step)
+                show_pictures(self.accelerator, samples, self.step)
         self.accelerator.wait_for_everyone()
         self.net.train()
         self.evaluation = figures
@@ -378,7 +383,7 @@ class Trainer:
 
     @torch.no_grad()
     def _evaluate(self) -> dict[str, float]:
-        """Every process does the same: a sharded net is whole only when all of them use it."""
+        """Average the metrics over held-out batches, in every process over the same ones."""
         self.net.eval()
         set_seed(self.config.seed)
         gathered: dict[str, list[float]] = {}
@@ -389,11 +394,11 @@ class Trainer:
                 gathered.setdefault(name, []).append(value)
         for module in self.net.modules():
             if isinstance(module, FSDPModule):
-                module.reshard()  # no backward pass does it here
+                module.reshard()  # otherwise the backward pass does it
         return {name: sum(values) / len(values) for name, values in gathered.items()}
 
     def _batches(self, clips: Sequence[Clips], sampler: StepSampler) -> Iterable[Any]:
-        """Batches of what the sampler names, among the clips of all parts in order."""
+        """Batches of the rows that the sampler gives, counted through all clips in order."""
         if self.is_resident:
             return ResidentBatches(ResidentClips(clips, self.accelerator.device), sampler)
         for part in clips:
@@ -427,27 +432,28 @@ def _pool(clips: Clips, per_step: int) -> Pool:
 
 
 def _shard(net: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """Weights, gradients and moments of the net divided over the processes, block by block."""
+    """Shard weights, gradients and moments of the net over the processes, block by block."""
     net.to(accelerator.device)
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for block in (module for module in net.modules() if isinstance(module, STBlock)):
         fully_shard(block, mesh=mesh)
-        for half in ("within_frame", "across_frames"):  # called by name, never the block itself
+        for half in ("within_frame", "across_frames"):  # called instead of the block's forward
             register_fsdp_forward_method(block, half)
-    return fully_shard(net, mesh=mesh)
+    fully_shard(net, mesh=mesh)
+    return net
 
 
 def mixed_precision(precision: str) -> str:
-    """What `Accelerator` is told of a `LoopConfig.precision`: bf16 or no."""
+    """Translate `LoopConfig.precision` for `Accelerator`: bf16, no, or what its launcher chose."""
     if precision != "auto":
         return "bf16" if precision == "bf16" else "no"
-    # `accelerate launch` says "no" also where nobody chose, so only another answer is a wish.
+    # `accelerate launch` sets "no" even if nobody chose it, so only other values are a choice.
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     return launched if launched != "no" else "bf16" if has_fast_bf16(best_device()) else "no"
 
 
 def _seed(*numbers: int) -> None:
-    """Side effect: every random generator there is starts from these numbers."""
+    """Side effect: seeds all random generators from these numbers."""
     set_seed(mix(*numbers) % 2**32)
 
 
@@ -463,7 +469,7 @@ def _whole(value: torch.Tensor) -> torch.Tensor:
 
 
 def _arguments(batch: Any, device: torch.device | str = "cpu") -> tuple[torch.Tensor, ...]:
-    """Frames are stored in 0..255 and wanted in 0..1; tokens and actions go as they are."""
+    """A batch as arguments of a net: frames from 0..255 to 0..1, tokens and actions unchanged."""
     if isinstance(batch, torch.Tensor):
         return (to_float(batch.to(device, non_blocking=True)),)
     return tuple(part.to(device, non_blocking=True) for part in batch)
