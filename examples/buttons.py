@@ -1,7 +1,7 @@
-"""The buttons of a Gymnasium environment, whatever shape its actions have.
+"""The buttons of a Gymnasium environment, for all kinds of discrete action spaces.
 
-In: an environment. Out: combinations of buttons, each with the action that presses it. Plays
-nothing and draws no pictures.
+In: an environment. Out: combinations of buttons, each with the action that presses it. Neither
+steps nor renders the environment.
 """
 
 import itertools
@@ -14,32 +14,32 @@ import numpy as np
 from genie.errors import UserError
 
 DIRECTION = re.compile("UP|DOWN|LEFT|RIGHT|FIRE")
-MOST_COMBOS = 256  # of a game with more, a short recording shows hardly any twice
+MOST_COMBOS = 256  # with more, a short recording shows hardly any of them twice
 OPPOSITES = {"LEFT", "RIGHT"}, {"UP", "DOWN"}
 
 
 @dataclass(frozen=True)
 class Buttons:
-    """What can be pressed."""
+    """The combinations of buttons that can be pressed."""
 
     combos: list[tuple[str, ...]]
-    """Names of the buttons that each combination holds."""
+    """Names of the buttons in each combination."""
     actions: list[Any]
-    """What the environment is given for it."""
+    """The environment's action for each combination."""
 
 
 def buttons_of(env: Any, name: str) -> Buttons:
-    """The combinations of an environment with discrete actions.
+    """Return the button combinations of an environment with discrete actions.
 
-    Of buttons that are pressed independently (MultiBinary, MultiDiscrete), at most two together,
-    or one alone where pairs are too many; opposite directions never.
+    If several buttons can be held (MultiBinary, MultiDiscrete), at most two are combined, or none
+    if the pairs are too many; opposite directions never are.
 
     Args:
-        env: of Gymnasium, without wrappers.
+        env: a Gymnasium environment without wrappers.
         name: its id, for the error.
 
     Raises:
-        UserError: if its actions are not discrete, or too many.
+        UserError: if its actions are not discrete, or there are too many.
     """
     from gymnasium import spaces
 
@@ -55,8 +55,9 @@ def buttons_of(env: Any, name: str) -> Buttons:
 
 def _one_of(env: Any, space: Any) -> Buttons:
     numbers = list(range(int(space.start), int(space.start + space.n)))
-    # Such as NOOP, FIRE or UPRIGHTFIRE.
+    # Words such as NOOP, FIRE or UPRIGHTFIRE.
     words = env.get_action_meanings() if hasattr(env, "get_action_meanings") else None
+    combos: list[tuple[str, ...]]
     if isinstance(words, (list, tuple)) and len(words) == len(numbers):
         combos = [tuple(DIRECTION.findall(str(word))) for word in words]
     else:
@@ -65,7 +66,7 @@ def _one_of(env: Any, space: Any) -> Buttons:
 
 
 def _together(space: Any, start: np.ndarray, counts: np.ndarray, env: Any, name: str) -> Buttons:
-    """Args: counts: how many positions each button has, of which `start` is the one let go."""
+    """Args: start: each button's position when released; counts: its number of positions."""
     rest, counts = np.asarray(start).ravel(), np.asarray(counts).ravel()
     labels = _labels(env, counts)
     num_presses = sum(int(count) - 1 for count, label in zip(counts, labels, strict=True) if label)
@@ -103,7 +104,7 @@ def _together(space: Any, start: np.ndarray, counts: np.ndarray, env: Any, name:
 
 
 def _labels(env: Any, counts: np.ndarray) -> list[str]:
-    """A name for each button; "" for one that does nothing, which consoles name None."""
+    """A name for each button; "" for one without effect, which console emulators name None."""
     named = getattr(env, "buttons", None)
     if isinstance(named, (list, tuple)) and len(named) == len(counts):
         return [str(label or "") for label in named]

@@ -1,7 +1,7 @@
-"""Episodes: games are played, and what they show is kept as videos or as rows of a prepared folder.
+"""Episodes: plays games and stores what they show, as videos or as rows of a prepared folder.
 
 In: games and a hand. Out: for each episode a lossless video, or its frames in Arrow shards as
-`python -m train.prepare --no-cuts` would make them of that video. Chooses no buttons and no names.
+`python -m train.prepare --no-cuts` would make them from that video. Chooses no buttons or names.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ from genie.data.parts import FrameOptions
 from genie.data.shards import Shard, ShardWriter, StoredVideo
 from genie.errors import UserError
 
-SHORTEST_EPISODE = FrameOptions.min_frames  # stored frames; shorter holds no clip worth training on
-MOST_SHORT = 500  # episodes, if none before them was worth keeping
-LONGEST_VIDEO = 512  # stored frames; a game that goes on longer fills several videos
-SIZE = FrameOptions.size  # of frames in a prepared folder
+SHORTEST_EPISODE = FrameOptions.min_frames  # stored frames; shorter ones are not used for training
+MOST_SHORT = 500  # episodes that are all too short, after which recording fails
+LONGEST_VIDEO = 512  # stored frames; a longer episode fills several videos
+SIZE = FrameOptions.size  # height and width of frames in a prepared folder
 
 
 @dataclass
 class Episode:
-    """What one game showed and was told since a reset; action t leads from frame t to t+1."""
+    """A game's frames and actions since a reset or a full video; action t leads to frame t+1."""
 
     level: int
     frames: list[np.ndarray] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Episode:
 
     @property
     def num_kept(self) -> int:
-        """Frames worth storing: all of them, or none of an episode that is too short."""
+        """Number of frames to store: all, or none if the episode is too short."""
         return len(self.frames) if len(self.frames) >= SHORTEST_EPISODE else 0
 
 
@@ -50,16 +50,16 @@ def play_episodes(
 ) -> Iterator[Episode]:
     """Yield episodes in the order in which they end, until they have `num_wanted` frames in all.
 
-    The games that are still running then are cut and count too; without them, short episodes
-    would be overrepresented.
+    Games that are still running then are cut off and included; without them, short episodes would
+    be overrepresented.
 
     Args:
-        games: are played on from where they are.
-        hand: plays them.
+        games: are continued from their current state.
+        hand: chooses the actions.
         frame_skip: game steps per stored frame.
-        num_wanted: stored frames.
-        take: what is stored of a picture; an array of its own.
-        tell: is given the number of frames so far at every step.
+        num_wanted: number of stored frames in all.
+        take: makes the frame to store from a picture, as a new array.
+        tell: called with the number of frames so far, at every step.
 
     Raises:
         UserError: if episode after episode is too short.
@@ -74,7 +74,7 @@ def play_episodes(
         if num_frames >= num_wanted:
             break
         actions = hand.act(games.pictures)
-        # An action into a reset, or into the next video, leads to no frame.
+        # An action that ends an episode or a video leads to no frame of it.
         over = games.advance(actions, frame_skip)
         over |= np.array([len(episode.frames) == LONGEST_VIDEO for episode in running])
         for index in np.flatnonzero(~over):
@@ -95,7 +95,7 @@ def play_episodes(
 
 
 def _restart(running: list[Episode], over: np.ndarray, games: Games) -> None:
-    """Replace the episodes that are over by empty ones on the levels that are on."""
+    """Replace the episodes that are over by empty ones on the games' current levels."""
     if over.any():
         levels = games.levels
         for index in np.flatnonzero(over):
@@ -104,7 +104,7 @@ def _restart(running: list[Episode], over: np.ndarray, games: Games) -> None:
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """A disk that is full, or gone, is told in one line."""
+    """Report a full or missing disk as a `UserError` of one line."""
     try:
         yield
     except OSError as error:
@@ -114,18 +114,18 @@ def writing() -> Iterator[None]:
 
 
 class Keeper(Protocol):
-    """Keeps the episodes of one split."""
+    """Stores the episodes of one split."""
 
     @property
     def videos(self) -> list[StoredVideo]:
-        """What is in `shards`, in order."""
+        """The videos in `shards`, in order."""
 
     @property
     def shards(self) -> list[Shard]:
-        """Files that are to be sealed."""
+        """Arrow files that still need their final names; see `genie.data.shards.seal`."""
 
     def take(self, picture: np.ndarray) -> np.ndarray:
-        """What is kept of a picture; an array of its own."""
+        """Make the frame to store from a picture, uint8 (h, w, 3), as a new array."""
 
     def keep(self, name: str, episode: Episode) -> None:
         """Write an episode.
@@ -135,15 +135,16 @@ class Keeper(Protocol):
         """
 
     def finish(self) -> None:
-        """Complete what has been written."""
+        """Complete the files."""
 
 
 class VideoKeeper:
-    """Keeps episodes as lossless videos of the games' own size."""
+    """Stores episodes as lossless videos of the games' own size."""
 
     def __init__(self, folder: Path, fps: float) -> None:
-        """Args: fps: that the videos declare."""
-        self.videos, self.shards = [], []
+        """Args: fps: rate that the videos declare."""
+        self.videos: list[StoredVideo] = []
+        self.shards: list[Shard] = []
         self._folder, self._fps = folder, fps
 
     def take(self, picture: np.ndarray) -> np.ndarray:
@@ -160,12 +161,12 @@ class VideoKeeper:
 
 
 class ArrayKeeper:
-    """Keeps episodes as rows of a prepared folder, each a video of one scene."""
+    """Stores episodes as rows of a prepared folder, each as a video of one scene."""
 
     def __init__(self, folder: Path, writer: str) -> None:
-        """Args: writer: names the files, since several processes write into the folder."""
-        self.videos = []
-        self.take = video.Resizer(SIZE)
+        """Args: writer: begins the file names; each process that writes here has its own."""
+        self.videos: list[StoredVideo] = []
+        self._resize = video.Resizer(SIZE)
         self._split, self._writer = folder.name, ShardWriter(folder, SIZE, writer)
 
     @property
@@ -173,12 +174,16 @@ class ArrayKeeper:
         """See `Keeper`."""
         return self._writer.shards
 
+    def take(self, picture: np.ndarray) -> np.ndarray:
+        """See `Keeper`."""
+        return self._resize(picture)
+
     def keep(self, name: str, episode: Episode) -> None:
         """See `Keeper`."""
         rows = np.ascontiguousarray(np.stack(episode.frames).transpose(0, 3, 1, 2))
         with writing():
             self._writer.write(rows, np.arange(len(rows), dtype=np.int32))
-        digest = hashlib.sha256(rows).hexdigest()[:32]
+        digest = hashlib.sha256(rows.data).hexdigest()[:32]
         self.videos.append(StoredVideo(f"{self._split}/{name}", [len(rows)], digest))
 
     def finish(self) -> None:

@@ -1,9 +1,9 @@
 """Real games behind one interface: Procgen's sixteen and every Gymnasium environment with buttons.
 
-In: button numbers. Out: pictures, and which episodes have ended. Writes no files and chooses no
-buttons: that is `record_game.py`.
+In: numbers of button combinations. Out: pictures, and which games were restarted. Writes no files
+(see `episodes.py`) and chooses no buttons (see `players.py`).
 Source: Procgen (Cobbe et al. 2020, arXiv:1912.01588); Atari through the Arcade Learning Environment
-(Bellemare et al. 2013, arXiv:1207.4708), whose pictures are the maximum of two frames, since its
+(Bellemare et al. 2013, arXiv:1207.4708); each Atari picture is the maximum of two frames, since
 sprites flicker (Mnih et al. 2015).
 """
 
@@ -38,9 +38,9 @@ PROCGEN = (
     "plunder",
     "starpilot",
 )
-PROCGEN_RATE, ATARI_RATE, USUAL_RATE = 30.0, 60.0, 30.0  # game steps a second
-LONGEST_EPISODE_S = 600.0  # of an environment without a limit, which may never end by itself
-PROCGEN_THREADS = 4  # Procgen's own default; none where there is a process for every core
+PROCGEN_RATE, ATARI_RATE, USUAL_RATE = 30.0, 60.0, 30.0  # game steps per second
+LONGEST_EPISODE_S = 600.0  # for environments without a limit, which may never end by themselves
+PROCGEN_THREADS = 4  # Procgen's own default; several processes use no threads
 
 
 class Games(Protocol):
@@ -48,7 +48,7 @@ class Games(Protocol):
 
     @property
     def combos(self) -> list[tuple[str, ...]]:
-        """Buttons of every action that can be taken."""
+        """Names of the buttons that each action presses."""
 
     @property
     def levels(self) -> list[int]:
@@ -56,14 +56,14 @@ class Games(Protocol):
 
     @property
     def pictures(self) -> list[np.ndarray]:
-        """What each game shows now, uint8 (h, w, 3); good until the games advance."""
+        """What each game shows now, uint8 (h, w, 3); valid until the next `advance`."""
 
     @property
     def steps_per_second(self) -> float:
-        """How many game steps are a second of the game where a person plays it."""
+        """Game steps per second at the speed at which people play it."""
 
     def advance(self, actions: np.ndarray, frame_skip: int) -> np.ndarray:
-        """Hold `actions` for some game steps; gives which games were started anew meanwhile."""
+        """Hold `actions` for `frame_skip` game steps; return which games were restarted (bool)."""
 
     def close(self) -> None:
         """End all games."""
@@ -86,18 +86,18 @@ def open_games(
     process: int = 0,
     num_processes: int = 1,
 ) -> Games:
-    """Start games. Levels go from `first_level`; `distribution` and `plain` are Procgen's alone.
+    """Start games on levels from `first_level` on; `distribution` and `plain` are for Procgen only.
 
     Args:
-        process: which of `num_processes` these games are played in. Procgen draws levels, so that
-            the seed tells processes apart; Gymnasium's levels are dealt out among them.
+        process: which of `num_processes` these games run in. Procgen draws levels at random, so
+            `seed` must differ between processes; Gymnasium's levels are divided among them.
 
     Raises:
         UserError: if there is no such game, a package is missing, or the game has no buttons.
     """
     if not is_procgen(name):
-        dealt = itertools.count(process, num_processes)
-        levels = (first_level + number % num_levels for number in dealt)
+        own = itertools.count(process, num_processes)
+        levels = (first_level + number % num_levels for number in own)
         return GymnasiumGames(name, num_envs, levels)
     return ProcgenGames(
         num=num_envs,
@@ -113,12 +113,12 @@ def open_games(
 
 
 class ProcgenGames:
-    """One of the sixteen games of Procgen; a level is Procgen's own."""
+    """One of the sixteen games of Procgen; levels are Procgen's level seeds."""
 
     steps_per_second = PROCGEN_RATE
 
     def __init__(self, **options) -> None:
-        """Args: options: of `ProcgenGym3Env`."""
+        """Args: options: those of `ProcgenGym3Env`."""
         self._env = _import("procgen", "make procgen").ProcgenGym3Env(**options)
         self.combos = list(self._env.combos)
         self.pictures = self._observe()[0]
@@ -142,7 +142,7 @@ class ProcgenGames:
         self._env.close()
 
     def _observe(self) -> tuple[list[np.ndarray], np.ndarray]:
-        """Pictures, and which games have just been started; each call copies them all."""
+        """Return the pictures, newly copied, and which games have just been started."""
         _, observation, started = self._env.observe()
         return list(observation["rgb"]), started
 
@@ -151,7 +151,7 @@ class GymnasiumGames:
     """A Gymnasium environment by its id; a level is the seed of an episode."""
 
     def __init__(self, name: str, num_envs: int, levels: Iterator[int]) -> None:
-        """Args: levels: played in this order; they must not end."""
+        """Args: levels: played in this order; an endless iterator."""
         self._name, is_atari = name, name.startswith("ALE/")
         gymnasium = _import("gymnasium", "make atari")
         if is_atari:
@@ -159,7 +159,7 @@ class GymnasiumGames:
             atari.ALEInterface.setLoggerMode(atari.LoggerMode.Error)
             gymnasium.register_envs(atari)
         options = {"render_mode": "rgb_array"}
-        if is_atari:  # the recorder repeats actions itself, and a button does what it says
+        if is_atari:  # the recorder repeats actions itself; no action is replaced at random
             options = {"frameskip": 1, "repeat_action_probability": 0.0}
         try:
             made = [gymnasium.make(name, **options) for _ in range(num_envs)]
@@ -167,22 +167,22 @@ class GymnasiumGames:
             why = " ".join(str(error).split())
             raise UserError(
                 f"no game is called {name!r} ({why}): give one of Procgen's ({', '.join(PROCGEN)}) "
-                "or a Gymnasium id such as ALE/Breakout-v5; one of another package begins with "
-                "its name, such as minigrid:MiniGrid-Empty-8x8-v0"
+                "or a Gymnasium id such as ALE/Breakout-v5; an id of another package begins with "
+                "the package's name, such as minigrid:MiniGrid-Empty-8x8-v0"
             ) from error
         except Exception as error:  # whatever an environment raises
             raise _broke_down(name, error) from error
         self._envs = [env.unwrapped for env in made]
         self.steps_per_second = ATARI_RATE if is_atari else _rate(self._envs[0])
-        # A limit belongs to a wrapper, and Atari's counts frames of another length.
-        told = made[0].spec.max_episode_steps if not is_atari else None
-        self._limit = told or round(LONGEST_EPISODE_S * self.steps_per_second)
+        # The limit is applied by a wrapper, which is not used; Atari's assumes another frame skip.
+        declared = made[0].spec.max_episode_steps if not is_atari else None
+        self._limit = declared or round(LONGEST_EPISODE_S * self.steps_per_second)
         self._upcoming = levels
         self._ages, self.levels = [0] * num_envs, [0] * num_envs
         self.pictures = [np.empty(0, np.uint8)] * num_envs
         self._screens = [Screen(env, name) for env in self._envs]
         self._blends = is_atari
-        with self._told():
+        with self._errors_in_one_line():
             self._buttons = buttons_of(self._envs[0], name)
             for index in range(num_envs):
                 self._start(index)
@@ -190,12 +190,12 @@ class GymnasiumGames:
 
     def advance(self, actions: np.ndarray, frame_skip: int) -> np.ndarray:
         """See `Games`."""
-        with self._told():
+        with self._errors_in_one_line():
             return self._advance(actions, frame_skip)
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """An environment that breaks down is told in one line."""
+    def _errors_in_one_line(self) -> Iterator[None]:
+        """Report an exception of the environment as a `UserError` of one line."""
         try:
             yield
         except UserError:
@@ -240,20 +240,20 @@ class GymnasiumGames:
 
 def _broke_down(name: str, error: Exception) -> UserError:
     why = " ".join(f"{type(error).__name__}: {error}".split())
-    return UserError(f"{name} broke down ({why}): mend it, or choose another game")
+    return UserError(f"{name} broke down ({why}): fix it, or choose another game")
 
 
 def _rate(env) -> float:
-    """Steps a second; an environment need not tell."""
+    """Steps per second that an environment declares, else `USUAL_RATE`."""
     try:
-        told = float(env.metadata.get("render_fps") or 0)
+        rate = float(env.metadata.get("render_fps") or 0)
     except (TypeError, ValueError):
         return USUAL_RATE
-    return told if 0 < told < float("inf") else USUAL_RATE
+    return rate if 0 < rate < float("inf") else USUAL_RATE
 
 
 def _import(package: str, command: str):
-    # Gym greets every import with a notice that it is no longer maintained.
+    # At every import, Gym prints that it is no longer maintained.
     with contextlib.redirect_stderr(io.StringIO()):
         try:
             return importlib.import_module(package)

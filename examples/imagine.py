@@ -1,4 +1,4 @@
-"""The whole path in one page: a clip's actions are inferred, then dreamt again from its start.
+"""The whole path on one page: infer the actions of a clip, then generate it again from its start.
 
 python examples/imagine.py CLIP.mp4 imagined.gif
 """
@@ -12,10 +12,10 @@ from genie import video
 def main(clip: str, out: str, world_folder: str = "checkpoints/coinrun") -> None:
     world = genie.load(world_folder)
     pictures = video.read(clip, world.size)  # t h w 3, 0..255
-    actions = world.infer(pictures)  # t-1: what someone pressed, inferred
+    actions = world.infer(pictures)  # t-1 latent actions, inferred
 
     session = world.start(pictures[0])
-    rollout = [session.frame]  # h w 3: ready for any screen
+    rollout = [session.frame]  # h w 3, 0..255: ready for any screen
     rollout += [session.step(action) for action in actions.tolist()]
     video.write(out, rollout, fps=world.fps, scale=4)
 

@@ -1,34 +1,34 @@
 #!/usr/bin/env bash
-# One world of four platform games, from the games to the report: recorded, prepared, trained and
-# measured on levels and on games that it never saw. What is done already is not done again.
+# One world of four platform games, from the games to the report: record, prepare, train, measure on
+# levels and on games that it never saw. Run again, it skips the steps that are already done.
 #
 #     bash examples/platformers.sh
 #
-# The defaults are for one GPU with 16 CPU cores. Everything in small, on a laptop:
+# The defaults are for one GPU with 16 CPU cores. A small version of everything, on a laptop:
 #
 #     FRAMES=2000 HELDOUT=3000 MINUTES=10 PRESET=nano CLIPS=8 LONG=50 DATA=data/small \
 #         RUN=runs/small OUT=runs/small/world PROTOCOL=runs/small/protocol.json \
 #         bash examples/platformers.sh
 #
-# 64 games are played side by side, each to the end of an episode: with fewer frames than in small,
-# episodes would be too short to measure on.
+# 64 games are played side by side: with fewer frames than in the small version, episodes would be
+# too short to measure on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-.venv/bin/python}
-FRAMES=${FRAMES:-150000}   # of each game
-HELDOUT=${HELDOUT:-8000}   # of each game, other levels
-MINUTES=${MINUTES:-14}     # of training
+FRAMES=${FRAMES:-150000}   # training frames of each game
+HELDOUT=${HELDOUT:-8000}   # frames of each game, from other levels
+MINUTES=${MINUTES:-14}     # time for training
 PRESET=${PRESET:-platformers}
-CLIPS=${CLIPS:-128}        # of each game, to be measured
-LONG=${LONG:-1000}         # frames that films run on for
+CLIPS=${CLIPS:-128}        # clips of each game to measure on
+LONG=${LONG:-1000}         # frames of the long rollouts
 DATA=${DATA:-data/platformers}
 RUN=${RUN:-runs/platformers}
 OUT=${OUT:-checkpoints/platformers}
 PROTOCOL=${PROTOCOL:-examples/platformers.json}
 
-# A command that runs beside this shell, which can then end it, and those beside it, when it is told
-# to stop: background jobs of a script do not hear Ctrl-C.
+# Commands run as background jobs, so that this shell can end all of them when it is stopped: a
+# script's background jobs do not receive Ctrl-C themselves.
 PIDS=()
 start() { "$@" & PIDS+=($!); }
 finish() {
@@ -39,7 +39,7 @@ finish() {
 }
 stop() {
     trap '' INT TERM
-    echo "stopped; repeat the command to go on" >&2
+    echo "stopped; run the command again to continue" >&2
     kill -TERM "${PIDS[@]}" 2>/dev/null || true
     wait || true
     exit "$1"
@@ -48,7 +48,7 @@ trap 'stop 130' INT
 trap 'stop 143' TERM
 run() { start "$@"; finish; }
 
-# record FOLDER TRAIN HELDOUT GAME...: side by side, one process a game.
+# record FOLDER TRAIN HELDOUT GAME...: records the games side by side, one process per game.
 record() {
     local folder=$1 train=$2 heldout=$3
     shift 3
@@ -67,8 +67,8 @@ record "$DATA/unseen" 64 "$HELDOUT" caveflyer fruitbot
 prepare "$DATA/games" "$RUN/data"
 prepare "$DATA/unseen" "$RUN/unseen"
 
-# Before the training, so that nothing is trained in vain. Where the games draw other pixels than on
-# the machine that the file is from, PROTOCOL=FILE makes one for this machine.
+# Checked before the training, so that no training is wasted. If the games draw other pixels here
+# than where the protocol was made, PROTOCOL=FILE with a new name makes one for this machine.
 if [ -f "$PROTOCOL" ]; then
     run "$PYTHON" -m train.protocol "$RUN/data" "$RUN/unseen" --out "$PROTOCOL" --check
 else

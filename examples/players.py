@@ -1,7 +1,8 @@
-"""Hands that play games: one that presses anything, one that wanders, one that also looks.
+"""Hands that play games: one presses buttons at random, one wanders, one also explores.
 
-In: the pictures that games show. Out: a button combination for each. Lengths are seconds of the
-game, so that hands play alike however many game steps a stored frame takes. Knows no games.
+In: the pictures that games show. Out: a button combination for each game. Durations are given in
+seconds of the game, so that hands play alike for any number of game steps per stored frame.
+Knows no games.
 """
 
 from collections.abc import Sequence
@@ -9,14 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# A picture whose mean change (0..255) is below this stands still, and an explorer is stuck after so
-# long. Measured on hard levels: after four frames at 15 a second, 2 % of Ninja's pictures and 7 %
-# of Jumper's are what they were, where a wanderer leaves 16 % and 17 %.
+# Mean change of a picture (0..255) below which it stands still, and the seconds of standing still
+# after which an explorer counts as stuck. Measured on hard levels: after four frames at 15 fps, 2 %
+# of Ninja's pictures and 7 % of Jumper's are unchanged; with a wanderer, 16 % and 17 %.
 STILL, STUCK_S = 1.0, 0.2
-# Measured in CoinRun, which starts at a level's left wall: longer travels spend more of their
-# leftward half against that wall.
+# Least and most seconds that one direction is kept. Measured in CoinRun, where levels start at the
+# left wall: with longer travels, more of the leftward time is spent against that wall.
 TRAVEL_S = (1.0, 3.0)
-# Buttons for a travel to the right and how often they are held; mirrored for the left.
+# Button combinations of a travel to the right and their probabilities; mirrored for the left.
 HABITS = {
     ("RIGHT",): 0.40,
     ("RIGHT", "UP"): 0.26,
@@ -30,7 +31,7 @@ HABITS = {
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long a hand does something, in stored frames; fewest and most where it is drawn."""
+    """Durations in stored frames; a pair is the least and the most of a random one."""
 
     hold: tuple[int, int]
     travel: tuple[int, int]
@@ -38,17 +39,20 @@ class Lengths:
 
     @classmethod
     def at(cls, fps: float, hold_s: tuple[float, float]) -> "Lengths":
-        """Lengths of a game of which so many frames are stored for a second of it; at least one."""
+        """Convert seconds to frames, at least one. Args: fps: stored frames per second of game."""
 
         def frames(seconds: float) -> int:
             return max(1, round(seconds * fps))
 
-        hold, travel = (tuple(map(frames, pair)) for pair in (hold_s, TRAVEL_S))
-        return cls(hold, travel, frames(STUCK_S))
+        return cls(
+            hold=(frames(hold_s[0]), frames(hold_s[1])),
+            travel=(frames(TRAVEL_S[0]), frames(TRAVEL_S[1])),
+            stuck=frames(STUCK_S),
+        )
 
 
 class Presser:
-    """Presses any buttons, each for a few frames. Randomness: `generator` only."""
+    """Presses random buttons, each for a few frames. Randomness: `generator` only."""
 
     def __init__(
         self, num_combos: int, num_envs: int, lengths: Lengths, generator: np.random.Generator
@@ -61,7 +65,7 @@ class Presser:
         """Return the button combination of every game for the next stored frame.
 
         Args:
-            pictures: what each game shows now; this hand presses blindly.
+            pictures: what each game shows now, uint8 (h, w, 3); this hand ignores it.
         """
         chosen = self.choose()
         holds = self.generator.integers(*self.lengths.hold, len(chosen), endpoint=True)
@@ -71,15 +75,15 @@ class Presser:
         return self.actions
 
     def choose(self) -> np.ndarray:
-        """Return what each game would press if its button were let go now."""
+        """Return what each game presses next if its present button is released now."""
         return self.generator.integers(self.num_combos, size=len(self.actions))
 
 
 class Wanderer(Presser):
-    """Holds buttons like somebody exploring: moves on one way for a while, jumps, pauses, turns.
+    """Plays like somebody exploring: moves in one direction for a while, jumps, pauses, turns.
 
-    Travels go right and left in turn, so that both directions earn a latent action, and last long
-    enough to get somewhere; uniformly random buttons would leave the agent where it started.
+    Travels go right and left in turn, so that both directions get a latent action, and last long
+    enough to get somewhere; with uniformly random buttons the agent would stay near its start.
     Randomness: `generator` only.
     """
 
@@ -98,7 +102,7 @@ class Wanderer(Presser):
         self.travel_left = generator.integers(1, lengths.travel[1], num_envs, endpoint=True)
 
     def choose(self) -> np.ndarray:
-        """Go on with the travel, or turn round."""
+        """Continue the travel, or turn round at its end."""
         num_envs = len(self.actions)
         travels = self.generator.integers(*self.lengths.travel, num_envs, endpoint=True)
         habits = self.generator.choice(len(HABITS), num_envs, p=np.fromiter(HABITS.values(), float))
@@ -109,10 +113,10 @@ class Wanderer(Presser):
 
 
 class Explorer(Wanderer):
-    """Wanders, and where the picture has stood still for long, does something else.
+    """Wanders, and presses something else when the picture has stood still for long.
 
-    Held UP is let go, since Ninja jumps only then and a held jump may hang under a ledge; otherwise
-    UP is pressed. Either way, the side is drawn anew. Randomness: `generator` only.
+    UP is released if held, since Ninja jumps only then and a held jump may hang under a ledge;
+    otherwise it is pressed. Either way, the side is drawn again. Randomness: `generator` only.
     """
 
     def __init__(
@@ -131,9 +135,9 @@ class Explorer(Wanderer):
         self.still_for = np.zeros(num_envs, dtype=np.int64)
 
     def act(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """See `Presser.act`; this hand looks."""
+        """See `Presser.act`; this hand looks at the pictures."""
         stuck = self._look(np.stack(pictures)) >= self.lengths.stuck
-        self.still_for[stuck] = 0  # the new buttons get as long to show something
+        self.still_for[stuck] = 0  # the new buttons get the same time to have an effect
         side = self.generator.integers(0, 2, len(stuck))
         otherwise = np.where(self.holds_up[self.actions], self.walks[side], self.jumps[side])
         self.actions = np.where(stuck, otherwise, self.actions).astype(np.int32)
@@ -142,9 +146,9 @@ class Explorer(Wanderer):
         return super().act(pictures)
 
     def _look(self, pictures: np.ndarray) -> np.ndarray:
-        """For how many frames each picture has stood still."""
+        """Return for how many frames each picture has stood still."""
         if self.seen is not None:
-            # The difference within uint8: three times as quick as with room for a sign.
+            # The absolute difference in uint8: three times as fast as with signed integers.
             change = np.maximum(pictures, self.seen) - np.minimum(pictures, self.seen)
             change = change.reshape(len(change), -1).mean(axis=1)
             self.still_for = np.where(change < STILL, self.still_for + 1, 0)

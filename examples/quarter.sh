@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# A world of a full game within a quarter of an hour of one GPU, from the game to the world: recorded
-# straight into arrays on all cores while the GPU compiles, then trained by the clock.
+# A world of a full game within a quarter of an hour on one GPU: records directly into arrays on all
+# cores while the GPU compiles, then trains until a given time.
 #
 #     bash examples/quarter.sh
 #
-# Everything in small, on a laptop:
+# A small version of everything, on a laptop:
 #
 #     FRAMES=6000 HELDOUT=4000 UNTIL=400 PRESET=tiny DATA=data/small OUT=runs/small/world \
 #         RUN=runs/small bash examples/quarter.sh
 #
-# Stopped or killed, the same command goes on. CACHE=FOLDER keeps what was compiled, so that the next
-# machine with such a GPU does not compile again.
+# After a stop or a kill, the same command continues. CACHE=FOLDER stores the compiled code, so that
+# the next machine with the same GPU does not compile again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,7 +18,7 @@ PYTHON=${PYTHON:-.venv/bin/python}
 GAME=${GAME:-coinrun}
 FRAMES=${FRAMES:-1200000}
 HELDOUT=${HELDOUT:-30000}      # frames of levels that are never trained on
-UNTIL=${UNTIL:-780}            # seconds from now until the world is there
+UNTIL=${UNTIL:-780}            # seconds from now until the world is finished
 PRESET=${PRESET:-quarter}
 PROCESSES=${PROCESSES:-$(nproc)}
 DATA=${DATA:-data/$GAME-full}
@@ -26,13 +26,13 @@ RUN=${RUN:-runs/$GAME-full}
 OUT=${OUT:-checkpoints/$GAME-full}
 CACHE=${CACHE:-$RUN/compiled}
 
-# Beside this shell, which can then end them when it is told to stop: background jobs of a script do
-# not hear Ctrl-C.
+# Commands run as background jobs, so that this shell can end them when it is stopped: a script's
+# background jobs do not receive Ctrl-C themselves.
 PIDS=()
 start() { "$@" & PIDS+=($!); }
 stop() {
     trap '' INT TERM
-    echo "stopped; repeat the command to go on" >&2
+    echo "stopped; run the command again to continue" >&2
     kill -TERM "${PIDS[@]}" 2>/dev/null || true
     wait || true
     exit "$1"
@@ -40,8 +40,8 @@ stop() {
 trap 'stop 130' INT
 trap 'stop 143' TERM
 
-# No action repeat, as in the figures that others publish, and 15 frames a second, at which Procgen
-# lets people play.
+# No action repeat, as in published results, and videos of 15 frames per second, the rate at which
+# Procgen lets people play.
 if [ ! -f "$DATA/card.json" ]; then
     start "$PYTHON" examples/record_game.py --game "$GAME" --distribution hard --hand explore \
         --frame-skip 1 --num-levels 10000 --frames "$FRAMES" --heldout-frames "$HELDOUT" \
@@ -49,7 +49,7 @@ if [ ! -f "$DATA/card.json" ]; then
     recorder=${PIDS[-1]}
     if nvidia-smi >/dev/null 2>&1; then
         start "$PYTHON" -m train.warm_up --preset "$PRESET" --compile-cache "$CACHE"
-        wait "${PIDS[-1]}" || true # what went wrong there goes wrong in a stage, which says it
+        wait "${PIDS[-1]}" || true # an error here occurs again in a stage, which reports it
     fi
     wait "$recorder"
 fi

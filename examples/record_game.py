@@ -1,10 +1,10 @@
-"""Record a real game into ordinary video files, or straight into a prepared folder.
+"""Record a real game into ordinary video files, or directly into a prepared folder.
 
-Out: one lossless video an episode in `OUT/train` and, of other levels, in `OUT/heldout`; with
-`--arrays` what `python -m train.prepare --no-cuts` would make of them, in a fraction of the time.
-`OUT/recording.json` says how they were made. The buttons that were pressed go to
-`OUT/true_actions.npz`, which training never opens; only the evaluation does.
-The games themselves are in `games.py`, who plays them in `players.py`. Labels and shuffles nothing.
+Out: one lossless video per episode in `OUT/train` and, of other levels, in `OUT/heldout`; with
+`--arrays` what `python -m train.prepare --no-cuts` would make from them, in a fraction of the time.
+`OUT/recording.json` says how they were made. The buttons that were pressed are written to
+`OUT/true_actions.npz`, which only the evaluation opens, never the training.
+`games.py` contains the games, `players.py` the players. Labels and shuffles nothing.
 
     python examples/record_game.py --game coinrun --out data/coinrun
     python examples/record_game.py --game ALE/Boxing-v5 --frame-skip 6 --fps 10 --out data/boxing
@@ -45,23 +45,23 @@ from genie.data.shards import Shard, StoredVideo, list_videos, seal, write_card
 from genie.errors import UserError
 
 FIRST_HELDOUT_LEVEL = 1_000_000
-NUM_ENVS = {True: 64, False: 16}  # Procgen's pictures are small and quick
+NUM_ENVS = {True: 64, False: 16}  # of Procgen, whose pictures are small and fast; of others
 LARGEST_SEED = 2**31 - 1  # Procgen's is a C int
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordingConfig:
-    """Record a game's episodes, played by a wandering hand, into lossless videos or arrays."""
+    """Record episodes of a game, played automatically, as lossless videos or arrays."""
 
     game: str
     """One of the 16 Procgen games, such as coinrun, ninja, climber or jumper, or a Gymnasium id,
     such as ALE/Boxing-v5 (Atari) or CartPole-v1."""
     out: Path
-    """Folder to make; it appears when the recording is complete."""
+    """Folder to create; it appears when the recording is complete."""
     frames: int = 160_000
-    """Stored training frames in all."""
+    """Total number of stored training frames."""
     heldout_frames: int = 20_000
-    """Stored frames in all of levels that training never sees."""
+    """Total number of stored frames from levels that training never sees."""
     num_levels: int = 2000
     """Training levels, counted from level 0 (at most 1,000,000). Gymnasium's are seeds."""
     num_heldout_levels: int = 500
@@ -69,39 +69,39 @@ class RecordingConfig:
     distribution: Literal["easy", "hard"] = "easy"
     """Procgen's difficulty."""
     hand: Literal["wander", "explore"] = "wander"
-    """Who plays Procgen: wander goes right and left in turn; explore does, too, and gets itself out
-    of where it is stuck, so that climber and jumper are seen from above, too."""
+    """Player of Procgen: wander goes right and left in turn; explore also frees itself where it is
+    stuck, so that it gets to the upper parts of climber and jumper."""
     plain: bool = False
-    """Leave out Procgen's backgrounds and keep to one theme: a far easier world to learn."""
+    """Without Procgen's backgrounds and with a single theme: a far easier world to learn."""
     frame_skip: int = 2
     """Game steps per stored frame."""
     hold_s: tuple[float, float] = (0.13, 0.4)
-    """Least and most seconds of the game for which a button is held. Procgen has 30 game steps a
+    """Least and most seconds of the game for which a button is held. Procgen has 30 game steps per
     second, Atari 60, others what they declare, or else 30."""
     fps: float = 15.0
     """Frames per second that the videos declare."""
     seed: int = 0
-    """Same seed and options: the same frames, actions and file names."""
+    """The same seed and options give the same frames, actions and file names."""
     num_envs: int | None = None
-    """Games played side by side in each process; default 64 of Procgen's or 16 others, fewer where
+    """Games played side by side in each process. Default: 64 for Procgen, 16 for others, fewer if
     several processes have little to record."""
     arrays: bool = False
-    """Make a prepared folder of 64x64 frames for python -m train --data, and no videos, whose
+    """Write a prepared folder of 64x64 frames for python -m train --data instead of videos, whose
     encoding takes several times as long as the games."""
     processes: int = 1
-    """Processes among which the recording is divided, each with games of its own; best one a core.
-    Their number decides what is recorded, as the seed does."""
+    """Processes among which the recording is divided, each with its own games; best one per core.
+    Another number gives another recording, as another seed does."""
 
 
 def main(config: RecordingConfig) -> None:
     """Record both splits into a temporary folder, then rename it to `config.out`.
 
     Raises:
-        UserError: a value is out of range, `out` is taken or cannot be written, Procgen is not
-            installed, or a process was killed.
+        UserError: a value is out of range, `out` exists or cannot be written, there is no such
+            game, its package is not installed, it breaks down, or a process was killed.
     """
     check(config)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the temporary folder would stay
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # to delete the temporary folder
     out = config.out.resolve()
     with contextlib.ExitStack() as stack:
         holder = stack.enter_context(temporary_folder(out))
@@ -117,19 +117,19 @@ def main(config: RecordingConfig) -> None:
 
 
 def check(config: RecordingConfig) -> None:
-    """Refuse what cannot be recorded, before anything is written."""
+    """Reject invalid options before anything is written."""
     low, high = config.hold_s
     if not 0 < low <= high < math.inf:
-        raise UserError(f"--hold-s is {low:g} {high:g}; give two times in seconds, the less first")
+        raise UserError(f"--hold-s is {low:g} {high:g}; give two times in seconds, shorter first")
     fewest = SHORTEST_EPISODE * max(1, config.processes)
     ranges = {
         "processes": (1, None),
         "frames": (fewest, None),
         "heldout_frames": (fewest, None),
-        # Procgen reads 0 levels as "every level there is", which would mix the two splits.
+        # For Procgen, 0 levels means all levels, which would mix the two splits.
         "num_levels": (1, FIRST_HELDOUT_LEVEL),
         "num_heldout_levels": (1, FIRST_HELDOUT_LEVEL),
-        "frame_skip": (1, 16),  # beyond, hardly an episode is long enough to keep
+        "frame_skip": (1, 16),  # with more, hardly any episode is long enough
         "fps": (1, video.MAX_FPS),
         "seed": (0, LARGEST_SEED),
     }
@@ -138,8 +138,8 @@ def check(config: RecordingConfig) -> None:
         if value < least or (most is not None and value > most):
             wanted = f"at least {least}" if most is None else f"{least} to {most}"
             raise UserError(f"--{name.replace('_', '-')} is {value}; give {wanted}")
-    ours = config.distribution == "easy" and config.hand == "wander" and not config.plain
-    if not is_procgen(config.game) and not ours:
+    is_default = config.distribution == "easy" and config.hand == "wander" and not config.plain
+    if not is_procgen(config.game) and not is_default:
         raise UserError(
             f"--distribution, --plain and --hand are for Procgen: {config.game} has none of them"
         )
@@ -161,11 +161,11 @@ class Recorder:
     of: int = 1
 
     def share(self, total: int) -> int:
-        """Its share of so many frames."""
+        """Number of frames, out of `total`, that this process records."""
         return total // self.of + (self.number < total % self.of)
 
     def seed(self, seed: int) -> int:
-        """Its own seed, that of the command for the first."""
+        """Seed of this process; the first one uses the command's seed."""
         if self.number == 0:
             return seed
         drawn = np.random.SeedSequence([seed, self.number]).generate_state(1)[0]
@@ -177,9 +177,9 @@ class Recorded:
     """What one process recorded of one split."""
 
     actions: dict[str, np.ndarray]
-    """By video, in the order in which they ended."""
+    """int64 (t-1) of each video by its name, in the order in which the videos ended."""
     videos: list[StoredVideo]
-    """See `Keeper`; none of the videos that are files."""
+    """See `Keeper`; empty without --arrays."""
     shards: list[Shard]
 
 
@@ -189,24 +189,25 @@ class Share:
 
     splits: dict[str, Recorded]
     combos: list[tuple[str, ...]]
-    """Of `Games`."""
+    """See `Games`."""
 
 
 @contextlib.contextmanager
 def record_shares(config: RecordingConfig, folder: Path) -> Iterator[list[Share]]:
-    """Record both splits, in this process or in several, which end with the context.
+    """Record both splits, in this process or in several, which end when the context is left.
 
     Raises:
         UserError: see `main`.
     """
     with contextlib.ExitStack() as stack:
-        bar: tqdm | None = None  # until there are frames: an error is then a line alone
+        bar: tqdm | None = None  # opened with the first frames: before, an error is a line alone
 
         def tell(num_frames: int) -> None:
             nonlocal bar
             if bar is None:
                 total = config.frames + config.heldout_frames
-                bar = stack.enter_context(tqdm(total=total, desc=config.game, unit=" frames"))
+                bar = tqdm(total=total, desc=config.game, unit=" frames")
+                stack.enter_context(bar)
             bar.update(num_frames - bar.n)
 
         if config.processes == 1:
@@ -225,7 +226,7 @@ def record_share(config: RecordingConfig, recorder: Recorder, folder: Path, tell
         tell(num_frames + of_split)
 
     with contextlib.ExitStack() as stack:
-        # Closed here and not by the garbage collector: gym3 then hangs if others are starting.
+        # Closed explicitly: if the garbage collector does it while others start, gym3 hangs.
         games = {
             split: stack.enter_context(contextlib.closing(make_games(config, split, recorder)))
             for split in SPLITS
@@ -259,31 +260,31 @@ def make_games(config: RecordingConfig, split: str, recorder: Recorder = Recorde
 
 
 def num_envs_of(config: RecordingConfig, split: str, recorder: Recorder) -> int:
-    """How many games a process plays side by side."""
+    """Number of games that a process plays side by side."""
     if config.num_envs is not None:
         return config.num_envs
     most = NUM_ENVS[is_procgen(config.game)]
     if recorder.of == 1:
         return most
-    # A small share of many games would end before their episodes do.
+    # With many games and a small share, the recording would end before any episode does.
     return min(most, max(1, recorder.share(frames_of(config, split)) // LONGEST_VIDEO))
 
 
 def levels_of(config: RecordingConfig, split: str) -> tuple[int, int]:
-    """Return the first level of a split and their number; the splits share none."""
+    """Return the first level of a split and the number of levels; the splits share none."""
     if split == "train":
         return 0, config.num_levels
     return FIRST_HELDOUT_LEVEL, config.num_heldout_levels
 
 
 def frames_of(config: RecordingConfig, split: str) -> int:
-    """Stored frames that are wanted of a split."""
+    """Number of frames to store of a split."""
     return config.frames if split == "train" else config.heldout_frames
 
 
 @contextlib.contextmanager
 def temporary_folder(beside: Path) -> Iterator[Path]:
-    """Make a hidden folder next to `beside` and delete it afterwards, whatever happened.
+    """Make a hidden folder next to `beside` and delete it afterwards, also after an error.
 
     Raises:
         UserError: nothing can be written there.
@@ -312,7 +313,7 @@ def record_split(
     )
     actions = {}
     for count, episode in enumerate(episodes):
-        number = count * recorder.of + recorder.number  # no other process has it
+        number = count * recorder.of + recorder.number  # unique among all processes
         name = f"level-{episode.level:06d}-episode-{number:05d}"
         keeper.keep(name, episode)
         actions[name] = np.array(episode.actions, dtype=np.int64)
@@ -321,16 +322,16 @@ def record_split(
 
 
 def make_keeper(config: RecordingConfig, recorder: Recorder, folder: Path) -> Keeper:
-    """What keeps the episodes of a split."""
+    """Create what stores the episodes of a split."""
     if config.arrays:
         return ArrayKeeper(folder, f"process-{recorder.number:03d}")
     return VideoKeeper(folder, config.fps)
 
 
 def make_hand(config: RecordingConfig, recorder: Recorder, split: str, games: Games) -> Presser:
-    """Who plays the games of a split in a process."""
-    # The first level joins the seed so that the two splits are not played alike. The last number
-    # changes nothing where it is 0.
+    """Create the player of a split's games in a process."""
+    # The first level is part of the seed, so that the two splits are played differently. The last
+    # number changes nothing if it is 0.
     seeds = [config.seed, levels_of(config, split)[0], recorder.number]
     generator = np.random.default_rng(seeds)
     lengths = Lengths.at(games.steps_per_second / config.frame_skip, config.hold_s)
@@ -343,10 +344,10 @@ def make_hand(config: RecordingConfig, recorder: Recorder, split: str, games: Ga
 def complete(
     config: RecordingConfig, shares: Sequence[Share], folder: Path
 ) -> dict[str, dict[str, int]]:
-    """Write what belongs to all shares; return the counts of each split."""
+    """Write the files that all shares have in common; return the counts of each split."""
     true_actions, counts = {}, {}
     for split in SPLITS:
-        taken = {
+        actions = {
             f"{split}/{name}": own
             for share in shares
             for name, own in share.splits[split].actions.items()
@@ -355,20 +356,20 @@ def complete(
         counts[split] = {
             "first_level": first_level,
             "num_levels": num_levels,
-            "videos": len(taken),
-            "frames": sum(len(own) + 1 for own in taken.values()),
+            "videos": len(actions),
+            "frames": sum(len(own) + 1 for own in actions.values()),
         }
-        true_actions |= taken
+        true_actions |= actions
     np.savez_compressed(folder / "true_actions.npz", **true_actions)
-    told = describe(config, counts, shares[0].combos)
-    (folder / "recording.json").write_text(json.dumps(told, indent=2) + "\n")
+    description = describe(config, counts, shares[0].combos)
+    (folder / "recording.json").write_text(json.dumps(description, indent=2) + "\n")
     if config.arrays:
         make_prepared(config, shares, folder)
     return counts
 
 
 def make_prepared(config: RecordingConfig, shares: Sequence[Share], folder: Path) -> None:
-    """Make one prepared folder of the shards of all shares."""
+    """Combine the shards of all shares into one prepared folder."""
     videos = {split: [v for s in shares for v in s.splits[split].videos] for split in SPLITS}
     card = Card(
         height=SIZE[0],
@@ -387,13 +388,13 @@ def make_prepared(config: RecordingConfig, shares: Sequence[Share], folder: Path
 def describe(
     config: RecordingConfig, counts: dict[str, dict], combos: Sequence[tuple[str, ...]]
 ) -> dict:
-    """Return what `recording.json` says; nothing in it depends on when or where it was made."""
+    """Return the content of `recording.json`; it does not depend on when or where it was made."""
     names = ["+".join(buttons) or "NONE" for buttons in combos]
     return {"version": 2, **options_of(config), "splits": counts, "true_actions": names}
 
 
 def options_of(config: RecordingConfig) -> dict:
-    """What a recording depends on."""
+    """The options that a recording depends on."""
     return {name: value for name, value in asdict(config).items() if name != "out"}
 
 
@@ -404,5 +405,5 @@ if __name__ == "__main__":
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; nothing is kept", file=sys.stderr)
+        print("stopped; nothing was saved", file=sys.stderr)
         sys.exit(130)

@@ -1,8 +1,8 @@
-"""Several processes that work side by side, tell how far they are, and end together.
+"""Runs a function in several processes, which report their progress and end together.
 
-In: a function and what each process is to call it with. Out: what they return, in order. Whoever
-ends first of the command and its processes, and in whatever way, none of the others is left, nor
-the folder that they were writing. Knows no games.
+In: a function and its arguments for each process. Out: the results, in order. When the command or
+one of its processes ends early, in whatever way, all others are ended too, and the folder that they
+were writing is deleted. Knows no games.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from genie.errors import UserError
 from genie.orphans import end_with
@@ -22,27 +22,27 @@ from genie.orphans import end_with
 TELL_EVERY_S = 0.2
 
 Tell = Callable[[int], None]
-"""Called with how much is done so far."""
+"""Called with the amount of work done so far."""
 
 
 @contextlib.contextmanager
 def side_by_side(
     work: Callable[..., Any], jobs: Sequence[tuple], tell: Tell, folder: Path
 ) -> Iterator[list[Any]]:
-    """Call `work(*job, tell)` in a process for each job; gives what each returned.
+    """Call `work(*job, tell)` in a process for each job; yield the list of results.
 
-    The processes stay until the context is left, so that there is somebody to delete the folder.
+    The processes stay alive until the context is left, so that they can still delete the folder.
 
     Args:
-        work: a function of a module; what it returns must not be an int.
-        jobs: what each process is to call it with.
-        tell: is given the sum of what the processes have told.
-        folder: that the processes write into; they delete it if this process is killed.
+        work: a function at the top level of a module; its result must not be an int.
+        jobs: arguments of `work` for each process.
+        tell: called with the sum of what the processes report.
+        folder: folder that the processes write into; they delete it if this process is killed.
 
     Raises:
-        UserError: as a process did, or because one has been killed.
+        UserError: if a process raises one, or has been killed.
     """
-    # Procgen does not survive a fork, so every process starts from nothing.
+    # Procgen does not survive a fork, so every process is spawned.
     context = multiprocessing.get_context("spawn")
     running: dict[Connection, BaseProcess] = {}
     try:
@@ -63,7 +63,7 @@ def side_by_side(
 
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Processes started meanwhile leave Ctrl-C, which all of them get, to the one that started."""
+    """Let processes started in this context ignore Ctrl-C, which only this one then handles."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -72,22 +72,23 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 def _listen(running: dict[Connection, BaseProcess], tell: Tell) -> list[Any]:
-    told = dict.fromkeys(running, 0)
+    progress = dict.fromkeys(running, 0)
     results: dict[Connection, Any] = {}
     while len(results) < len(running):
-        for line in wait([line for line in running if line not in results]):
+        ready = wait([pipe for pipe in running if pipe not in results])
+        for pipe in cast(list[Connection], ready):  # some of those it was given
             try:
-                message = line.recv()
+                message = pipe.recv()
             except (EOFError, OSError):
-                raise _ended(running[line]) from None
+                raise _ended(running[pipe]) from None
             if isinstance(message, UserError):
                 raise message
             if isinstance(message, int):
-                told[line] = message
-                tell(sum(told.values()))
+                progress[pipe] = message
+                tell(sum(progress.values()))
             else:
-                results[line] = message
-    return [results[line] for line in running]
+                results[pipe] = message
+    return [results[pipe] for pipe in running]
 
 
 def _ended(process: BaseProcess) -> UserError:
@@ -95,16 +96,16 @@ def _ended(process: BaseProcess) -> UserError:
     code = process.exitcode or 0
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     return UserError(
-        f"one of the processes ended early ({how}), perhaps for want of memory: "
+        f"one of the processes ended early ({how}), perhaps out of memory: "
         "give fewer --processes or --num-envs"
     )
 
 
-# In each process
+# In each process:
 
 
-def _work(work: Callable[..., Any], job: tuple, line: Connection, folder: Path) -> None:
-    end_with(line, folder)
+def _work(work: Callable[..., Any], job: tuple, pipe: Connection, folder: Path) -> None:
+    end_with(pipe, folder)
     next_s, latest = 0.0, 0
 
     def tell(done: int) -> None:
@@ -112,21 +113,21 @@ def _work(work: Callable[..., Any], job: tuple, line: Connection, folder: Path) 
         latest = done
         if time.monotonic() >= next_s:
             next_s = time.monotonic() + TELL_EVERY_S
-            _send(line, done)
+            _send(pipe, done)
 
     try:
         result = work(*job, tell)
-        _send(line, latest)
+        _send(pipe, latest)
     except UserError as error:
         result = error
-    _send(line, result)
+    _send(pipe, result)
     _wait_for_the_end()
 
 
-def _send(line: Connection, message: Any) -> None:
+def _send(pipe: Connection, message: Any) -> None:
     try:
-        line.send(message)
-    except ConnectionError:  # nobody listens any more, so `end_with` is at work
+        pipe.send(message)
+    except ConnectionError:  # the command has ended, so `end_with` ends this process
         _wait_for_the_end()
 
 

@@ -1,6 +1,6 @@
-"""Keys that a person has bound anew, kept for each world in the person's settings folder.
+"""The user's own key bindings, stored for each world in the user's settings folder.
 
-In: a world's fingerprint and a `KeyMap`. Out: the same with the person's keys.
+In: a world's fingerprint and a `KeyMap`. Out: the `KeyMap` with the user's bindings.
 """
 
 import json
@@ -16,15 +16,15 @@ from play.keymap import KeyMap
 
 
 def path_for(fingerprint: str) -> Path:
-    """Where a world's keys are kept; $XDG_CONFIG_HOME moves it."""
+    """JSON file with the user's bindings of a world; on Linux, below $XDG_CONFIG_HOME if set."""
     return platformdirs.user_config_path("genie") / "keys" / f"{fingerprint}.json"
 
 
 def with_own_keys(keymap: KeyMap, fingerprint: str) -> KeyMap:
-    """Lay the person's keys, if there are any, over the legend's.
+    """Return `keymap` with the user's bindings added; they replace the legend's where both exist.
 
     Raises:
-        UserError: if the file is there and not usable.
+        UserError: if there is a file and it is not valid.
     """
     path = path_for(fingerprint)
     if not path.exists():
@@ -34,16 +34,16 @@ def with_own_keys(keymap: KeyMap, fingerprint: str) -> KeyMap:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not readable JSON ({error}): delete it") from error
     if not isinstance(keys, dict):
-        raise UserError(f"{path} binds no keys: delete it")
+        raise UserError(f'{path} is not a JSON object such as {{"z": 0}}: delete it')
     check_bindings(keys, keymap.num_actions, path)
     return replace(keymap, bindings={**keymap.bindings, **keys})
 
 
 def remember(key: str, action: int, fingerprint: str) -> None:
-    """Keep one more key of the person's.
+    """Store one more binding of the user.
 
     Raises:
-        UserError: if it cannot be written.
+        UserError: if the file cannot be read or written.
     """
     path = path_for(fingerprint)
     try:
@@ -54,7 +54,7 @@ def remember(key: str, action: int, fingerprint: str) -> None:
 
 
 def forget(fingerprint: str) -> None:
-    """Return to the legend's keys.
+    """Delete the user's bindings of a world.
 
     Raises:
         UserError: if the file cannot be removed.

@@ -1,6 +1,6 @@
-"""What play needs of anything that can be played: a `genie` session, a recording, a stand-in.
+"""The interface of a running game, such as a `genie` session or a test's stand-in.
 
-Deliberately says nothing of worlds and prompts: whoever makes the `StartGame` binds them.
+Contains no worlds and prompts: whoever creates a `StartGame` chooses them.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,16 +10,16 @@ import numpy as np
 
 
 class Settings(NamedTuple):
-    """How frames are drawn; may change while a game runs."""
+    """Sampling settings, which may change while a game runs."""
 
     maskgit_steps: int
-    """Passes over a frame at most, at least 1."""
+    """Maximum number of MaskGIT passes per frame, at least 1."""
     temperature: float
-    """Of the token draws, 0 or more."""
+    """Sampling temperature of the tokens, 0 or more."""
 
     @property
     def passes(self) -> str:
-        """For people: how many passes a frame takes."""
+        """Text for the user: how many passes a frame takes."""
         return "1 pass" if self.maskgit_steps == 1 else f"up to {self.maskgit_steps} passes"
 
 
@@ -28,7 +28,7 @@ class Game(Protocol):
 
     @property
     def frame(self) -> np.ndarray:
-        """Newest picture, uint8 (h, w, 3), 0..255."""
+        """Newest frame, uint8 (h, w, 3), 0..255."""
 
     @property
     def num_actions(self) -> int:
@@ -38,20 +38,26 @@ class Game(Protocol):
         """Advance by one frame under `action` and return it as `frame` does."""
 
     def prepare(self, likely: int | None = None) -> None:
-        """Spend idle time on the next step, best one under `likely`; no frame changes by it."""
+        """Use idle time to make the next `step` faster, most of all under `likely`.
+
+        Frames are the same as without it.
+        """
 
     def futures(self) -> Iterator[np.ndarray]:
-        """What holding each action would give, uint8 (actions, h, w, 3) a frame; nothing moves."""
+        """Yield without end the next frame under each action if it were held from now on.
+
+        Each is uint8 (num_actions, h, w, 3). This game does not advance.
+        """
 
     def tune(self, *, maskgit_steps: int | None = None, temperature: float | None = None) -> None:
-        """Draw frames otherwise from the next step on."""
+        """Change the sampling settings from the next step on; None leaves one as it is."""
 
     def snapshot(self) -> Any:
-        """Everything that later frames depend on but the settings, to be handed to `restore`."""
+        """Return all state that later frames depend on, except the settings, for `restore`."""
 
     def restore(self, snapshot: Any) -> None:
-        """Go back to where `snapshot` was taken; what follows is bit-identical."""
+        """Return to the state of `snapshot`; under the same actions, frames are bit-identical."""
 
 
 StartGame = Callable[[int, Settings], Game]
-"""Starts a game afresh with a seed: the same seed and settings give the same first frame."""
+"""Starts a new game with a seed and settings; the same ones give the same game."""

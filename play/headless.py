@@ -1,4 +1,7 @@
-"""Playing without a screen: actions in, a GIF or MP4 and the latencies out."""
+"""Playing without a screen: parses or chooses actions, plays them, and measures the latency.
+
+In: the text of --actions or a `KeyMap`. Out: actions, and one line of figures. Writes no files.
+"""
 
 import re
 import time
@@ -25,31 +28,31 @@ WALK = (
     (("left",), 6),
     ((), 6),
 )
-"""Held keys and for how many frames, about four seconds of play in all.
+"""Held keys and for how many frames, about four seconds in all.
 
-The hops are short: a jump that is held leaves the ground behind, and most of what a world has to
-show with it.
+The jumps are short: during a long jump the ground, and with it most of the level, leaves the frame.
 """
 
 
 def parse_actions(text: str, bindings: Mapping[str, int]) -> tuple[int, ...]:
-    """Turn "3,right*8,0" into 3, eight times what "right" stands for, and 0.
+    """Turn "3,right*8,0" into action 3, eight times the action of "right", and action 0.
 
     Args:
         bindings: latent action of each word, as in `KeyMap.vocabulary`.
 
     Raises:
-        UserError: if a part is neither a whole number nor such a name, or there are too many.
+        UserError: if a part is neither an integer nor a known word, or if there is no action or
+            more than `MAX_ACTIONS`.
     """
     actions: list[int] = []
     for part in (part.strip().lower().replace(" ", "_") for part in text.split(",")):
         parsed = re.fullmatch(r"([^*]+)(?:\*([0-9]{1,6}))?", part)
         is_known = parsed and (parsed[1] in bindings or NUMBER.fullmatch(parsed[1]))
         if not is_known:
-            names = ", ".join(sorted(bindings)) or "none here"
+            names = ", ".join(sorted(bindings)) or "it has none"
             raise UserError(
-                f"{part!r} in --actions is no action: give numbers such as 3,3,0 or names of the "
-                f"world's legend ({names}), such as right*8"
+                f"{part!r} in --actions is not an action: give numbers such as 3,3,0 or names from "
+                f"the world's legend ({names}), such as right*8"
             )
         action = bindings[parsed[1]] if parsed[1] in bindings else int(parsed[1])
         actions += [action] * int(parsed[2] or 1)
@@ -61,10 +64,10 @@ def parse_actions(text: str, bindings: Mapping[str, int]) -> tuple[int, ...]:
 
 
 def check_actions(actions: Sequence[int], num_actions: int, source: str = "--actions") -> None:
-    """Hold a list of actions against a world before anything is generated.
+    """Check that a world has all of these actions, before anything is generated.
 
     Args:
-        source: where they come from, for people.
+        source: option or file that they come from, for the error.
 
     Raises:
         UserError: naming the first action that the world does not have.
@@ -72,13 +75,13 @@ def check_actions(actions: Sequence[int], num_actions: int, source: str = "--act
     for position, action in enumerate(actions, start=1):
         if not 0 <= action < num_actions:
             raise UserError(
-                f"action {action} (number {position} in {source}) is not one of this world's: "
+                f"action {action} (number {position} in {source}) does not exist in this world: "
                 f"use 0..{num_actions - 1}"
             )
 
 
 def scripted_walk(keymap: KeyMap) -> tuple[int, ...]:
-    """About 60 actions that show a world: a walk if its keys are known, else each action held."""
+    """Actions that show a world: `WALK` if it has a legend, else each for `HOLD_FRAMES`."""
     if keymap.has_legend:
         presses = [(keymap.choose(held), num_frames) for held, num_frames in WALK]
         walk = [press.action for press, num_frames in presses if press for _ in range(num_frames)]
@@ -90,12 +93,12 @@ def scripted_walk(keymap: KeyMap) -> tuple[int, ...]:
 def run(
     playthrough: Playthrough, actions: Sequence[int], recording: Recording | None = None
 ) -> str:
-    """Play `actions` and return one line of figures.
+    """Play `actions` and return one line with latencies and the frame rate.
 
     Args:
-        playthrough: that has just started.
+        playthrough: one that has just started.
         actions: at least one, each in 0..num_actions-1.
-        recording: of these actions, whose settings are followed.
+        recording: a recording of these actions, whose settings are used.
     """
     began = time.perf_counter()
     for number, action in enumerate(actions):

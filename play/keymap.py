@@ -1,7 +1,7 @@
 """Keys to latent actions: held keys in, one action (or none) out.
 
-Keys have names here, not codes: "left", "right", "up", "down", letters, "space" and the digits "1"
-to "9". Deliberately knows nothing of pygame or browsers, so that every screen can share it.
+Keys are identified by name, not by code: "left", "right", "up", "down", letters, "space" and the
+digits "1" to "9". Knows neither pygame nor browsers, so that window and page can share it.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -13,14 +13,14 @@ from genie.errors import UserError
 from genie.legend import ARROWS, FREE_KEYS, Legend
 
 ALIASES = {"a": "left", "d": "right", "w": "up", "s": "down"}
-"""What letters stand for that are not bound themselves."""
+"""Meaning of letters that are not bound themselves."""
 SYNONYMS = {"jump": "up", "wait": "none", "stay": "none"}
-"""Further words for --actions, where the world's own legend does not use them."""
+"""Further words for --actions; the names of the world's legend take precedence."""
 MAX_DIGITS = 9
 
 
 class Press(NamedTuple):
-    """What the held keys ask for."""
+    """The action that the held keys select."""
 
     action: int
     """Latent action, 0..num_actions-1."""
@@ -33,20 +33,20 @@ class KeyMap:
     """Which latent action each key stands for. Digit 1 is always action 0, and so on."""
 
     num_actions: int
-    """Actions of the world."""
+    """Number of actions of the world."""
     bindings: Mapping[str, int]
-    """Latent action of each name in `NAMES` that has one."""
+    """Latent action of each bound name in `genie.legend.NAMES`; "none" is for no key."""
     has_legend: bool
-    """Whether the bindings were measured, so that "left" does mean left."""
+    """True if the bindings come from a legend, so that "left" does move left."""
     action_names: tuple[str, ...] = ()
-    """What each action does, such as "slow right"; empty where that was not measured."""
+    """Measured effect of each action, such as "slow right"; empty if not measured."""
 
     @classmethod
     def load(cls, folder: Path, num_actions: int) -> Self:
-        """The legend of a world's folder if it has one, otherwise the plain order.
+        """Read the legend in a world's folder; without one, the same as `plain`.
 
         Raises:
-            UserError: if the legend is there and not usable.
+            UserError: if there is a legend and it is not valid.
         """
         legend = Legend.load(folder, num_actions)
         if legend is None:
@@ -60,33 +60,33 @@ class KeyMap:
 
     @classmethod
     def plain(cls, num_actions: int) -> Self:
-        """Left, right, up, down stand for actions 0, 1, 2, 3: a start where nothing is known."""
+        """Bind left, right, up, down to actions 0, 1, 2, 3, whatever these do."""
         bindings = dict(zip(ARROWS, range(num_actions), strict=False))
         return cls(num_actions=num_actions, bindings=bindings, has_legend=False)
 
     @property
     def num_digits(self) -> int:
-        """How many digit keys act."""
+        """Number of digit keys that stand for an action."""
         return min(self.num_actions, MAX_DIGITS)
 
     @property
     def vocabulary(self) -> dict[str, int]:
-        """Words for actions in a command: names of keys and what the actions do, with _ for gaps.
+        """Words for --actions: names of keys and of actions, with _ for spaces.
 
-        Of actions that do the same, the one that has an arrow or comes first.
+        Of actions with the same name, it means the one on an arrow key, else the first one.
         """
         named = {_one_word(self.name_of(action)): action for action in reversed(self._by_rank())}
         words = {word: self.bindings[key] for word, key in SYNONYMS.items() if key in self.bindings}
         return words | named | dict(self.bindings)
 
     def name_of(self, action: int) -> str:
-        """What an action does, as the legend has it; "action 3" if there is none."""
+        """Name of an action in the legend; without one, its number from 1 on, as on the digits."""
         return self.action_names[action] if self.action_names else f"action {action + 1}"
 
     def choose(self, held: Sequence[str]) -> Press | None:
-        """What to do under these keys; None means that the world waits.
+        """Select the action for these keys; None means that the world waits.
 
-        The most recent key wins. Two arrows across each other are a chord if the legend has it.
+        The most recent key wins. Two keys together are a chord if that chord is bound.
 
         Args:
             held: names of the keys that are down, oldest first.
@@ -103,7 +103,7 @@ class KeyMap:
         return tuple(name for name, bound in self.bindings.items() if bound == action)
 
     def rebound(self, key: str, action: int) -> "KeyMap":
-        """The same with one of `FREE_KEYS` bound to an action, whatever it stood for before.
+        """Return a copy in which `key`, one of `FREE_KEYS`, stands for `action`.
 
         Raises:
             UserError: if the key cannot be bound, or there is no such action.
@@ -119,7 +119,7 @@ class KeyMap:
         return list(dict.fromkeys([*arrows, *range(self.num_actions)]))
 
     def _chord(self, held: Sequence[str]) -> Press | None:
-        """The chord of the last key with the most recent arrow across it."""
+        """The chord of the last key with the most recent other key that it has a chord with."""
         for earlier in reversed(held[:-1]):
             for chord in (f"{held[-1]}_{earlier}", f"{earlier}_{held[-1]}"):
                 if chord in self.bindings:
@@ -141,40 +141,40 @@ class HeldKeys:
 
     def __init__(self) -> None:
         self._held: dict[Hashable, str] = {}
-        self._is_fresh: set[Hashable] = set()
-        self._is_released: set[Hashable] = set()
+        self._pressed_now: set[Hashable] = set()
+        self._released_now: set[Hashable] = set()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the keys that count for this tick, oldest first."""
+        """Names of the keys that count for this tick, oldest first."""
         return tuple(self._held.values())
 
     def press(self, source: Hashable, name: str) -> None:
-        """Note that a key went down: it is now the most recent one.
+        """Record that a key went down: it is now the most recent one.
 
         Args:
-            source: which key, button or finger it is; several may have one name.
+            source: identifies the key, button or finger; several may share a name.
             name: as in `KeyMap`.
         """
         self._held.pop(source, None)
         self._held[source] = name
-        self._is_fresh.add(source)
-        self._is_released.discard(source)
+        self._pressed_now.add(source)
+        self._released_now.discard(source)
 
     def release(self, source: Hashable) -> None:
-        """Note that it went up."""
-        if source in self._is_fresh:
-            self._is_released.add(source)
+        """Record that a key went up. Args: source: as in `press`."""
+        if source in self._pressed_now:
+            self._released_now.add(source)
         else:
             self._held.pop(source, None)
 
     def take(self) -> tuple[str, ...]:
-        """The same names. Ends the tick."""
+        """Return `names` and end the tick."""
         taken = self.names
-        for source in self._is_released:
+        for source in self._released_now:
             del self._held[source]
-        self._is_fresh.clear()
-        self._is_released.clear()
+        self._pressed_now.clear()
+        self._released_now.clear()
         return taken
 
 

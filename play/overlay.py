@@ -1,7 +1,7 @@
-"""Pictures for files, with what the player did written on them.
+"""Captions for pictures in files: the key and the action that led to each frame.
 
 In: frames and the actions that led to them. Out: enlarged frames with the key and the name of each
-action in the lower left corner. Draws with Pillow: a file needs no screen.
+action in the lower left corner. Draws with Pillow, so that it needs no display.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from play.keymap import KeyMap
 
 INK, PAPER, LIT = (224, 229, 238), (15, 17, 22, 190), (122, 184, 255)
 SMALLEST_SIDE = 160
-"""Pixels that the shorter side of a picture must have for the words to be read."""
+"""Smallest shorter side of a picture, in pixels, at which the caption is legible."""
 
 
 def captioned(
     frames: Sequence[np.ndarray], actions: Sequence[int], keymap: KeyMap, scale: int
 ) -> list[np.ndarray]:
-    """Write on each frame what led to it, uint8 (h, w, 3) enlarged `scale` times.
+    """Enlarge frames `scale` times and write on each the action that led to it, uint8 (h, w, 3).
 
     Args:
-        frames: uint8 (h, w, 3); the newest of a play.
-        actions: of the same play, from the start on; the last led to the last frame.
+        frames: uint8 (h, w, 3); the newest ones of a playthrough.
+        actions: all actions of the playthrough; the last one led to the last frame.
         keymap: names of keys and actions.
-        scale: whole number; enlargement before anything is written, so that letters are sharp.
+        scale: integer factor; the frame is enlarged before drawing, so that letters are sharp.
     """
     led_by = [None, *actions][-len(frames) :]
     return [
@@ -36,7 +36,7 @@ def captioned(
 
 
 def readable_scale(size: tuple[int, int], scale: int) -> int:
-    """`scale`, or the smallest one at which words on a picture of (height, width) can be read."""
+    """`scale`, or the smallest larger one that makes captions on (height, width) legible."""
     return max(scale, -(-SMALLEST_SIDE // min(size)))
 
 
@@ -67,7 +67,7 @@ def _key(action: int, keymap: KeyMap) -> str:
 
 
 def _arrow(key: str, middle: tuple[float, float], reach: float) -> list[tuple[float, float]]:
-    """Corners of a triangle that points where the key's name says."""
+    """Corners of a triangle that points in the direction of an arrow key."""
     turn = {"right": (1, 0), "left": (-1, 0), "up": (0, -1), "down": (0, 1)}[key]
     (x, y), (dx, dy) = middle, (turn[0] * reach, turn[1] * reach)
     return [(x + dx, y + dy), (x - dx - dy, y - dy + dx), (x - dx + dy, y - dy - dx)]

@@ -1,7 +1,7 @@
-"""One person's play: keys and verbs in, pictures in time out; the window and the page are views.
+"""One user's play without a display; the window and the web page are views of it.
 
-In: an `Opening`, names of keys that are held, verbs, and what time it is. Out: a `Playthrough` that
-goes on by the world's clock. Knows neither pygame nor sockets, draws nothing and writes no films.
+In: an `Opening`, names of held keys, commands, and the current time. Out: a `Playthrough` that
+advances by the world's clock. Knows neither pygame nor sockets; draws and writes nothing.
 """
 
 from collections import deque
@@ -18,13 +18,13 @@ from play.timeline import Bookmark
 from play.worlds import Opening
 
 MOST_STEPS, HOTTEST = 64, 5.0
-"""Passes over a frame, and temperature, that a view may offer."""
+"""Highest number of MaskGIT passes and highest temperature that can be set while playing."""
 NUM_RECENT = 16
-"""Steps that rate and latency are taken over."""
+"""Number of newest steps over which rate and latency are averaged."""
 IDLE_SECONDS = 1.0
-"""How long a view may sleep while nothing is due."""
+"""Longest time that a view sleeps while nothing is due."""
 SECONDS_AHEAD = 1.0
-"""How far `WhatIf` looks."""
+"""Length of each future in `WhatIf`."""
 
 
 class Player:
@@ -32,10 +32,10 @@ class Player:
 
     Args:
         opening: what to play.
-        max_frames: newest frames that are remembered.
-        reach: frames that one can go back.
-        say: takes notices for the person, a line each.
-        script: a recording to play first, before the person takes over.
+        max_frames: number of newest frames to store.
+        reach: number of frames that can be rewound.
+        say: called with each notice for the user, one line of text.
+        script: a recording to replay before the user takes over.
     """
 
     def __init__(
@@ -47,45 +47,45 @@ class Player:
         say: Callable[[str], None],
         script: Recording | None = None,
     ) -> None:
-        self._given, self._say = opening, say
+        self._first_opening, self._say = opening, say
         self._limits = {"max_frames": max_frames, "reach": reach}
         self._keys = HeldKeys()
         self.keymap, self.seed = opening.keymap, opening.seed
         self.is_paused = self.rewinds = False
         self.script = script
-        """What of a recording is still to be played, if anything is."""
+        """The recording that is being replayed; None once the user plays."""
         self.changed_frame: int | None = None
-        """Number of the first frame that was not the script's, once there is one."""
+        """Number of the first frame that differed from the script's; None if there was none."""
         self.script_ended = False
-        """Whether all of the script was played."""
+        """True if the script was replayed to its end."""
         self._start(opening, opening.settings)
         self._compare()
 
     # The clock.
 
     def wait(self, now: float) -> float:
-        """Seconds until `tick` has something to do, if no key comes."""
-        is_busy = self.press or self.rewinds or (self._is_asked and not self.is_paused)
+        """Seconds until `tick` has something to do, if no key is pressed."""
+        is_busy = self.press or self.rewinds or (self._wants_step and not self.is_paused)
         return self._due - now if is_busy else IDLE_SECONDS
 
     def tick(self, now: float) -> bool:
-        """Go on if it is time; True if another picture is shown.
+        """Take or rewind one step if it is due; return True if the shown frame changed.
 
         Args:
-            now: seconds of a clock that never goes back.
+            now: seconds of a monotonic clock.
         """
         self._has_stepped = False
         if now < self._due:
             return False
         if self.rewinds:
             return self._go_back_one(now)
-        was_waiting, self.press = self.press is None, self._wanted()
+        was_waiting, self.press = self.press is None, self._next_press()
         if self.press is None:
             self._stepped_at.clear()
             return False
         self._stepped_at.append(now)
         due = now if was_waiting else self._due
-        # A step that came late moves the clock: catching up would play in bursts.
+        # A late step delays all later ones: catching up would play in bursts.
         self._due = max(due + 1 / self.opening.fps, now)
         self.playthrough.step(self.press.action)
         self._has_stepped = True
@@ -93,23 +93,20 @@ class Player:
         return True
 
     def rest(self) -> None:
-        """After a step is shown: a key that is held will most likely be held on.
-
-        Its next picture is then ready.
-        """
+        """Call after a step is drawn: generates the next frame in case the key stays held."""
         if self._has_stepped and self.press:
             self.playthrough.prepare(self.press.action)
         self._has_stepped = False
 
     @property
     def latency_ms(self) -> float:
-        """Mean of how long the last steps took, 0 before the first."""
+        """Mean duration of the newest `NUM_RECENT` steps, 0 before the first."""
         recent = list(self.playthrough.latencies_ms)[-NUM_RECENT:]
         return sum(recent) / len(recent) if recent else 0.0
 
     @property
     def rate(self) -> float:
-        """Steps a second while a key is held, 0 where none is."""
+        """Steps per second while a key is held, else 0."""
         if len(self._stepped_at) < 2:
             return 0.0
         return (len(self._stepped_at) - 1) / (self._stepped_at[-1] - self._stepped_at[0])
@@ -117,56 +114,57 @@ class Player:
     # Keys.
 
     def hold(self, source: Hashable, name: str) -> None:
-        """A key went down. Args: source: what `release` names; name: as in `keymap`."""
+        """Record that a key went down. Args: source: as in `HeldKeys`; name: as in `keymap`."""
         self._stop_script()
         self._keys.press(source, name)
 
     def release(self, source: Hashable) -> None:
-        """It went up."""
+        """Record that a key went up."""
         self._keys.release(source)
 
     def let_go(self) -> None:
-        """Nothing is held any more."""
+        """Release all keys and stop rewinding."""
         self._keys, self.rewinds = HeldKeys(), False
 
     def bind(self, name: str, action: int) -> None:
-        """Give an action one more key, and remember that for this world.
+        """Bind one more key to an action, and store that for this world.
 
         Raises:
-            UserError: if the key cannot be bound, or not be remembered; then it is bound for now.
+            UserError: if the key cannot be bound, or cannot be stored; then it is bound until the
+                program ends.
         """
         self.keymap = self.keymap.rebound(name, action)
         bindings.remember(name, action, self.opening.fingerprint)
 
     def forget_keys(self) -> None:
-        """Return to the legend's keys.
+        """Remove the user's bindings, so that the legend's apply.
 
         Raises:
-            UserError: if those that are remembered cannot be removed.
+            UserError: if the stored bindings cannot be removed.
         """
         bindings.forget(self.opening.fingerprint)
         self.keymap = self.opening.legend_keymap
         self._say("the legend's keys are back")
 
-    # Verbs.
+    # Commands.
 
     def restart(self) -> None:
-        """Begin again, from the same seed."""
+        """Restart the opening with the same seed."""
         self._stop_script()
         self._start(self.opening, self.playthrough.settings)
         self._say(f"restarted, seed {self.seed}")
 
     def reseed(self) -> None:
-        """Begin again, from another seed."""
+        """Restart the opening with the next seed."""
         self.seed = (self.seed + 1) % 2**63
         self.restart()
 
     def pause(self) -> None:
-        """Stop the clock, or let it go on."""
+        """Stop the clock, or resume it if it is stopped."""
         self.is_paused, self.press = not self.is_paused, None
 
     def single_step(self) -> None:
-        """One step under the keys that are held, else under action 0; then it is paused."""
+        """Pause, and take one step with the action of the held keys, else with action 0."""
         self._stop_script()
         self.is_paused = True
         self.press = self.keymap.choose(self._keys.take()) or Press(0, "1")
@@ -174,7 +172,7 @@ class Player:
         self._say(f"one step: {self.keymap.name_of(self.press.action)}")
 
     def rewind(self, on: bool, now: float) -> None:
-        """Go back in time, frame by frame, while it is on."""
+        """Start or stop going back, one frame per tick of the world's clock."""
         if on and not self.rewinds:
             self._stop_script()
             self._due = now
@@ -182,19 +180,19 @@ class Player:
 
     @property
     def has_bookmark(self) -> bool:
-        """Whether there is one to come back to."""
+        """True if a bookmark is set."""
         return self._bookmark is not None
 
     def set_bookmark(self) -> None:
-        """Remember this moment until the next restart."""
+        """Set the bookmark to the shown frame; it is lost at the next restart."""
         self._bookmark = self.playthrough.bookmark()
         self._say(f"bookmark at frame {self.playthrough.position}")
 
     def go_to_bookmark(self) -> None:
-        """Come back to it.
+        """Return to the bookmark.
 
         Raises:
-            UserError: if there is none.
+            UserError: if none is set.
         """
         if self._bookmark is None:
             raise UserError("no bookmark since the last restart")
@@ -204,10 +202,10 @@ class Player:
         self._say(f"back at frame {self.playthrough.position}")
 
     def tune(self, steps: int, temperature: float) -> None:
-        """Draw frames otherwise from the next step on.
+        """Change the sampling settings from the next step on.
 
         Raises:
-            UserError: if a number is out of range; then all stays as it is.
+            UserError: if a value is out of range; then both settings stay as they are.
         """
         if not (1 <= steps <= MOST_STEPS and 0 <= temperature <= HOTTEST):
             raise UserError(f"give 1 to {MOST_STEPS} passes and a temperature of 0 to {HOTTEST:g}")
@@ -216,31 +214,31 @@ class Player:
 
     @property
     def has_video(self) -> bool:
-        """Whether there is a real video to show beside."""
-        return self._given.beside is not None
+        """True if the prompt is a video that can be shown beside the world."""
+        return self._first_opening.beside is not None
 
     def toggle_beside(self) -> None:
-        """Begin where the video begins, which is then shown beside; or again where it ends.
+        """Restart at the video's beginning with the video beside; or at its end without it.
 
         Raises:
-            UserError: if the prompt is no video.
+            UserError: if the prompt is not a video of at least two frames.
         """
-        if self._given.beside is None:
-            raise UserError("nothing to show beside: start from a video (--prompt film.mp4)")
+        if self._first_opening.beside is None:
+            raise UserError("no video to show beside: start from a video (--prompt video.mp4)")
         self._stop_script()
-        is_beside = self.opening is self._given.beside
-        other = self._given if is_beside else self._given.beside
+        is_beside = self.opening is self._first_opening.beside
+        other = self._first_opening if is_beside else self._first_opening.beside
         self._start(other, self.playthrough.settings)
 
     def what_if(self) -> "WhatIf":
-        """The next second under each action; until one is gone to, this play stands still."""
+        """Release all keys and return the next second under each action; takes no step itself."""
         self.let_go()
         self._stop_script()
         self.press = None
         return WhatIf(self)
 
     def recording(self) -> Recording:
-        """Of what is shown, since the last restart.
+        """Return a recording from the last restart up to the shown frame.
 
         Raises:
             UserError: if nothing was played.
@@ -251,13 +249,13 @@ class Player:
 
     @property
     def real(self) -> np.ndarray | None:
-        """The frame of the real video beside what is shown, its last one after its end."""
+        """Frame of the real video at this position, then its last one; None if none is shown."""
         clip = self.opening.clip
         return clip.frames[min(self.playthrough.position, len(clip.frames) - 1)] if clip else None
 
     @property
     def real_action(self) -> int | None:
-        """What the world reads out of the real video's next transition; None after its end."""
+        """Latent action inferred from the real video's next transition; None after its end."""
         clip, position = self.opening.clip, self.playthrough.position
         return clip.actions[position] if clip and position < len(clip.actions) else None
 
@@ -265,19 +263,19 @@ class Player:
         self.opening = opening
         self.playthrough = opening.playthrough(self.seed, settings, **self._limits)
         self.press: Press | None = None
-        """What is being done."""
+        """The action being played; None while the world waits."""
         self._bookmark: Bookmark | None = None
         self._has_stepped = False
         self._due = 0.0
         self._stepped_at: deque[float] = deque(maxlen=NUM_RECENT)
 
     @property
-    def _is_asked(self) -> bool:
-        """Whether anything asks for a step: a key may mean nothing, and no key may mean one."""
+    def _wants_step(self) -> bool:
+        """True if a step is wanted: a held key may be unbound, and "no key" may be an action."""
         return bool(self.script) or self.keymap.choose(self._keys.names) is not None
 
-    def _wanted(self) -> Press | None:
-        """What the keys that are down ask for, or the script."""
+    def _next_press(self) -> Press | None:
+        """The action of the script or of the held keys; None if paused or if none is wanted."""
         held = self._keys.take()
         if self.is_paused:
             return None
@@ -292,7 +290,7 @@ class Player:
             return False
         return True
 
-    # A script that is played first.
+    # A recording that is replayed first.
 
     def _scripted(self, script: Recording) -> Press:
         number = self.playthrough.position
@@ -304,7 +302,7 @@ class Player:
         return Press(action, next(iter(keys), str(action + 1)))
 
     def _compare(self) -> None:
-        """Hold what is shown against the script, where there is one."""
+        """Compare the shown frame with the script's, if a script is being replayed."""
         if not self.script:
             return
         number = self.playthrough.position
@@ -314,8 +312,9 @@ class Player:
             self._say(f"frame {number} is not the recorded one")
         if number == len(self.script.actions):
             self.script_ended = True
-            same = "every frame is the recorded one" if self.changed_frame is None else "it differs"
-            self._say(f"the recording ends; {same}. You play on.")
+            differs = self.changed_frame is not None
+            what = "some frames differ from it" if differs else "every frame is the recorded one"
+            self._say(f"end of the recording: {what}. Now you play.")
             self.script = None
 
     def _stop_script(self) -> None:
@@ -325,47 +324,47 @@ class Player:
 
 
 class WhatIf:
-    """The next second of a play under each action, made frame by frame and then shown over again.
+    """The next second under each action, generated frame by frame and then shown in a loop.
 
     Args:
-        player: whose futures they are.
+        player: the player whose futures are shown.
     """
 
     def __init__(self, player: Player) -> None:
         self._player, self._fps = player, player.opening.fps
-        self._coming: Iterator[np.ndarray] = player.playthrough.futures()
+        self._futures: Iterator[np.ndarray] = player.playthrough.futures()
         num_actions = player.keymap.num_actions
-        self._films = [np.stack([player.playthrough.frame] * num_actions)]
+        self._moments = [np.stack([player.playthrough.frame] * num_actions)]
         self._shown, self._due = 0, 0.0
         self.num_frames = max(1, round(SECONDS_AHEAD * self._fps))
 
     @property
     def pictures(self) -> np.ndarray:
-        """What is shown now, uint8 (actions, h, w, 3)."""
-        return self._films[self._shown]
+        """The frames shown now, one per action, uint8 (num_actions, h, w, 3)."""
+        return self._moments[self._shown]
 
     @property
     def is_complete(self) -> bool:
-        """Whether every frame has been made."""
-        return len(self._films) > self.num_frames
+        """True once every frame has been generated."""
+        return len(self._moments) > self.num_frames
 
     def wait(self, now: float) -> float:
-        """Seconds until the next picture."""
+        """Seconds until the next frames are due."""
         return self._due - now
 
     def tick(self, now: float) -> None:
-        """Show the next picture of each future if it is time; make it if it is not there yet."""
+        """If it is due, show the next frame of each future, which the first round generates."""
         if now < self._due:
             return
         self._due = now + 1 / self._fps
         if self.is_complete:
-            self._shown = (self._shown + 1) % len(self._films)
+            self._shown = (self._shown + 1) % len(self._moments)
         else:
-            self._films.append(next(self._coming))
-            self._shown = len(self._films) - 1
+            self._moments.append(next(self._futures))
+            self._shown = len(self._moments) - 1
 
     def go(self, action: int) -> None:
-        """Go to the end of one of the futures.
+        """Advance the player to the end of one future.
 
         Raises:
             UserError: if there is no such action.

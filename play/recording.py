@@ -1,7 +1,7 @@
-"""Recordings: all that one play was, small enough to send, from which it can be played again.
+"""Recordings: small JSON files from which a playthrough can be played again.
 
-In: a world's name and fingerprint, a prompt, a seed, settings, actions. Out: a JSON file, and the
-same again. Knows no screens; a digest of every frame tells whether a replay is the same.
+In: a world's name and fingerprint, a prompt, a seed, settings, actions, and a digest of every
+frame, by which a replay is checked. Out: a JSON file, and what is read from it. Knows no screens.
 """
 
 import base64
@@ -28,26 +28,26 @@ LARGEST_PROMPT = 64 * 2**20  # bytes, so that a forged file cannot fill the memo
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """What was played. Of the frames only digests are kept."""
+    """One playthrough. Its frames are stored as digests only."""
 
     world: str
-    """Name of the world, for people."""
+    """Name of the world, for error messages."""
     fingerprint: str
-    """Of the world's files."""
+    """Fingerprint of the world's configs and weights."""
     prompt: np.ndarray
-    """uint8 (t, h, w, 3): the frames that it started from."""
+    """uint8 (t, h, w, 3): the prompt frames."""
     seed: int
-    """Of the sampler."""
+    """Seed of the sampler, 0..2^63-1."""
     settings: tuple[tuple[int, Settings], ...]
-    """From which action on they held, beginning with 0, and the settings."""
+    """Runs of equal settings: number of the first action, beginning with 0, and the settings."""
     fps: float
-    """Frames per second at which it was played."""
+    """Frames per second at which it was played, 0.1..240."""
     actions: tuple[int, ...]
     """Latent actions, in order."""
     digests: tuple[str, ...]
-    """One for the start and one for the frame after each action."""
+    """Digests of the first frame and of the frame after each action."""
     engine: EngineName = "torch"
-    """What computed the frames: another one rounds otherwise."""
+    """What computed the frames; another engine rounds differently."""
 
     def __post_init__(self) -> None:
         starts = [start for start, _ in self.settings]
@@ -58,24 +58,24 @@ class Recording:
         }
         for kind, values in kinds.items():
             if any(type(value) is not kind for value in values):
-                raise ValueError(f"a field is no {kind.__name__}")
+                raise ValueError(f"a field is not of type {kind.__name__}")
         if not self.actions:
             raise ValueError("it has no action")
         if self.engine not in get_args(EngineName):
-            raise ValueError(f"its engine is {self.engine!r}")
+            raise ValueError(f"its engine {self.engine!r} is unknown")
         if len(self.digests) != len(self.actions) + 1:
             raise ValueError(f"{len(self.digests)} digests for {len(self.actions)} actions")
         if not starts or starts[0] != 0 or starts != sorted(set(starts)):
-            raise ValueError(f"settings from the actions {starts} on")
+            raise ValueError(f"its settings begin at the actions {starts}, not at 0 and rising")
         if not (0 <= self.seed < 2**63 and 0.1 <= self.fps <= 240):
-            raise ValueError(f"seed {self.seed}, fps {self.fps}")
+            raise ValueError(f"seed {self.seed} or fps {self.fps} is out of range")
 
     def settings_of(self, action: int) -> Settings:
-        """Those under which the action of this number, from 0 on, was taken."""
+        """Settings under which this action was taken. Args: action: its number, from 0 on."""
         return self.settings[bisect_right(self.settings, action, key=lambda run: run[0]) - 1][1]
 
     def save(self, path: Path) -> None:
-        """Write it; the file appears whole or not at all.
+        """Write the file; it appears complete or not at all.
 
         Raises:
             UserError: if it cannot be written.
@@ -90,7 +90,7 @@ class Recording:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read one.
+        """Read a recording.
 
         Raises:
             UserError: if it is missing, broken, or of another version.
@@ -98,18 +98,18 @@ class Recording:
         try:
             values = json.loads(path.read_text())
         except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{path} is no recording ({error}): give one of --record") from error
+            raise UserError(f"{path} is no recording ({error}): give a file of --record") from error
         if not isinstance(values, dict) or values.pop("version", None) != FORMAT_VERSION:
-            raise UserError(f"{path} is no recording of this version: record it again")
+            raise UserError(f"{path} is no recording of version {FORMAT_VERSION}: record it again")
         try:
             for name in ("actions", "digests", "settings"):
                 if not isinstance(values[name], list):
-                    raise ValueError(f"{name} is no list")
+                    raise ValueError(f"{name} is not a list")
                 values[name] = tuple(values[name])
             settings = tuple((start, Settings(*of)) for start, of in values["settings"])
             return cls(**values | {"prompt": _pixels(values["prompt"]), "settings": settings})
         except KeyError as error:
-            raise UserError(f"{path} is broken (no {error}): record it again") from error
+            raise UserError(f"{path} is broken ({error} is missing): record it again") from error
         except TypeError as error:
             why = "its fields are not those of a recording"
             raise UserError(f"{path} is broken ({why}): record it again") from error
@@ -118,7 +118,7 @@ class Recording:
 
 
 def changes(used: Sequence[Settings]) -> tuple[tuple[int, Settings], ...]:
-    """The settings of every action, told only where they change."""
+    """Group the settings of all actions into runs, as in `Recording.settings`."""
     return tuple(
         (number, settings)
         for number, settings in enumerate(used)
@@ -127,13 +127,13 @@ def changes(used: Sequence[Settings]) -> tuple[tuple[int, Settings], ...]:
 
 
 def first_difference(ours: Sequence[str], theirs: Sequence[str]) -> int | None:
-    """Number of the first frame whose digest differs; None if all are the same."""
+    """Number of the first frame whose digest differs; None if all are equal."""
     pairs = enumerate(zip(ours, theirs, strict=True))
     return next((number for number, (one, other) in pairs if one != other), None)
 
 
 def digest(frame: np.ndarray) -> str:
-    """Of a frame's pixels: equal for equal frames, and for no others in practice."""
+    """Hash of a frame's pixels, 16 hex digits."""
     return hashlib.sha256(np.ascontiguousarray(frame).data).hexdigest()[:16]
 
 
@@ -141,7 +141,7 @@ def _pixels(values: dict[str, Any]) -> np.ndarray:
     shape = tuple(int(side) for side in values["shape"])
     size = int(np.prod(shape))
     if len(shape) != 4 or shape[3] != 3 or not 0 < size <= LARGEST_PROMPT:
-        raise ValueError(f"a prompt of shape {shape}")
+        raise ValueError(f"its prompt has the invalid shape {shape}")
     inflate = zlib.decompressobj()
     pixels = inflate.decompress(base64.b64decode(values["pixels"], validate=True), size + 1)
     if len(pixels) != size:

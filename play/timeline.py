@@ -1,8 +1,8 @@
-"""One play from its prompt on: steps a game, remembers what was shown, and goes back in time.
+"""One playthrough from its prompt on: steps a game, stores its frames, and rewinds.
 
-In: actions. Out: frames, digests of them, latencies. Going back shows frames that are remembered;
-only when play goes on from there is the game itself brought back, from a snapshot of a little
-earlier and the actions since. Deliberately knows nothing of keys or screens.
+In: actions. Out: frames, their digests, latencies. Rewinding shows stored frames; the game itself
+is restored only when play continues from there, from the last snapshot before that frame and the
+actions since. Knows neither keys nor screens.
 """
 
 import time
@@ -19,11 +19,12 @@ from play.recording import digest
 
 DEFAULT_EXPORT = Path("rollout.gif")
 KEYFRAME_EVERY = 16
-"""Steps between two snapshots: a snapshot copies the game's memory, a step costs a frame."""
+"""Steps between two snapshots. Taking one copies the game's state; restoring one repeats the steps
+since it."""
 
 
 class Bookmark(NamedTuple):
-    """A moment to come back to."""
+    """The state of a playthrough at one frame, to return to."""
 
     snapshot: object
     actions: tuple[int, ...]
@@ -34,14 +35,14 @@ class Bookmark(NamedTuple):
 
 
 class Playthrough:
-    """Plays a game and remembers the frames, the first one included.
+    """Plays a game and stores its frames, including the first one.
 
     Args:
         game: a game that has just started.
-        settings: those that it was started with.
-        max_frames: keep only this many newest frames; None keeps all. Actions and digests are all
-            kept.
-        reach: how many frames one can go back, less than `max_frames`; 0 saves the snapshots.
+        settings: settings that it was started with.
+        max_frames: number of newest frames to store; None stores all. Actions and digests are
+            always stored.
+        reach: number of frames that can be rewound, less than `max_frames`; 0 takes no snapshots.
     """
 
     def __init__(
@@ -55,48 +56,48 @@ class Playthrough:
         self.game, self.reach = game, reach
         self.latencies_ms: deque[float] = deque(maxlen=max_frames)
         self.settings = settings
-        """Of the next step."""
+        """Settings of the next step."""
         self._frames: deque[np.ndarray] = deque([game.frame], maxlen=max_frames)
         self._actions: list[int] = []
         self._used: list[Settings] = []
         self._digests = [digest(game.frame)]
-        self._back = 0
+        self._num_rewound = 0
         self._keyframes: deque[tuple[int, object]] = deque()
-        self._keep_keyframe()
+        self._add_keyframe()
 
     @property
     def position(self) -> int:
-        """Steps from the start to what is shown."""
-        return len(self._actions) - self._back
+        """Number of steps from the start to the shown frame."""
+        return len(self._actions) - self._num_rewound
 
     @property
     def frame(self) -> np.ndarray:
-        """What is shown, uint8 (h, w, 3)."""
-        return self._frames[-1 - self._back]
+        """The shown frame, uint8 (h, w, 3)."""
+        return self._frames[-1 - self._num_rewound]
 
     @property
     def frames(self) -> tuple[np.ndarray, ...]:
-        """All that is remembered, up to what is shown."""
-        return tuple(self._frames)[: len(self._frames) - self._back]
+        """The stored frames up to the shown one, uint8 (h, w, 3)."""
+        return tuple(self._frames)[: len(self._frames) - self._num_rewound]
 
     @property
     def actions(self) -> tuple[int, ...]:
-        """What led from the start to what is shown."""
+        """Actions from the start to the shown frame."""
         return tuple(self._actions[: self.position])
 
     @property
     def used_settings(self) -> tuple[Settings, ...]:
-        """Those under which each of the actions was taken."""
+        """Settings under which each of `actions` was taken."""
         return tuple(self._used[: self.position])
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """One for the start and one for the frame after each action."""
+        """Digests of the first frame and of the frame after each of `actions`."""
         return tuple(self._digests[: self.position + 1])
 
     def step(self, action: int) -> np.ndarray:
-        """Go on from what is shown; gives the new frame. What had been rewound is forgotten."""
-        self._return()
+        """Step from the shown frame and return the new one; rewound frames are dropped."""
+        self._restore_game()
         began = time.perf_counter()
         frame = self.game.step(action)
         self.latencies_ms.append((time.perf_counter() - began) * 1000)
@@ -105,39 +106,39 @@ class Playthrough:
         self._used.append(self.settings)
         self._digests.append(digest(frame))
         if self.position % KEYFRAME_EVERY == 0:
-            self._keep_keyframe()
+            self._add_keyframe()
         return frame
 
     def prepare(self, likely: int | None = None) -> None:
-        """Spend idle time on the next step."""
-        if not self._back:
+        """Use idle time to make the next step faster; see `Game.prepare`."""
+        if not self._num_rewound:
             self.game.prepare(likely)
 
     def futures(self) -> Iterator[np.ndarray]:
-        """What holding each action from what is shown on would give; see `Game.futures`."""
-        self._return()
+        """Futures of the shown frame under each action; see `Game.futures`."""
+        self._restore_game()
         return self.game.futures()
 
     def rewind(self) -> bool:
-        """Show the frame before; False if there is none within reach."""
+        """Show the previous frame; return False if there is none within reach."""
         oldest = self._keyframes[0][0] if self._keyframes else self.position
-        if self.position <= oldest or self._back >= min(self.reach, len(self._frames) - 1):
+        if self.position <= oldest or self._num_rewound >= min(self.reach, len(self._frames) - 1):
             return False
-        self._back += 1
+        self._num_rewound += 1
         return True
 
     def tune(self, settings: Settings) -> None:
-        """Draw frames otherwise from the next step on.
+        """Change the sampling settings from the next step on.
 
         Raises:
-            UserError: if a number is out of range; then all stays as it is.
+            UserError: if a value is out of range; then both settings stay as they are.
         """
         self.game.tune(**settings._asdict())
         self.settings = settings
 
     def bookmark(self) -> Bookmark:
-        """The moment that is shown."""
-        self._return()
+        """Bookmark the shown frame; rewound frames are dropped."""
+        self._restore_game()
         return Bookmark(
             snapshot=self.game.snapshot(),
             actions=self.actions,
@@ -148,24 +149,24 @@ class Playthrough:
         )
 
     def go_to(self, bookmark: Bookmark) -> None:
-        """Come back to a bookmark of this playthrough; the settings stay the present ones."""
+        """Return to a bookmark of this playthrough; keeps the current settings."""
         self.game.restore(bookmark.snapshot)
-        self._back = 0
+        self._num_rewound = 0
         self._actions, self._used = list(bookmark.actions), list(bookmark.settings)
         self._digests = list(bookmark.digests)
         self._frames.clear()
         self._frames.extend(bookmark.frames)
         self._keyframes = deque(bookmark.keyframes)
 
-    def _keep_keyframe(self) -> None:
+    def _add_keyframe(self) -> None:
         if self.reach:
             self._keyframes.append((len(self._actions), self.game.snapshot()))
             while len(self._keyframes) > 1 and self._keyframes[1][0] <= self.position - self.reach:
                 self._keyframes.popleft()
 
-    def _return(self) -> None:
-        """Bring the game to what is shown, and forget what came later."""
-        if not self._back:
+    def _restore_game(self) -> None:
+        """Bring the game to the shown frame, and drop all later frames."""
+        if not self._num_rewound:
             return
         position = self.position
         while self._keyframes[-1][0] > position:
@@ -178,10 +179,10 @@ class Playthrough:
             self.game.tune(**settings._asdict())
             self.game.step(action)
         self.game.tune(**self.settings._asdict())
-        for _ in range(self._back):
+        for _ in range(self._num_rewound):
             self._frames.pop()
         del self._actions[position:], self._used[position:], self._digests[position + 1 :]
-        self._back = 0
+        self._num_rewound = 0
 
 
 def free_name(path: Path) -> Path:

@@ -1,7 +1,7 @@
-"""What there is to play: worlds and prompts on disk, and how one of them is started.
+"""Finds worlds and prompts on disk, and opens a world with a prompt.
 
-In: folders and picture files. Out: an `Opening`, which is all that a screen needs to know.
-Loads torch only when a world is opened, so that a start screen shows at once.
+In: folders, image and video files. Out: an `Opening`, which is all that a view needs.
+Loads torch, if at all, only when a world is opened, so that the start screen appears at once.
 """
 
 from collections import deque
@@ -26,59 +26,59 @@ from play.timeline import Playthrough
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 HISTORY = 8
-"""Frames of a video that a world has seen before it goes on by itself."""
+"""Number of a video's frames that a world is given as prompt."""
 MAX_CLIP = 300
-"""Frames of a video that are shown beside the world."""
+"""Largest number of a video's frames that are shown beside the world."""
 
 
 class Clip(NamedTuple):
-    """How a video really went on, from the frame on that a world was started with."""
+    """The real continuation of a video whose beginning is the prompt."""
 
     frames: tuple[np.ndarray, ...]
-    """uint8 (h, w, 3); the first is the one that the world starts from."""
+    """uint8 (h, w, 3); the first one is the last prompt frame."""
     actions: tuple[int, ...]
-    """Latent actions that the world reads out of it, one fewer."""
+    """Latent actions that the world infers between these frames, one fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """A world and a prompt, ready to be started."""
+    """A world and a prompt, ready to play."""
 
     title: str
-    """For people."""
+    """Title of the window."""
     start: StartGame
     """Starts the game, any number of times."""
     keymap: KeyMap
-    """What the keys stand for, with those that the person bound."""
+    """Key bindings of the legend, with the user's own added."""
     legend_keymap: KeyMap
-    """The same without them."""
+    """Key bindings of the legend alone."""
     fps: float
     """Steps per second while a key is held."""
     seed: int
-    """The one to begin with."""
+    """Seed of the first start."""
     settings: Settings
-    """Those to begin with."""
+    """Sampling settings of the first start."""
     world: str
     """Name of the world, for recordings."""
     fingerprint: str
-    """Of the world."""
+    """Fingerprint of the world."""
     prompt: np.ndarray
-    """uint8 (t, h, w, 3)."""
+    """Prompt frames, uint8 (t, h, w, 3)."""
     engine: EngineName = "torch"
-    """What computes its frames, for recordings."""
+    """What computes the frames, for recordings."""
     what_runs: str = ""
-    """One line about model and machine."""
+    """One line for the user: the world, what computes it, and the passes per frame."""
     clip: Clip | None = None
-    """What to show beside the world."""
+    """The real video to show beside the world."""
     beside: "Opening | None" = None
-    """Where the prompt is a video: the same from its beginning, with a `clip`."""
+    """If the prompt is a video: the opening at the video's beginning, with a `clip`."""
 
     def playthrough(self, seed: int, settings: Settings, **limits: Any) -> Playthrough:
-        """Start it. Args: limits: of `Playthrough`."""
+        """Start to play. Args: limits: `max_frames` and `reach` of `Playthrough`."""
         return Playthrough(self.start(seed, settings), settings, **limits)
 
     def recording(self, playthrough: Playthrough, seed: int) -> Recording:
-        """Of what was played. Args: seed: that it was started with."""
+        """Return the recording of a playthrough. Args: seed: the one it was started with."""
         return Recording(
             world=self.world,
             fingerprint=self.fingerprint,
@@ -96,10 +96,10 @@ class Library:
     """Opens worlds, each loaded once.
 
     Args:
-        seed: of every opening.
-        maskgit_steps: passes over a frame at most; None takes each world's own.
-        temperature: of the token draws; None takes each world's own.
-        engine: what computes frames; None takes the quicker one.
+        seed: seed of every opening.
+        maskgit_steps: maximum number of passes per frame; None takes each world's own.
+        temperature: sampling temperature; None takes each world's own.
+        engine: what computes frames; None lets `open_world` choose.
         fps: steps per second; None takes each world's own.
     """
 
@@ -118,17 +118,17 @@ class Library:
         self._worlds: dict[Path, Playable] = {}
 
     def world(self, folder: Path) -> Playable:
-        """The world of a folder.
+        """Return the world in a folder.
 
         Raises:
-            UserError: if it is none.
+            UserError: if the folder is not a world.
         """
         if folder not in self._worlds:
             self._worlds[folder] = open_world(folder, self._engine)
         return self._worlds[folder]
 
     def open(self, folder: Path, prompt: Path) -> Opening:
-        """Open a world with a picture, or a video whose last frames it continues.
+        """Open a world with an image, or with a video to continue from its last frames.
 
         Raises:
             UserError: if either cannot be read.
@@ -139,8 +139,8 @@ class Library:
         first, last = _both_ends(video.stream(prompt, size))
         beside = None
         if len(first) > 1:
-            seen = min(HISTORY, len(first) // 2)
-            beside = self.open_frames(folder, np.stack(first[:seen]), film=np.stack(first))
+            num_seen = min(HISTORY, len(first) // 2)
+            beside = self.open_frames(folder, np.stack(first[:num_seen]), film=np.stack(first))
         return self.open_frames(folder, np.stack(last), beside=beside)
 
     def open_frames(
@@ -151,10 +151,10 @@ class Library:
         film: np.ndarray | None = None,
         beside: Opening | None = None,
     ) -> Opening:
-        """Open a world with frames that are there already, uint8 (t, h, w, 3) of its size.
+        """Open a world with prompt frames in memory, uint8 (t, h, w, 3) of the world's size.
 
         Args:
-            film: the whole video, of which the prompt is the beginning, to be shown beside.
+            film: the video to show beside, uint8 (t, h, w, 3); it begins with the prompt.
             beside: see `Opening`.
         """
         world = self.world(folder)
@@ -182,7 +182,7 @@ class Library:
 
 
 def prompts_for(world: Path) -> list[Path]:
-    """Prompt files of a world's own folder, and then those that are for any world."""
+    """Prompt files in a world's own folder, followed by those for any world."""
     folders = (world / "prompts", shipped("examples/prompts"))
     return [
         path
@@ -194,13 +194,13 @@ def prompts_for(world: Path) -> list[Path]:
 
 
 def all_worlds() -> list[Path]:
-    """Folders of the worlds here, and of those that came with the program, by name."""
+    """Folders of the worlds in ./checkpoints and, unless the name is there too, of shipped ones."""
     folders = [*worlds_in(Path("checkpoints")), *worlds_in(shipped("checkpoints"))]
     return list({folder.name: folder for folder in reversed(folders)}.values())[::-1]
 
 
 def first_prompt(world: Path) -> Path:
-    """What a world starts with if nothing is said.
+    """Return the prompt that a world starts from by default.
 
     Raises:
         UserError: if there is none.
@@ -221,7 +221,7 @@ def _clip(world: Playable, film: np.ndarray, num_seen: int) -> Clip:
 
 
 def _both_ends(frames: Iterator[np.ndarray]) -> tuple[list[np.ndarray], Sequence[np.ndarray]]:
-    """The first frames of a video and its last ones, however long it is."""
+    """The first and the last frames of a video; of a long one, the middle is not stored."""
     first: list[np.ndarray] = []
     last: deque[np.ndarray] = deque(maxlen=HISTORY)
     for frame in frames:

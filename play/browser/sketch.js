@@ -1,4 +1,4 @@
-// The sketch pad: a small picture is drawn by hand, at the world's own size, pixel by pixel.
+// The sketch pad: draw a small picture by hand, at the world's own resolution.
 
 const $ = (id) => document.getElementById(id);
 const paper = $("paper");
@@ -8,7 +8,7 @@ const GROUND = "#000000";
 const MOST_UNDO = 40;
 
 let colour = COMMON[0];
-let before = null; // where the brush was
+let before = null; // the brush's last pixel; null while it is up
 let undo = [];
 let whenDone = () => {};
 
@@ -19,7 +19,7 @@ export function openSketchPad(shown, done) {
     paper.height = shown.height;
     clear();
   }
-  showPaints(usual(shown));
+  showPaints(frequentColours(shown));
   $("trace").onclick = () => {
     remember();
     pen.drawImage(shown, 0, 0);
@@ -33,8 +33,8 @@ function clear() {
   pen.fillRect(0, 0, paper.width, paper.height);
 }
 
-// The colours that fill most of the world's picture: a sketch in them looks like home to it.
-function usual(shown) {
+// The most frequent colours of the shown frame: a sketch in them is closest to what the world knows.
+function frequentColours(shown) {
   const pixels = shown.getContext("2d").getImageData(0, 0, shown.width, shown.height).data;
   const counts = new Map();
   for (let i = 0; i < pixels.length; i += 4) {
@@ -42,10 +42,10 @@ function usual(shown) {
     counts.set(name, (counts.get(name) || 0) + 1);
   }
   const names = [...counts].sort((one, other) => other[1] - one[1]).map(([name]) => name);
-  const kept = [];
+  const chosen = [];
   for (const name of names)
-    if ([...kept, ...COMMON].every((other) => distance(name, other) > 24)) kept.push(name);
-  return kept.slice(0, 6);
+    if ([...chosen, ...COMMON].every((other) => distance(name, other) > 24)) chosen.push(name);
+  return chosen.slice(0, 6);
 }
 
 function distance(one, other) {
@@ -68,7 +68,7 @@ function showPaints(colours) {
   });
   $("paints").replaceChildren(...paints);
   const names = [...colours, ...COMMON];
-  paints[names.findIndex((name) => distance(name, GROUND) > 80)].click(); // one that shows
+  paints[names.findIndex((name) => distance(name, GROUND) > 80)].click(); // one that is visible on the ground
 }
 
 function remember() {
@@ -84,7 +84,7 @@ function place(event) {
   ];
 }
 
-// Squares along the way, so that a quick stroke has no gaps and every pixel is whole.
+// Draws squares along the line: a quick stroke has no gaps, and no pixel is blended.
 function stroke([x0, y0], [x1, y1]) {
   const size = Number($("brush").value);
   const count = Math.max(Math.abs(x1 - x0), Math.abs(y1 - y0), 1);

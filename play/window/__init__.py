@@ -1,1 +1,1 @@
-"""The desktop window and its screens; nothing outside of it knows pygame."""
+"""The desktop window and its screens; nothing outside of it imports pygame."""

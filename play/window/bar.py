@@ -1,6 +1,6 @@
-"""The strip below the picture: what is being done, how fast, and which keys there are.
+"""The bar below the picture: the current action, the frame rate, and the keys of all actions.
 
-In: an action and texts. Out: pixels on a pygame surface. Deliberately reads no keys.
+In: an action and texts. Out: pixels on a pygame surface. Reads no keys.
 """
 
 import pygame
@@ -19,10 +19,10 @@ CHIP_GAP = 6
 
 
 class Bar:
-    """Draws the strip, and knows which chip is where.
+    """Draws the bar, and finds the action chip at a point.
 
     Args:
-        keymap: the keys that it shows.
+        keymap: the keys to show.
     """
 
     def __init__(self, keymap: KeyMap) -> None:
@@ -30,7 +30,7 @@ class Bar:
         self._chips: list[pygame.Rect] = []
 
     def action_at(self, place: tuple[int, int]) -> int | None:
-        """The action whose chip is at a point of the screen, as it was last drawn."""
+        """The action whose chip was last drawn at a point (x, y) of the screen, if any."""
         return next((a for a, area in enumerate(self._chips) if area.collidepoint(place)), None)
 
     def draw(
@@ -50,22 +50,22 @@ class Bar:
         Args:
             screen: what to draw on.
             top: first row of the bar, in pixels.
-            press: what is being done; None shows `state` instead.
-            state: why nothing is being done.
+            press: action being played; None shows `state` instead.
+            state: why no action is being played.
             figures: rate and latency.
-            settings: of the sampler, and where one is.
+            settings: sampling settings and position in the playthrough.
             footer: help or a notice.
             choosing: action that is waiting for a new key.
         """
         width = screen.get_width()
         screen.fill(BAR, (0, top, width, BAR_HEIGHT))
         row = top + MARGIN
-        words = [(state, MUTED)]
+        labels = [(state, MUTED)]
         if press:
-            words = [(self._keymap.name_of(press.action), BRIGHT), (spoken(press.key), ACTIVE)]
+            labels = [(self._keymap.name_of(press.action), BRIGHT), (spoken(press.key), ACTIVE)]
         left = MARGIN
-        for words_, colour in words:
-            place = screen.blit(paint.text(words_, colour), (left, row))
+        for words, colour in labels:
+            place = screen.blit(paint.text(words, colour), (left, row))
             left = place.right + CHIP_GAP + 4
         rate = paint.text(figures, MUTED)
         screen.blit(rate, (width - MARGIN - rate.get_width(), row))
@@ -94,7 +94,7 @@ class Bar:
     def _fill_chip(
         self, screen: pygame.Surface, area: pygame.Rect, action: int, colour: Colour
     ) -> None:
-        """The digit and, where there is room, other keys that do the same."""
+        """Draw the digit and, where there is room, the other keys of the same action."""
         names = self._keymap.names_of(action)
         arrows = [paint.arrow(TURNS[name], colour) for name in names if name in TURNS]
         letters = [
@@ -112,7 +112,7 @@ class Bar:
 
 
 def spoken(key: str) -> str:
-    """A key's name for people."""
+    """A key's name for the user, such as "key Z" or "arrow left + arrow up"."""
     if key == "none":
         return "no key"
     if len(key) == 1:

@@ -1,6 +1,6 @@
-"""The screen that a world is played on: a `Player` drawn above the bar that shows the actions.
+"""The screen for playing a world: the frames of a `Player` above the bar with its actions.
 
-In: pygame's events. Out: the player's keys and verbs, pictures, films and recordings.
+In: pygame's events. Out: keys and commands for the player; GIFs, videos and recordings.
 """
 
 import time
@@ -38,42 +38,42 @@ KEY_NAMES = {
 }
 HINT = "H help    R restart    P pause    Backspace rewind    Tab what if    G save GIF    Esc back"
 HELP = (
-    ("1-9, arrows, WASD", "act; hold to repeat, two arrows are a chord"),
-    ("click an action", "then press a key: it is bound, for good"),
-    ("Delete", "back to the legend's keys"),
-    ("P  .", "pause; one single step"),
+    ("1-9, arrows, WASD", "play an action; hold to repeat, two arrows are a chord"),
+    ("click an action", "then press a key to bind it permanently"),
+    ("Delete", "remove your bindings, restore the legend's keys"),
+    ("P  .", "pause; single step"),
     ("Backspace", "hold to rewind"),
     ("R  Shift+R", "restart; restart with another seed"),
-    ("F5  F9", "set a bookmark; come back to it"),
+    ("F5  F9", "set a bookmark; return to it"),
     ("Tab", "what if: the next second under each action; click one to go there"),
     ("-  +", "temperature"),
-    ("[  ]", "most passes over a frame"),
-    ("V", "beside the real video, from its beginning (video prompts)"),
+    ("[  ]", "maximum number of passes per frame"),
+    ("V", "show the real video beside, from its beginning (video prompts)"),
     ("G", "save the last two minutes as a GIF"),
-    ("M", "start and stop a film (MP4)"),
-    ("O", "save a recording, for --replay"),
-    ("drop a file", "an image, a video or a GIF is the next prompt"),
-    ("gamepad", "cross or stick, A B X Y, shoulder rewinds"),
+    ("M", "start and stop capturing a video (MP4)"),
+    ("O", "save a recording for --replay"),
+    ("drop a file", "start from an image, a video or a GIF"),
+    ("gamepad", "D-pad or stick, A B X Y; shoulder button rewinds"),
     ("H  Esc", "this help; back"),
 )
 
 MAX_FRAMES = 1800
-"""Newest frames that a saved GIF holds: two minutes at 15 fps."""
+"""Number of newest frames in a saved GIF: two minutes at 15 fps."""
 REACH = 400
-"""Frames that one can go back."""
+"""Number of frames that can be rewound."""
 TEMPERATURE_STEP = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Where a play is saved to; numbered where the file is there already."""
+    """Where to save; if a file exists already, a number is added to the name."""
 
     picture: Path
-    """The GIF of G, or what the ending says."""
+    """File that G saves: GIF, MP4 or PNG strip, by its extension."""
     scale: int
-    """Enlargement in files."""
+    """Integer factor by which pictures in files are enlarged."""
     show_keys: bool = False
-    """Write the keys on the pictures."""
+    """Draw the pressed keys onto the pictures."""
 
 
 class GameScreen:
@@ -83,8 +83,8 @@ class GameScreen:
         window: where it is shown.
         opening: what to play.
         files: where to save.
-        drop: opens a file that is dropped on the window.
-        script: a recording to play first, before the person takes over.
+        drop: called with each file that is dropped on the window.
+        script: a recording to replay before the user takes over.
     """
 
     def __init__(
@@ -103,13 +103,13 @@ class GameScreen:
         self._bar, self._pads = Bar(self.player.keymap), Gamepads()
         self._shows_help = False
         self._choosing: int | None = None
-        self._film_from: int | None = None
+        self._capture_from: int | None = None  # position at which the captured video begins
         self._commands = {
             pygame.K_r: self._restart,
             pygame.K_p: self.player.pause,
             pygame.K_PERIOD: self.player.single_step,
             pygame.K_g: self._save_picture,
-            pygame.K_m: self._film,
+            pygame.K_m: self._toggle_capture,
             pygame.K_o: self._save_recording,
             pygame.K_v: self._toggle_beside,
             pygame.K_h: self._toggle_help,
@@ -129,10 +129,10 @@ class GameScreen:
             pygame.K_ESCAPE: self._leave,
         }
 
-    # What the window asks for.
+    # The interface `Screen`.
 
     def handle(self, event: pygame.event.Event) -> None:
-        """Keys, clicks, dropped files and gamepads."""
+        """Handle keys, clicks, dropped files and gamepads."""
         if event.type == pygame.KEYDOWN:
             self._press_key(event.key)
         elif event.type == pygame.KEYUP:
@@ -152,24 +152,24 @@ class GameScreen:
                 self.player.release(("pad", change.key))
 
     def wait(self) -> float:
-        """Until the next step; nothing is due in a world that waits."""
+        """Seconds until the next step is due."""
         return 1.0 if self._shows_help else self.player.wait(time.perf_counter())
 
     def act(self) -> None:
-        """One tick of the world's clock, if it is time."""
+        """Step the world if a step is due."""
         if not self._shows_help:
             self.player.tick(time.perf_counter())
 
     def rest(self) -> None:
-        """The picture that will most likely be wanted next is made ahead."""
+        """Generate the most likely next frame in advance."""
         self.player.rest()
 
     def close(self) -> None:
-        """A film that runs is saved."""
-        self._end_film()
+        """Save the video that is being captured, if any."""
+        self._end_capture()
 
     def draw(self, surface: pygame.Surface) -> None:
-        """The picture, crisp, and the bar."""
+        """Draw the frame and the bar."""
         width, height = surface.get_size()
         surface.fill(BACKGROUND)
         room = pygame.Rect(0, 0, width, max(height - BAR_HEIGHT, 0))
@@ -185,7 +185,7 @@ class GameScreen:
             press=None if self._shows_help else self.player.press,
             state=self._state(),
             figures=self._figures(),
-            settings=self._told_settings(),
+            settings=self._settings_text(),
             footer=self._window.notice or HINT,
             choosing=self._choosing,
         )
@@ -209,7 +209,7 @@ class GameScreen:
         self.player.release(key)
 
     def _let_go(self) -> None:
-        """The window is told of no key that is released while another one has the keyboard."""
+        """Release all keys: without the focus, the window does not see them being released."""
         self.player.let_go()
         self._pads.let_go()
 
@@ -217,7 +217,7 @@ class GameScreen:
         self._choosing = action
         if action is not None:
             name = self.player.keymap.name_of(action)
-            self._window.say(f"press the key for “{name}” (Esc: leave it)")
+            self._window.say(f"press the key for “{name}” (Esc: cancel)")
 
     def _bind(self, key: int, action: int) -> None:
         self._choosing = None
@@ -238,21 +238,21 @@ class GameScreen:
         self.player.forget_keys()
         self._bar = Bar(self.player.keymap)
 
-    # Commands that the window adds something to.
+    # Commands that need more than the player's own method.
 
     def _restart(self) -> None:
-        self._end_film()
+        self._end_capture()
         is_shifted = pygame.key.get_mods() & pygame.KMOD_SHIFT
         self.player.reseed() if is_shifted else self.player.restart()
 
     def _go_to_bookmark(self) -> None:
         if self.player.has_bookmark:
-            self._end_film()
+            self._end_capture()
         self.player.go_to_bookmark()
 
     def _toggle_beside(self) -> None:
         if self.player.has_video:
-            self._end_film()
+            self._end_capture()
         self.player.toggle_beside()
 
     def _show_what_if(self) -> None:
@@ -281,31 +281,31 @@ class GameScreen:
         played = self.player.playthrough
         self._save(self._files.picture, played.frames, played.actions)
 
-    def _film(self) -> None:
-        if self._film_from is None:
-            self._film_from = self.player.playthrough.position
-            self._window.say("filming: M ends it")
+    def _toggle_capture(self) -> None:
+        if self._capture_from is None:
+            self._capture_from = self.player.playthrough.position
+            self._window.say("capturing a video: press M to stop")
             return
-        self._end_film()
+        self._end_capture()
 
-    def _end_film(self) -> None:
-        """Save the film that runs, if one does and it has a frame."""
-        if self._film_from is None:
+    def _end_capture(self) -> None:
+        """Save the video that is being captured, if there is one and it has a frame."""
+        if self._capture_from is None:
             return
         played = self.player.playthrough
-        count = played.position - self._film_from
-        self._film_from = None
+        count = played.position - self._capture_from
+        self._capture_from = None
         if count > 0:
             path = self._files.picture.with_suffix(".mp4")
             self._save(path, played.frames[-count - 1 :], played.actions)
         else:
-            self._window.say("the film has no frame: it is not saved")
+            self._window.say("the video has no frame: it is not saved")
 
     def _save(self, path: Path, frames: Sequence[np.ndarray], actions: Sequence[int]) -> None:
         keymap, files, fps = self.player.keymap, self._files, self.player.opening.fps
 
         def write() -> str:
-            # Named only now, by the one writer thread, so that two quick saves get two names.
+            # The name is chosen here, on the single writer thread, so that two quick saves differ.
             free, scale = free_name(path), files.scale
             pictures = frames
             if files.show_keys:
@@ -338,7 +338,7 @@ class GameScreen:
         place = paint.picture(surface, real, right)
         words, action = "the real video has ended", self.player.real_action
         if action is not None:
-            words = f"real video, then “{self.player.keymap.name_of(action)}”"
+            words = f"real video, next action “{self.player.keymap.name_of(action)}”"
         label = paint.text(words, BRIGHT, paint.SMALL)
         area = label.get_rect(midbottom=(place.centerx, room.bottom - 6))
         pygame.draw.rect(surface, BACKGROUND, area.inflate(16, 10), border_radius=6)
@@ -351,19 +351,19 @@ class GameScreen:
             return "paused"
         return "waiting for a key"
 
-    def _told_settings(self) -> str:
+    def _settings_text(self) -> str:
         played, settings = self.player.playthrough, self.player.playthrough.settings
-        told = [
+        parts = [
             f"frame {played.position}",
             f"seed {self.player.seed}",
             f"temperature {settings.temperature:g}",
             settings.passes,
         ]
         if self.player.script:
-            told.insert(0, "replay")
-        if self._film_from is not None:
-            told.insert(0, f"film: {played.position - self._film_from} frames")
-        return "    ".join(told)
+            parts.insert(0, "replay")
+        if self._capture_from is not None:
+            parts.insert(0, f"capture: {played.position - self._capture_from} frames")
+        return "    ".join(parts)
 
     def _figures(self) -> str:
         player = self.player

@@ -1,7 +1,7 @@
-"""Gamepads: pygame's events of one in, keys that go down or up out.
+"""Gamepads: pygame's events in, key presses and releases out.
 
-The stick and the cross are the arrows; the first four buttons are jump and three letters of the
-legend; the shoulder rewinds, "back" restarts and "start" pauses. Any number of pads act together.
+Stick and D-pad act as the arrow keys; the first four buttons as up (jump), Z, X and C; the left
+shoulder button rewinds, "back" restarts and "start" pauses. Several gamepads may be used at once.
 """
 
 from collections.abc import Iterator
@@ -26,18 +26,18 @@ class Change(NamedTuple):
     """A key that went down or up."""
 
     key: str | int
-    """Name of an action's key, or pygame's number of a command's."""
+    """Name of an action's key, or pygame's key code of a command."""
     is_down: bool
 
 
 class Gamepads:
-    """Remembers which way each stick points, so that only changes are told."""
+    """Tracks which way each stick points, so that only changes are reported."""
 
     def __init__(self) -> None:
         self._down: set[tuple[int, str, str]] = set()
 
     def let_go(self) -> None:
-        """Take all sticks and crosses for released, without telling."""
+        """Treat all sticks and D-pads as released, without reporting it."""
         self._down.clear()
 
     def changes(self, event: pygame.event.Event) -> Iterator[Change]:

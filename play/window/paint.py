@@ -1,4 +1,4 @@
-"""Letters, arrows, colours and crisp pictures: what all screens of the window are drawn with.
+"""Text, arrows, colours and frames: the drawing that all screens of the window share.
 
 In: texts and frames. Out: pygame surfaces. Knows no keys and no games.
 """
@@ -19,10 +19,10 @@ BRIGHT = (224, 229, 238)
 MUTED = (128, 137, 154)
 
 LARGE, MEDIUM, SMALL = 40, 22, 18
-"""Heights of letters, in pixels."""
+"""Font heights, in pixels."""
 ARROW_SIDE = 13
 SHARPNESS = 4
-"""How much larger letters and arrows are drawn before they are reduced to the screen."""
+"""Factor by which text and arrows are drawn larger, and then reduced to smooth their edges."""
 TURNS = {
     "right": 0,
     "right_up": 45,
@@ -33,12 +33,12 @@ TURNS = {
     "down": 270,
     "right_down": 315,
 }
-"""Degrees by which an arrow that points right is turned, counterclockwise."""
+"""Counterclockwise rotation of an arrow that points right, in degrees."""
 
 
 @lru_cache(maxsize=512)
 def text(words: str, colour: Colour, height: int = MEDIUM) -> pygame.Surface:
-    """Text reduced from a large size: pygame spaces small letters by whole pixels, unevenly."""
+    """Render text large and reduce it: pygame spaces small letters by whole pixels, unevenly."""
     large = _font(SHARPNESS * height).render(words, True, colour)
     return pygame.transform.smoothscale(
         large, (large.get_width() // SHARPNESS, large.get_height() // SHARPNESS)
@@ -63,9 +63,9 @@ def arrow(turn: int, colour: Colour) -> pygame.Surface:
 
 
 def picture(screen: pygame.Surface, frame: np.ndarray, area: pygame.Rect) -> pygame.Rect:
-    """Draw a frame in the middle of an area; gives where it stands.
+    """Draw a uint8 (h, w, 3) frame in the middle of an area; return where it was drawn.
 
-    Enlarged by the largest whole number that fits, and cropped where not even 1 does.
+    It is enlarged by the largest integer factor that fits, and cropped if even factor 1 does not.
     """
     height, width = frame.shape[:2]
     scale = max(1, min(area.width // width, area.height // height))
@@ -80,7 +80,7 @@ def picture(screen: pygame.Surface, frame: np.ndarray, area: pygame.Rect) -> pyg
 
 
 def shortened(words: str, width: int, height: int = SMALL) -> str:
-    """As much of a text as fits into `width` pixels."""
+    """The longest beginning of a text that fits into `width` pixels."""
     while words and text(words, MUTED, height).get_width() > width:
         words = words[:-1]
     return words
@@ -92,6 +92,6 @@ def _font(height: int) -> pygame.font.Font:
 
 
 def forget() -> None:
-    """Drop what was drawn with fonts that are closed."""
+    """Clear the caches: fonts are invalid once pygame has been closed."""
     for cached in (text, arrow, _font):
         cached.cache_clear()

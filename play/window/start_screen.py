@@ -1,6 +1,6 @@
-"""The start screen: worlds and their prompts as thumbnails; one is chosen and played.
+"""The start screen: worlds and their prompts as thumbnails to choose from.
 
-In: folders of worlds and their prompt files. Out: the choice, handed on. Loads no world.
+In: folders of worlds and their prompt files. Out: a call with the choice. Loads no world itself.
 """
 
 import time
@@ -23,12 +23,12 @@ HINT = (
 
 
 class Gallery:
-    """Shows what there is to play.
+    """Shows the available worlds and prompts.
 
     Args:
         window: where it is shown.
         shelves: prompt files of each world's folder; at least one world.
-        choose: plays a world from a prompt.
+        choose: called with the world and the prompt to play.
     """
 
     title = "worlds"
@@ -73,16 +73,16 @@ class Gallery:
         return 1.0
 
     def act(self) -> None:
-        """Nothing moves by itself."""
+        """Nothing changes without an event."""
 
     def rest(self) -> None:
         """Nothing to prepare."""
 
     def close(self) -> None:
-        """Nothing to keep."""
+        """Nothing to save."""
 
     def draw(self, surface: pygame.Surface) -> None:
-        """Thumbnails in rows, a section for each world."""
+        """Draw the thumbnails in rows, a section for each world."""
         width, height = surface.get_size()
         surface.fill(BACKGROUND)
         self._lay_out(width)
@@ -139,7 +139,7 @@ class Gallery:
             print(f"error: {error}")
         finally:
             self._is_opening = False
-        # A click made while the world was being read is not meant for it.
+        # Clicks and keys from before the world was loaded are not meant for it.
         if time.perf_counter() - began > 0.2:
             pygame.event.clear((pygame.MOUSEBUTTONDOWN, pygame.KEYDOWN))
 
@@ -174,7 +174,7 @@ class Gallery:
 
 
 def _thumbnail(path: Path) -> pygame.Surface:
-    """A square picture; a plain tile with the file's name where it is no image."""
+    """A square thumbnail; for a file that is no image, a plain tile with its name."""
     try:
         with Image.open(path) as image:
             is_small = max(image.size) < TILE

@@ -1,6 +1,6 @@
-"""What if: the next second under each action, side by side; one of them can be gone to.
+"""The what-if screen: the next second under each action, side by side, to choose from.
 
-In: a `Player`. Out: the same, some steps further on. Each panel holds one action.
+In: a `Player`. Out: the same player, advanced to the chosen future. One panel for each action.
 """
 
 import time
@@ -20,7 +20,7 @@ class WhatIfScreen:
 
     Args:
         window: where it is shown.
-        player: whose futures they are.
+        player: the player whose futures are shown.
     """
 
     title = "what if"
@@ -31,7 +31,7 @@ class WhatIfScreen:
         self._areas: list[pygame.Rect] = []
 
     def handle(self, event: pygame.event.Event) -> None:
-        """A click or a digit goes there; Tab and Esc go back."""
+        """A click or a digit chooses a future; Tab and Esc go back."""
         if event.type == pygame.MOUSEBUTTONDOWN and event.button == 1:
             for action, area in enumerate(self._areas):
                 if area.collidepoint(event.pos):
@@ -45,15 +45,15 @@ class WhatIfScreen:
                     self._go(action)
 
     def wait(self) -> float:
-        """Until the next picture."""
+        """Seconds until the next frames."""
         return self._what_if.wait(time.perf_counter())
 
     def act(self) -> None:
-        """Show the next picture of each future."""
+        """Show the next frame of each future."""
         self._what_if.tick(time.perf_counter())
 
     def draw(self, surface: pygame.Surface) -> None:
-        """A panel for each action."""
+        """Draw a panel for each action."""
         surface.fill(BACKGROUND)
         width, height = surface.get_size()
         count = self._keymap.num_actions
@@ -74,7 +74,7 @@ class WhatIfScreen:
         """Nothing to prepare."""
 
     def close(self) -> None:
-        """Nothing to keep."""
+        """Nothing to save."""
 
     def _go(self, action: int) -> None:
         self._what_if.go(action)
@@ -82,10 +82,10 @@ class WhatIfScreen:
 
 
 def _panels(count: int, room: tuple[int, int], frame: tuple[int, int]) -> list[pygame.Rect]:
-    """Areas for `count` panels, in the arrangement that shows the frames largest."""
+    """Areas for `count` panels, in the grid that shows the frames largest."""
 
     def fit(columns: int) -> tuple[int, int, int]:
-        """Whole-number scale, how few places stay empty, and how few rows there are."""
+        """Rank a grid: by integer scale, then by few empty cells, then by few rows."""
         rows = -(-count // columns)
         across = room[0] // columns // frame[0]
         return min(across, (room[1] // rows - LABEL) // frame[1]), count - rows * columns, -rows

@@ -1,6 +1,6 @@
-"""The window: one loop that hands events to the screen on top, lets it act, and draws it.
+"""The window: one loop that passes events to the top screen, lets it act, and draws it.
 
-In: screens. Out: a pygame window, files that screens asked for, and notices. Knows no games.
+In: screens. Out: a pygame window, and the files that screens save. Knows no games.
 """
 
 import os
@@ -28,17 +28,17 @@ EVENTS = (
     *gamepad.EVENTS,
 )
 IDLE_SECONDS = 0.05
-"""How often an idle window looks whether a file is finished or a notice has expired."""
+"""Interval at which an idle window checks for finished files and expired notices."""
 NOTICE_SECONDS = 3.0
 
 
 class Screen(Protocol):
-    """What fills the window."""
+    """One full-window view, such as the start screen."""
 
     title: str
 
     def handle(self, event: pygame.event.Event) -> None:
-        """Take note of an event."""
+        """Handle an event."""
 
     def wait(self) -> float:
         """Seconds until `act` has something to do, if no event comes."""
@@ -50,16 +50,16 @@ class Screen(Protocol):
         """Draw everything."""
 
     def rest(self) -> None:
-        """Spend the time after drawing."""
+        """Use the idle time after drawing."""
 
     def close(self) -> None:
-        """The screen is left for good."""
+        """Called when the screen is left for good."""
 
 
 def open_display() -> bool:
-    """Open the video driver; False if there is no screen to open a window on.
+    """Open the video driver; return False if there is no display to open a window on.
 
-    Side effect: on Linux, tells SDL which drivers to try.
+    Side effect: sets SDL's environment variables, on Linux the one for the drivers to try.
     """
     if sys.platform == "linux" and not os.environ.get("SDL_VIDEODRIVER"):
         # Left alone, SDL falls back to an invisible "offscreen" driver and reports success.
@@ -68,7 +68,7 @@ def open_display() -> bool:
         if not drivers:
             return False
         os.environ["SDL_VIDEODRIVER"] = ",".join(drivers)
-    # A gamepad plays on where the window has lost the keyboard.
+    # Gamepads keep working while the window does not have the focus.
     os.environ.setdefault("SDL_JOYSTICK_ALLOW_BACKGROUND_EVENTS", "1")
     try:
         pygame.display.init()
@@ -78,7 +78,7 @@ def open_display() -> bool:
 
 
 class Window:
-    """Shows a stack of screens until it is closed. Needs `open_display` to have said True.
+    """Shows a stack of screens until it is closed. `open_display` must have returned True.
 
     Args:
         size: width and height to open with, in pixels.
@@ -101,7 +101,7 @@ class Window:
 
     @property
     def notice(self) -> str:
-        """What is to be said at present; "" for nothing."""
+        """The notice to show now; "" for none."""
         return self._notice if time.perf_counter() < self._notice_ends else ""
 
     def show(self, screen: Screen) -> None:
@@ -123,15 +123,15 @@ class Window:
         self._notice_ends = time.perf_counter() + NOTICE_SECONDS
 
     def save(self, write: Callable[[], str]) -> None:
-        """Have a file written beside the play, one after the other.
+        """Write a file on a background thread, one file after the other.
 
         Args:
-            write: gives what to say then, and raises UserError if the file cannot be written.
+            write: writes it and returns a notice; raises UserError if it cannot be written.
         """
         self._saves.append(self._writer.submit(write))
 
     def refresh(self) -> None:
-        """Draw now: something slow follows."""
+        """Draw immediately, for example before something slow."""
         self._screens[-1].draw(pygame.display.get_surface())
         pygame.display.flip()
 
@@ -163,7 +163,7 @@ class Window:
             if event.type == pygame.QUIT:
                 self._is_open = False
             elif event.type == pygame.JOYDEVICEADDED:
-                # A gamepad is heard only as long as somebody holds on to it.
+                # pygame reports a gamepad's events only while its Joystick object exists.
                 self._pads.append(pygame.joystick.Joystick(event.device_index))
             elif event.type != pygame.NOEVENT and self._screens:
                 self._screens[-1].handle(event)
