@@ -1,10 +1,10 @@
 """Genie: playable worlds learnt from videos without action labels.
 
-Six tensors cross the borders between files. They are the only legend of shapes there is:
+Six tensors pass between files. This table is the one place that defines their shapes:
 
 | name           | type                         | range  | made by; read by                 |
 |----------------|------------------------------|--------|----------------------------------|
-| `frames`, kept | `UInt8[Tensor, "t 3 h w"]`   | 0..255 | `data.clips`, `frames`; world    |
+| `frames`, raw  | `UInt8[Tensor, "t 3 h w"]`   | 0..255 | `data.clips`, `frames`; world    |
 | `frames`, nets | `Float[Tensor, "b t 3 h w"]` | 0..1   | `frames.to_float`; nets           |
 | `tokens`       | `Int[Tensor, "b t n"]`       | 0..v-1 | `Tokenizer.encode`; dynamics     |
 | `actions`      | `Int[Tensor, "b t-1"]`       | 0..a-1 | `infer` of the LAM; dynamics     |

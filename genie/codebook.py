@@ -1,4 +1,4 @@
-"""One face over vector-quantize-pytorch's codebooks: quantise, ids to codes.
+"""One interface to vector-quantize-pytorch's codebooks: quantise latents, turn ids into codes.
 
 In: latents. Out: codes, ids and a loss. Knows nothing of transformers or pixels.
 
@@ -21,7 +21,7 @@ from genie.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class CodebookConfig:
-    """Which codes there are."""
+    """Kind and size of a codebook."""
 
     kind: Literal["fsq", "vq"] = "fsq"
     """fsq: a fixed grid, nothing can collapse. vq: learnt vectors with dead-code reset."""
@@ -39,8 +39,8 @@ class CodebookConfig:
             raise UserError(f"levels is {self.levels}: every axis needs at least 2 values")
         if self.kind == "vq" and (self.num_codes < 2 or self.code_dim < 1):
             raise UserError(
-                f"num_codes is {self.num_codes} (wants 2 or more), "
-                f"code_dim is {self.code_dim} (wants 1 or more)"
+                f"num_codes is {self.num_codes} (2 or more is needed), "
+                f"code_dim is {self.code_dim} (1 or more is needed)"
             )
 
     @property
@@ -55,7 +55,7 @@ class Codebook(nn.Module):
     quantizer: FSQ | VectorQuantize
 
     def __init__(self, config: CodebookConfig, dim: int) -> None:
-        """Args: config: which codes. dim: width of the latents and of the codes given back."""
+        """Args: config: see `CodebookConfig`. dim: width of latents and returned codes."""
         super().__init__()
         self.size = config.size
         if config.kind == "fsq":
@@ -79,7 +79,7 @@ class Codebook(nn.Module):
         """Codes (straight-through gradient), their ids, and the commitment loss (0 for fsq)."""
         result = self.quantizer(latents.float())
         loss = result[2].sum() if len(result) > 2 else latents.new_zeros(())
-        # A diverged net gives NaN, which has no id; its loss is what tells, not a crash in here.
+        # NaNs of a diverged net give invalid ids: clamp, so that its loss is reported, not a crash.
         ids = result[1].long().clamp(0, self.size - 1)
         return result[0].to(latents.dtype), ids, loss.float()
 
@@ -91,10 +91,9 @@ class Codebook(nn.Module):
 
 
 class _LearntCodes(LibraryCodebook):
-    """The library's codes without its two questions a step, for whose answers the host waits.
+    """The library's learnt codes without two checks per step that make the host wait for the GPU.
 
-    It asks whether the codes were initialised, which ours are from the start, and whether any code
-    is dead.
+    They are: whether the codes are initialised, as ours always are, and whether any code is dead.
     """
 
     cluster_size: Tensor
@@ -104,18 +103,18 @@ class _LearntCodes(LibraryCodebook):
     reset_cluster_size: float
 
     def init_embed_(self, data: Tensor, mask: None = None) -> None:
-        """Keeps the codes as they are."""
+        """Does nothing: the codes are initialised from the start."""
 
     @torch.no_grad()
     def expire_codes_(self, batch_samples: Float[Tensor, "1 b e"], seq_mask: None = None) -> None:
-        """Each code that is used too rarely becomes a latent of the batch, each another one."""
+        """Replace each code that is used too rarely by a different latent of the batch."""
         if not self.training:
             return
         dead = self.cluster_size < self.threshold_ema_dead_code
         num_samples, num_codes = batch_samples.shape[1], dead.shape[1]
         draws = torch.rand(num_samples, device=dead.device).topk(min(num_samples, num_codes))
         rank = dead.cumsum(dim=1) - 1
-        dead &= rank < num_samples  # the others have to wait for a later batch
+        dead &= rank < num_samples  # if latents run out, the rest wait for a later batch
         drawn = batch_samples[:, draws.indices[rank[0].clamp(0, num_samples - 1)]]
         size = self.reset_cluster_size
         self.embed.copy_(torch.where(dead[..., None], drawn, self.embed))
@@ -126,14 +125,14 @@ class _LearntCodes(LibraryCodebook):
 class _Centred(nn.Module):
     """Linear projection whose outputs have mean 0 and variance 1 over the batch.
 
-    A grid's cells sit around 0: latents that share an offset, as a transformer's do, would all
-    fall into a few of them and stay there.
+    The grid's cells lie around 0: latents that share an offset, as a transformer's do, would all
+    fall into a few cells and stay there.
     """
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__()
         self.linear = nn.Linear(dim_in, dim_out)
-        # The offset drifts quickly while the rate is high; slow averages would lag behind it.
+        # The offset drifts fast while the learning rate is high; slow averages would lag behind.
         self.centre = nn.BatchNorm1d(dim_out, affine=False, momentum=0.3)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n e"]:

@@ -1,7 +1,7 @@
-"""What of a net torch.compile is given: parts that many calls share, so that each is made once.
+"""torch.compile for nets, method by method, so that blocks with the same code compile only once.
 
-In: a net whose modules name their `compiled_methods`. Out: the same net, quicker after a first call
-of each shape. Knows no particular net.
+In: a net whose modules list their `compiled_methods`. Out: the same net, faster after the first
+call with each shape. Knows no particular net.
 """
 
 from contextlib import AbstractContextManager
@@ -11,9 +11,9 @@ from torch import nn
 
 
 def compile_parts(net: nn.Module) -> None:
-    """Side effect: the parts of `net` that say so are compiled at their first call.
+    """Side effect: the methods in each module's `compiled_methods` compile at their first call.
 
-    Part by part, not as one graph: all blocks of a stack share the code, so that it is made once.
+    Not the net as one graph: all blocks of a stack share their code, which then compiles only once.
     """
     for module in net.modules():
         for name in getattr(module, "compiled_methods", ()):
@@ -21,17 +21,17 @@ def compile_parts(net: nn.Module) -> None:
 
 
 def uncompiled() -> AbstractContextManager[None]:
-    """Within it, nets run as if they had never been compiled, and no other shape is compiled."""
+    """A context in which nets run uncompiled and nothing is compiled."""
     return torch.compiler.set_stance("force_eager")
 
 
 def failed_to_compile(error: Exception) -> bool:
-    """Whether it was the compiler that failed, and not what was being compiled."""
-    from torch._dynamo.exc import TorchDynamoException  # slow to load, and seldom wanted
+    """Whether the error comes from the compiler, not from the code that was compiled."""
+    from torch._dynamo.exc import TorchDynamoException  # slow to import, rarely needed
 
     return isinstance(error, TorchDynamoException)
 
 
 def give_up_compiling() -> None:
-    """Side effect: from here on, nets run as if they had never been compiled."""
+    """Side effect: from here on, nets run uncompiled and nothing is compiled."""
     torch.compiler.set_stance("force_eager")

@@ -1,6 +1,6 @@
-"""Config dataclasses from JSON, strict: what a file says and what this program knows must agree.
+"""Config dataclasses from JSON; a missing, unknown or wrongly typed field is an error.
 
-In: what `json` reads. Out: frozen dataclasses. Knows no particular one.
+In: values as `json` reads them. Out: frozen dataclasses. Knows no particular config.
 """
 
 from dataclasses import fields, is_dataclass
@@ -10,13 +10,13 @@ from genie.errors import UserError
 
 
 def config_from_dict(kind: Any, values: Any, where: str) -> Any:
-    """A config dataclass from its JSON form; every field must be there and none besides.
+    """A config dataclass from its JSON form, which must have all of its fields and no others.
 
     Raises:
-        UserError: naming the file and the field that disagrees.
+        UserError: naming the file and the wrong field.
     """
     if not isinstance(values, dict):
-        raise UserError(f"{where} is {values!r}, fields in braces are wanted: restore the file")
+        raise UserError(f"{where} is {values!r}, but must be a JSON object: restore the file")
     kind = _closest(kind, values)
     known = {f.name for f in fields(kind)}
     for name in sorted(known ^ set(values)):
@@ -33,12 +33,12 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
         return config_from_dict(kind, value, where)
     plain: Any = tuple(value) if isinstance(value, list) else value
     if not _fits(kind, plain):
-        raise UserError(f"{where} is {plain!r}, {kind} is wanted: restore the file")
+        raise UserError(f"{where} is {plain!r}, but must be {kind}: restore the file")
     return float(plain) if kind is float else plain
 
 
 def _fits(kind: Any, value: Any) -> bool:
-    """Whether a plain value can stand in a field of this type; whole numbers pass for floats."""
+    """Whether a plain value has a field's type; whole numbers count as floats."""
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if get_origin(kind) is tuple:
@@ -48,6 +48,6 @@ def _fits(kind: Any, value: Any) -> bool:
 
 
 def _closest(kind: Any, values: dict[str, Any]) -> Any:
-    """Of a union of dataclasses the one that shares most fields with `values`."""
+    """The dataclass of a union that shares most fields with `values`."""
     options = get_args(kind) or (kind,)
     return max(options, key=lambda option: len({f.name for f in fields(option)} & values.keys()))

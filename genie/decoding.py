@@ -1,11 +1,11 @@
-"""Video files decoded as a player shows them: on time, upright, undistorted, in ordinary colours.
+"""Video files decoded as a player shows them: on time, upright, undistorted, in SDR colours.
 
-In: a path that ffmpeg can open. Out: numpy uint8 (h, w, 3) pictures, or what is wrong with the
-file. Writes nothing.
+In: the path of a video. Out: numpy uint8 (h, w, 3) pictures, or an error that says what is wrong
+with the file. Writes nothing.
 
-Sources: which matrix untagged video is meant for, as players guess it: mpv's manual
-(`--video-params`); BT.2408 for the white of HDR, which swscale's conversion follows; bwdif removes
-the combs of interlaced video (Weston's 3-field filter with yadif's spatial check).
+Sources: mpv's manual (`--video-params`) for the colour matrix that players assume for untagged
+video; BT.2408, which swscale follows, for the white level of HDR; bwdif (Weston's 3-field filter
+with yadif's spatial check) for deinterlacing.
 """
 
 import os
@@ -32,27 +32,27 @@ VIDEO_SUFFIXES = frozenset({
     ".dv", ".nut", ".divx", ".rm", ".rmvb", ".y4m", ".mjpeg", ".apng",
 })
 # fmt: on
-"""Endings of files that are taken for videos; one that is none is told so when it is opened."""
+"""Endings of files that are taken for videos; one that is no video is an error when opened."""
 
 MIN_FPS, MAX_FPS = 0.01, 1000.0
 DEFAULT_FPS = 15.0
-"""Of files that do not tell their frames per second."""
+"""Frames per second of files that declare none."""
 
 THREADS = 1
-"""That convert a picture: more of them take longer to start than to work."""
+"""Threads that convert a picture; starting more of them takes longer than they save."""
 ROUNDING = 1e-3
-"""Seconds by which two clocks may differ; containers round to milliseconds."""
+"""Seconds by which timestamps may be off; containers round to milliseconds."""
 LEAST_JUMP = 0.25
-"""Seconds by which time must run back to be a joint; less is a muxer's disorder."""
+"""Seconds that timestamps must jump back to count as a joint; less is a muxer's disorder."""
 LONGEST_PAUSE = 5.0
-"""Seconds of standstill in a transport stream, which broadcasts; more is a joint, too."""
+"""Seconds between two frames of a transport stream; a longer gap counts as a joint, too."""
 RATE_FRAMES = 200
-"""Of an animation, that tell its frames per second."""
+"""First frames of an animation, from which its frames per second are estimated."""
 
 HDR = {ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67}
 """Transfer curves of PQ and HLG."""
 UNTAGGED = 2
-"""Where a file does not tell its matrix or its primaries."""
+"""ffmpeg's value for a matrix or primaries that a file does not declare."""
 
 
 class Converter:
@@ -61,16 +61,16 @@ class Converter:
     def __init__(self, size: Size | None, fit: Fit, pixel: Fraction = Fraction(1)) -> None:
         """Args: pixel: width of a stored pixel over its height."""
         self._size, self._fit, self._pixel = size, fit, pixel
-        self._reformatter = VideoReformatter()  # frames that convert themselves start threads each
+        self._reformatter = VideoReformatter()  # shared: `frame.reformat` starts threads per frame
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """One frame, the colours converted and resized in one go; uint8 (h, w, 3)."""
+        """One frame, colours converted and resized in one pass, as uint8 (h, w, 3)."""
         size, turns = self._size, round(frame.rotation / 90) % 4
         has_alpha = any(component.is_alpha for component in frame.format.components)
         shape = shown_shape(frame.height, frame.width, self._pixel)
         upright = _turned(shape, turns)
         if has_alpha or (size and (upright[0] < size[0] or upright[1] < size[1])):
-            # Pillow blends, and enlarges small pixel art without blurring it.
+            # Pillow, because it blends alpha and enlarges small pixel art without blurring it.
             picture = self._reformat(frame, shape, "rgba" if has_alpha else "rgb24")
             image = to_rgb(Image.fromarray(picture))
             image = Image.fromarray(np.rot90(np.asarray(image), turns)) if turns else image
@@ -96,9 +96,9 @@ def _turned(shape: Size, turns: int) -> Size:
 
 
 def _colours(frame: av.VideoFrame) -> dict[str, Any]:
-    """How the colours come to an ordinary screen's, where that is not the usual way."""
+    """Options for swscale where its defaults are wrong; sets tags that an HDR frame lacks."""
     if frame.color_trc in HDR:
-        # What it leaves untold is BT.2020's.
+        # HDR that declares nothing else is BT.2020.
         if frame.color_primaries == UNTAGGED:
             frame.color_primaries = ColorPrimaries.BT2020
         if frame.colorspace == UNTAGGED and not frame.format.is_rgb:
@@ -153,8 +153,8 @@ def decode(
         clock = _Clock(float(1 / rate) if rate else 1 / DEFAULT_FPS, longest)
         frames = _deinterlaced(_undamaged(container.decode(track), path))
         yield from _shown(clock, frames, fps, Converter(size, fit, pixel), joints)
-        # Clocks round, and where frames last unequally the file need not tell for how long. What
-        # joined files declare is of one of them.
+        # The tolerance: timestamps are rounded, and frames of unequal length may not declare
+        # theirs. Files that were joined declare the end of one of them only.
         known = declared is not None and rate is not None and clock.num_frames
         if known and not clock.num_joints and declared - clock.end > 1.5 * clock.longest:
             raise BrokenOff(
@@ -170,12 +170,12 @@ def _shown(
     convert: Converter,
     joints: set[int] | None,
 ) -> Iterator[np.ndarray]:
-    """The pictures of the frames, or at every tick the one that is shown then."""
+    """All pictures, or with `fps` the one that is on screen at every tick."""
     timed = clock.follow(frames)
     converted: tuple[av.VideoFrame, np.ndarray] | None = None
     part = 0
     for number, (frame, its_part) in enumerate(timed if fps is None else clock.ticks(timed, fps)):
-        if converted is None or converted[0] is not frame:  # a slow video shows one for long
+        if converted is None or converted[0] is not frame:  # one frame may fill several ticks
             converted = frame, convert(frame)
         if its_part != part and joints is not None:
             joints.add(number)
@@ -184,12 +184,12 @@ def _shown(
 
 
 def is_film(path: Path) -> bool:
-    """Whether a file is a video by its ending, or a picture that moves."""
+    """Whether a file has the ending of a video, or is an animated picture."""
     return path.suffix.lower() in VIDEO_SUFFIXES or is_animation(path)
 
 
 def is_animation(path: Path) -> bool:
-    """Whether a PNG or WebP moves; ffmpeg shows the first picture of a WebP at most."""
+    """Whether a PNG or WebP is animated; of such a WebP, ffmpeg decodes one picture at most."""
     if path.suffix.lower() not in {".png", ".apng", ".webp"} or not path.is_file():
         return False
     try:
@@ -198,13 +198,13 @@ def is_animation(path: Path) -> bool:
             if head.startswith(b"\x89PNG"):
                 file.seek(8)
                 return _png_moves(file)
-    except OSError:  # told when it is read
+    except OSError:  # reported when it is read
         return False
     return head[12:16] == b"VP8X" and len(head) > 20 and bool(head[20] & 2)
 
 
 def _png_moves(file: BinaryIO) -> bool:
-    """Whether a chunk before the picture tells of more pictures."""
+    """Whether the chunk of an animation (acTL) comes before the first picture's data."""
     while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
         if head[4:] == b"acTL":
             return True
@@ -213,10 +213,10 @@ def _png_moves(file: BinaryIO) -> bool:
 
 
 def animation_rate(path: Path) -> float:
-    """Frames per second of a GIF, PNG or WebP that moves.
+    """Frames per second of an animated GIF, PNG or WebP.
 
-    Frames last whole hundredths of a second, and longer where nothing changes: of the shortest,
-    and those that are a hundredth or so longer, the mean is meant.
+    Durations are rounded to hundredths of a second, and longer where nothing changes: the mean of
+    those that are less than 1.5 times the shortest is taken.
 
     Raises:
         UserError: if it cannot be read.
@@ -241,7 +241,7 @@ def _animated(path: Path) -> Iterator[av.VideoFrame]:
 
 
 def _moving(path: Path) -> Iterator[tuple[Image.Image, int]]:
-    """An image at each of its frames in turn, and for how many milliseconds that is shown."""
+    """The image, moved on to each frame in turn, and that frame's duration in milliseconds."""
     try:
         image = Image.open(path)
         first, last = int(bool(image.info.get("default_image"))), getattr(image, "n_frames", 1)
@@ -249,16 +249,16 @@ def _moving(path: Path) -> Iterator[tuple[Image.Image, int]]:
         raise UserError(f"{path} is not a readable video ({in_one_line(error)})") from error
     with image:
         check_image_size(path, image.width, image.height)
-        # What is shown by programs that know no animations need not be part of it.
+        # The picture for programs without animation need not be part of the animation.
         for number in range(min(first, last - 1), last):
             image.seek(number)
-            image.load()  # before that, a WebP does not know how long
-            # Browsers show what lasts for no time for a tenth of a second.
+            image.load()  # before that, a WebP has no duration
+            # Browsers show a frame of duration 0 for a tenth of a second.
             yield image, round(image.info.get("duration", 0)) or 100
 
 
 def _undamaged(frames: Iterator[av.VideoFrame], path: Path) -> Iterator[av.VideoFrame]:
-    """The same frames; decoders go on after damage, and show what they make of it."""
+    """The same frames up to a damaged one; decoders go on after damage, with broken pictures."""
     for frame in frames:
         if frame.is_corrupt:
             raise BrokenOff(f"{path} is damaged: its frame at {frame.time or 0:.1f} s is broken")
@@ -266,7 +266,7 @@ def _undamaged(frames: Iterator[av.VideoFrame], path: Path) -> Iterator[av.Video
 
 
 def _deinterlaced(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    """The same frames, those whose two halves were taken one after the other without combs."""
+    """The same frames, interlaced ones deinterlaced."""
     graph: Graph | None = None
     kind = None
     for frame in frames:
@@ -289,7 +289,7 @@ def _deinterlacer(frame: av.VideoFrame) -> Graph:
     source = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
     )
-    # Frames that say that they are whole pass as they are.
+    # Frames that are marked progressive pass unchanged.
     bwdif = graph.add("bwdif", "mode=send_frame:deint=interlaced")
     sink = graph.add("buffersink")
     source.link_to(bwdif), bwdif.link_to(sink)
@@ -298,7 +298,7 @@ def _deinterlacer(frame: av.VideoFrame) -> Graph:
 
 
 def _pull(graph: Graph, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
-    """Give a frame to a graph, or None as the end, and take what it has ready."""
+    """Push a frame into a filter graph (None: the end), and yield the frames that are ready."""
     graph.vpush(frame)
     while True:
         try:
@@ -308,22 +308,22 @@ def _pull(graph: Graph, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
 
 
 Timed = tuple[av.VideoFrame, int]
-"""A frame, and of which of a file's joined parts it is."""
+"""A frame, and the number of the joined part of the file that it belongs to."""
 
 
 class _Clock:
     """When the frames of a file are shown, in seconds."""
 
     def __init__(self, usual: float, longest_pause: float = inf) -> None:
-        """Seconds: `usual` that a frame lasts where it does not say, and of a pause at most."""
+        """Seconds: `usual` duration of a frame that declares none, longest gap that is no joint."""
         self.usual = self.longest = usual
         self.longest_pause = longest_pause
         self.num_frames, self.num_joints, self.time, self.end = 0, 0, 0.0, 0.0
 
     def follow(self, frames: Iterator[av.VideoFrame]) -> Iterator[Timed]:
-        """The same frames; `time` is the newest one's, `end` when it ends.
+        """The same frames; meanwhile `time` and `end` are the newest one's start and end.
 
-        Where time jumps, as where files were put end to end, it goes on as if it had not.
+        Where timestamps jump, as where files were joined, `time` goes on without the jump.
         """
         timed, offset = False, 0.0
         for frame in frames:
@@ -343,7 +343,7 @@ class _Clock:
             yield frame, self.num_joints
 
     def ticks(self, frames: Iterator[Timed], fps: float) -> Iterator[Timed]:
-        """Of the frames of `follow` the one that is shown at each tick, from the first frame on."""
+        """From the frames of `follow`, the one on screen at each tick, starting with the first."""
         shown, number, start = None, 0, 0.0
         for timed in frames:
             if shown is None:
@@ -358,12 +358,12 @@ class _Clock:
 
 
 def _declared_end(container: av.container.InputContainer, track: av.VideoStream) -> float | None:
-    """The second at which a file says that its pictures end, if it does say."""
+    """The time in seconds at which the pictures end, as the file declares it, if it does."""
     rate = frame_rate(track)
     if container.format.name == "avi" and track.frames and rate:
-        return float(track.frames / rate)  # ffmpeg corrects the duration of an AVI that is cut
+        return float(track.frames / rate)  # ffmpeg corrects the duration of a truncated AVI
     if track.duration and track.time_base:
-        # Frames before the start of an edit list are stored, but not shown and not in here.
+        # The duration leaves out frames before an edit list's start: stored, but not shown.
         return _start(track) + float(track.duration * track.time_base)
     tagged = _seconds(track.metadata.get("DURATION", ""))
     if tagged or len(container.streams) > 1:  # sound may be longer than the pictures
@@ -372,7 +372,7 @@ def _declared_end(container: av.container.InputContainer, track: av.VideoStream)
 
 
 def _seconds(clock: str) -> float | None:
-    """Matroska's h:m:s in seconds; None for whatever else stands there."""
+    """Matroska's h:m:s in seconds; None if the text is anything else."""
     try:
         hours, minutes, seconds = clock.split(":")
         total = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
@@ -386,6 +386,6 @@ def _start(track: av.VideoStream) -> float:
 
 
 def frame_rate(track: av.VideoStream) -> Fraction | None:
-    """Average frames per second that a file declares, if it tells any that can be."""
+    """Average frames per second that a file declares; None if missing or out of range."""
     rate = track.average_rate
     return rate if rate and MIN_FPS <= rate <= MAX_FPS else None

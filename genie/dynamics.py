@@ -1,11 +1,11 @@
 """Dynamics: past tokens and actions to the next frame's tokens.
 
-In: tokens and latent actions. Out: logits. Knows nothing of pixels nor of how a sampler picks.
+In: tokens and latent actions. Out: logits. Knows nothing of pixels or of sampling.
 
 Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 2.1; MaskGIT training after Chang et
 al. 2022 (arXiv:2202.04200).
-Differs: a frame is predicted after the *clean* frames before it, as in play (recipe "frame"); the
-paper masks the whole clip alike (recipe "clip"), a past that playing never shows.
+Differs: with masking "frame", each frame is predicted from *unmasked* past frames, as in play; the
+paper's masking ("clip") hides tokens in all frames, a past that does not occur in play.
 """
 
 import math
@@ -22,8 +22,8 @@ from genie.metrics import Metrics
 from genie.ring import FrameKeyValue, Past
 from genie.st_transformer import STTransformer
 
-# Of a clip's tokens but the prompt's: how many training asks for. Either recipe hides about three
-# quarters of them; the number is fixed, since one that is drawn makes a GPU wait for the host.
+# Share of a clip's tokens, its first frame left out, that the loss is computed on. Either masking
+# hides about three quarters; the share is fixed, since a size that varies would stall a GPU.
 ASKED_SHARE = 0.8
 
 
@@ -46,13 +46,13 @@ class DynamicsConfig:
     window: int = 12
     """Frames that one frame attends to, itself included."""
     masking: Literal["frame", "clip"] = "frame"
-    """frame: every frame after a clean past. clip: the paper's, one rate for the whole clip."""
+    """frame: each frame predicted from an unmasked past. clip: the paper's, one rate per clip."""
     corruption: float = 0.1
-    """Most of a past frame's tokens replaced by random ones; the rate is drawn per frame."""
+    """Largest share of an input frame's tokens replaced by random ones; drawn for each frame."""
     changed_weight: float = 2.0
     """Extra weight of tokens that differ from the frame before."""
     action_dropout: float = 0.1
-    """Share of the transitions whose action is withheld, so that play can tell its effect."""
+    """Share of the transitions trained without their action, which guidance in play needs."""
 
     def __post_init__(self) -> None:
         if self.num_heads < 1 or self.dim % (2 * self.num_heads):
@@ -60,9 +60,9 @@ class DynamicsConfig:
         if self.window < 2:
             raise UserError(f"window is {self.window}: the dynamics needs at least one past frame")
         if not 0 <= self.corruption <= 1:
-            raise UserError(f"corruption is {self.corruption}: a share from 0 to 1 is wanted")
+            raise UserError(f"corruption is {self.corruption}: use a share from 0 to 1")
         if not 0 <= self.action_dropout < 1:
-            raise UserError(f"action_dropout is {self.action_dropout}: 0 to below 1 is wanted")
+            raise UserError(f"action_dropout is {self.action_dropout}: use 0 to below 1")
 
 
 class Dynamics(nn.Module):
@@ -93,7 +93,7 @@ class Dynamics(nn.Module):
         actions: Int[Tensor, "b t-1"],
         hidden: Bool[Tensor, "b t n"] | None = None,
     ) -> Float[Tensor, "b t n v"]:
-        """Logits of each frame's tokens after the *shown* frames before it.
+        """Logits of each frame's tokens, given all tokens of the frames before it.
 
         Logits of frame t depend on tokens of frames 0..t-1, on the tokens of frame t that are not
         hidden, and on actions 0..t-1.
@@ -112,8 +112,8 @@ class Dynamics(nn.Module):
         """Keys and values of a finished frame, for `Ring.append`; a pure function.
 
         Args:
-            led_by: what led to it; `no_action` for a session's first frame.
-            past: the frames before it.
+            led_by: the action that led to it; `no_action` for a session's first frame.
+            past: keys and values of the frames before it.
         """
         x = self._embed(tokens[:, None], led_by[:, None])
         return self.transformer.forward_next(x, past, wanted=0)[1]
@@ -121,15 +121,15 @@ class Dynamics(nn.Module):
     def look_back(
         self, tokens: Int[Tensor, "b n"], led_by: Int[Tensor, " b"], past: Past
     ) -> tuple[Float[Tensor, "b n v"], FrameKeyValue]:
-        """`remember`, and what can be told of the next frame before its action is known.
+        """`remember`, and the next frame's logits before its action is known.
 
         Args:
             tokens: see `remember`.
             led_by: see `remember`.
-            past: the frames before it, as two more frames need them.
+            past: the same, for two next frames (`Ring.past(2)`).
 
         Returns:
-            Logits of the next frame, all of it hidden and its action withheld; keys and values.
+            Logits of the next frame, all hidden and without an action; keys and values of this one.
         """
         frames = torch.stack([tokens, torch.full_like(tokens, self.mask_id)], dim=1)
         actions = torch.stack([led_by, torch.full_like(led_by, self.no_action)], dim=1)
@@ -143,9 +143,9 @@ class Dynamics(nn.Module):
         """Logits of the next frame; a pure function.
 
         Args:
-            tokens: of that frame, hidden ones being `mask_id`.
-            actions: what leads to it.
-            past: the frames before it.
+            tokens: of that frame; hidden ones are `mask_id`.
+            actions: the action that leads to it.
+            past: keys and values of the frames before it.
         """
         x = self._embed(tokens[:, None], actions[:, None])
         features, _ = self.transformer.forward_next(x, past, wanted=1)
@@ -156,26 +156,26 @@ class Dynamics(nn.Module):
     ) -> tuple[Float[Tensor, ""], Metrics]:
         """Training: cross-entropy of hidden tokens. Uses the global random generator.
 
-        Metrics: `accuracy` on hidden tokens and `copy_accuracy`, the share of them that equals the
-        frame before (the baseline to beat).
+        Metrics, on hidden tokens: `cross_entropy` in nats, `accuracy`, and `copy_accuracy`,
+        which copying the frame before would have (the baseline to beat).
         """
         shown = self._corrupt(tokens)
         paper = self.config.masking == "clip"
         hidden = _clip_mask(tokens) if paper else _frame_mask(tokens)
         actions = self._withhold(actions)
         if paper:
-            asked = self._embed(shown.masked_fill(hidden, self.mask_id), self._led_by(actions))
-            features = self.transformer(asked)
+            masked = self._embed(shown.masked_fill(hidden, self.mask_id), self._led_by(actions))
+            features = self.transformer(masked)
         else:
             features = self._features(shown, actions, hidden)
-        hidden[:, 0] = False  # the first frame is the prompt, never asked for
+        hidden[:, 0] = False  # the first frame is the prompt, never predicted
         return self._loss(features, tokens, hidden)
 
     def _features(self, tokens: Tensor, actions: Tensor, hidden: Tensor) -> Tensor:
         led_by = self._led_by(actions)
         context = self._embed(tokens, led_by)
-        asked = self._embed(tokens.masked_fill(hidden, self.mask_id), led_by)
-        return self.transformer.forward_hidden(context, asked)
+        masked = self._embed(tokens.masked_fill(hidden, self.mask_id), led_by)
+        return self.transformer.forward_hidden(context, masked)
 
     def _loss(
         self, features: Tensor, tokens: Tensor, hidden: Tensor
@@ -208,7 +208,7 @@ class Dynamics(nn.Module):
         return actions.masked_fill(withheld, self.no_action)
 
     def _led_by(self, actions: Int[Tensor, "b t"]) -> Int[Tensor, "b t+1"]:
-        """The action that led to each frame; nothing known led to the first."""
+        """The action that led to each frame; `no_action` for the first."""
         return F.pad(actions, (1, 0), value=self.no_action)
 
     def _embed(self, tokens: Int[Tensor, "b t n"], led_by: Int[Tensor, "b t"]) -> Tensor:
@@ -216,7 +216,7 @@ class Dynamics(nn.Module):
 
 
 def _choose_asked(hidden: Bool[Tensor, "b t n"]) -> Int[Tensor, " asked"]:
-    """Rows of the flattened clip, `ASKED_SHARE` of them; shown ones only if hidden ones are few."""
+    """Random indices into the flattened clip, `ASKED_SHARE` of it: hidden tokens before others."""
     count = math.ceil(ASKED_SHARE * hidden[:, 1:].numel())
     rank = hidden + torch.rand(hidden.shape, device=hidden.device)
     return rank.flatten().topk(count, sorted=False).indices
@@ -227,9 +227,9 @@ def _mean(x: Float[Tensor, " asked"], weight: Float[Tensor, " asked"]) -> Float[
 
 
 def _frame_mask(tokens: Int[Tensor, "b t n"]) -> Bool[Tensor, "b t n"]:
-    """Each frame its own rate, cosine-spread as in sampling, a quarter of the frames wholly hidden.
+    """One masking rate per frame, cosine-distributed as in sampling; 1 for a quarter of the frames.
 
-    The first pass over a new frame sees nothing of it, and with few passes it matters most.
+    The first pass over a new frame sees no token of it, and with few passes it matters most.
     """
     b, t, _ = tokens.shape
     rate = torch.cos(torch.pi / 2 * torch.rand(b, t, 1, device=tokens.device))

@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all.
+"""Atomic writes: a file or folder appears complete or not at all.
 
-In: a place and what belongs there. Out: the file, or one line that says why there is none. Knows no
-format, and loads nothing.
+In: a path and the content. Out: the file, or an error of one line that says why it could not be
+written. Knows no file format and reads nothing.
 """
 
 import os
@@ -16,25 +16,25 @@ from genie.errors import UserError, in_one_line
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A place to write a file to that becomes `path` at the end.
+    """Yield a temporary path to write to, which replaces `path` at the end.
 
-    Whatever goes wrong before leaves `path` as it was, and nothing beside it. Its name ends in
-    `.partial`, so that nobody takes what a kill leaves behind for a picture or a video.
+    An error leaves `path` as it was and deletes the temporary file. That one's name ends in
+    `.partial`, so that what a kill leaves behind is not taken for a picture or a video.
     """
-    partial = _beside(path)
+    partial = _partial_path(path)
     try:
         yield partial
         os.replace(partial, path)
     except BaseException:
-        with suppress(OSError):  # where it could not be made, it cannot be looked up either
+        with suppress(OSError):  # if it could not be created, deleting it may fail, too
             partial.unlink()
         raise
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """An empty folder that becomes `path` at the end, in the place of what was there."""
-    partial = _beside(path)
+    """Yield an empty temporary folder, which replaces `path` at the end."""
+    partial = _partial_path(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -47,7 +47,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file, text as UTF-8; the folder is made if need be."""
+    """Write a file atomically, text as UTF-8; its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -55,10 +55,10 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """What the system refuses within becomes one line that names the place.
+    """Turn an `OSError` into an error of one line that names the place.
 
     Raises:
-        UserError: if it refuses.
+        UserError: if the system refuses to write.
     """
     try:
         yield
@@ -67,17 +67,17 @@ def writing(place: Path) -> Iterator[None]:
 
 
 def check_folder(folder: str | Path) -> Path:
-    """`folder` if files can be written into it, before any work is done for them.
+    """Return `folder` if files can be written into it; to call before any long work.
 
     Raises:
         UserError: if it cannot be made or written.
     """
     folder = Path(folder)
-    made = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not made.is_dir():
-        raise UserError(f"cannot write {folder}: {made} is not a folder; choose another place")
-    try:  # rights alone do not tell: the disk may be read-only or no disk at all
-        tempfile.TemporaryFile(dir=made).close()
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise UserError(f"cannot write {folder}: {existing} is not a folder; choose another place")
+    try:  # permissions are not enough: the disk may be read-only
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         raise UserError(
             f"cannot write {folder}: {in_one_line(error)}; choose another place"
@@ -85,5 +85,5 @@ def check_folder(folder: str | Path) -> Path:
     return folder
 
 
-def _beside(path: Path) -> Path:
+def _partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")

@@ -1,6 +1,6 @@
 """Pictures of any mode and shape brought to plain RGB of one size.
 
-In: Pillow images and numpy arrays. Out: the same, uint8. Opens no files.
+In: Pillow images and numpy arrays. Out: the same, as uint8 RGB. Opens no files.
 """
 
 from typing import Literal
@@ -15,16 +15,16 @@ MAX_IMAGE_PIXELS = 100_000_000
 
 Size = tuple[int, int]
 Fit = Literal["crop", "letterbox", "stretch"]
-"""crop: what goes beyond the shape is cut off. letterbox: black bars. stretch: as it comes."""
+"""crop: what exceeds the shape is cut off. letterbox: black bars. stretch: distorted."""
 
 
 def check_image_size(
     name: object, width: int, height: int, max_pixels: int = MAX_IMAGE_PIXELS
 ) -> None:
-    """Refuse what is too small to be a picture or too large to be opened.
+    """Refuse a picture with a side below 8 pixels or with more than `max_pixels`.
 
     Raises:
-        UserError: naming it.
+        UserError: calling the picture `name`.
     """
     if min(width, height) < MIN_IMAGE_SIDE:
         raise UserError(f"{name} is {width}x{height}: give at least {MIN_IMAGE_SIDE}x8 pixels")
@@ -47,7 +47,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def fit_image(image: Image.Image, size: Size, fit: Fit = "crop") -> Image.Image:
-    """The image at (height, width)."""
+    """The image at `size` (height, width)."""
     height, width = size
     if image.size == (width, height):
         return image
@@ -70,7 +70,7 @@ def scaled_shape(of: Size, to: Size, fit: Fit) -> Size:
 
 
 def place(picture: np.ndarray, size: Size) -> np.ndarray:
-    """A picture centred in `size`: cropped where it is larger, black around where it is smaller."""
+    """A picture centred in `size`: cropped where larger, padded with black where smaller."""
     for axis, wanted in enumerate(size):
         extra = picture.shape[axis] - wanted
         if extra > 0:

@@ -1,8 +1,8 @@
-"""A frame as pure functions of arrays: look back, reveal, show; and read, which begins it all.
+"""The pure functions that generate frames: read a prompt, then look back, reveal and show.
 
-In: tokens, actions, and what a `Ring` keeps of the past. Out: tokens, pictures, and the newest keys
-and values, for whoever keeps the ring. This is all that play asks of the nets while it runs: what
-is compiled for a GPU, and what is exported for engines other than PyTorch.
+In: tokens, actions, and the `Past` of a `Ring`. Out: tokens, frames, and the newest frame's keys
+and values, which the caller appends to the ring. Play needs nothing else of the nets while it runs:
+these functions are compiled for a GPU, and exported for engines other than PyTorch.
 """
 
 from jaxtyping import Float, Int, UInt8
@@ -17,22 +17,22 @@ from genie.tokenizer import FrameDecoder, Tokenizer
 
 
 class LookBack(nn.Module):
-    """A finished frame becomes past."""
+    """Keys and values of a finished frame, for the past of the next."""
 
     def __init__(self, dynamics: Dynamics, foresees: bool) -> None:
-        """Args: foresees: also say what comes next whatever the action is, which guidance wants."""
+        """Args: foresees: also give the next frame's logits without its action, for guidance."""
         super().__init__()
         self.dynamics, self.foresees = dynamics, foresees
 
     @property
     def num_next(self) -> int:
-        """For how many frames it wants the past."""
+        """The number of next frames that its `past` must be for, see `Ring.past`."""
         return 2 if self.foresees else 1
 
     def forward(
         self, tokens: Int[Tensor, "b n"], led_by: Int[Tensor, " b"], past: Past
     ) -> tuple[Float[Tensor, "b n v"], FrameKeyValue]:
-        """Logits of the next frame after whatever action (zeros if not asked for); the newest."""
+        """The next frame's logits without its action (zeros unless `foresees`); keys and values."""
         if self.foresees:
             return self.dynamics.look_back(tokens, led_by, past)
         newest = self.dynamics.remember(tokens, led_by, past)
@@ -41,7 +41,7 @@ class LookBack(nn.Module):
 
 
 class Reveal(nn.Module):
-    """One pass over the next frame."""
+    """One MaskGIT pass over the next frame."""
 
     def __init__(self, dynamics: Dynamics) -> None:
         """Args: dynamics: whose logits are drawn from."""
@@ -60,11 +60,11 @@ class Reveal(nn.Module):
         """More tokens of the frame, drawn with classifier-free guidance (Ho & Salimans 2022).
 
         Args:
-            tokens: hidden ones being `mask_id`.
-            actions: what leads to the frame.
-            unled: what `LookBack` says of it. It is of a frame that is wholly hidden.
+            tokens: hidden ones are `mask_id`.
+            actions: the action that leads to the frame.
+            unled: logits without the action, from `LookBack`, as for a frame that is all hidden.
             noise: see `genie.maskgit.reveal`.
-            pace: of tensors of one number each.
+            pace: its fields are scalar tensors.
         """
         logits = self.logits(tokens, actions, unled, pace.guidance, past)
         return reveal(logits, tokens, noise, self.dynamics.mask_id, pace)
@@ -72,7 +72,7 @@ class Reveal(nn.Module):
     def logits(
         self, tokens: Tensor, actions: Tensor, unled: Tensor, guidance: Tensor, past: Past
     ) -> Float[Tensor, "b n v"]:
-        """What tokens are drawn from."""
+        """Logits that tokens are drawn from: with guidance."""
         led = self.dynamics.next_logits(tokens, actions, past).float()
         return led + (guidance - 1) * (led - unled.float())
 
@@ -88,13 +88,13 @@ class Show(nn.Module):
     def forward(
         self, tokens: Int[Tensor, "b n"], past: Past
     ) -> tuple[UInt8[Tensor, "b 3 h w"], FrameKeyValue]:
-        """The frame for the screen, and what the next ones see of it."""
+        """The frame, 0..255, and its keys and values for the decoder's past."""
         frames, newest = self.decoder(tokens, past)
         return to_uint8(frames), newest
 
 
 class Read(nn.Module):
-    """A picture to tokens."""
+    """A prompt's frame to tokens."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Args: tokenizer: of the world."""

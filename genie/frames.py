@@ -1,8 +1,6 @@
-"""Between the pictures of files and screens and the frames of nets.
+"""The one place that turns pictures (of files and screens) into frames (of nets) and back.
 
-No other file makes one of the other, or goes from 0..255 to 0..1.
-
-In: pictures, numpy uint8 (h, w, 3), or frames. Out: the other.
+In: pictures, numpy uint8 (h, w, 3), or frames, 0..255 or 0..1. Out: the other.
 """
 
 import numpy as np
@@ -27,5 +25,5 @@ def to_pictures(frames: UInt8[Tensor, "*t 3 h w"]) -> UInt8[np.ndarray, "*t h w 
 
 
 def from_pictures(pictures: UInt8[np.ndarray, "*t h w 3"]) -> UInt8[Tensor, "*t 3 h w"]:
-    """One picture or several as frames in memory of their own; the inverse of `to_pictures`."""
+    """One picture or several as frames, always a copy; the inverse of `to_pictures`."""
     return torch.from_numpy(pictures.copy()).movedim(-1, -3).contiguous()

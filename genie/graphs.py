@@ -1,7 +1,7 @@
 """A world's frame as ONNX graphs, for engines other than PyTorch.
 
-In: a world. Out: one file for each function of `genie.frame`. They hold no weights: whoever runs
-them gives those by the names that they have in the world's own files.
+In: a world. Out: one file for each function of `genie.frame`. The files hold no weights: an engine
+supplies those by their names in the world's state dict.
 """
 
 import contextlib
@@ -30,20 +30,20 @@ from genie.tokenizer import FrameDecoder, Tokenizer
 
 OPSET = 20
 WEIGHTS = "weights"
-"""Where graphs say that their weights lie; no such file is ever read."""
+"""The file that graphs name as the place of their weights; it does not exist."""
 BATCH = torch.export.Dim("b", min=1)
 
 
 @runtime_checkable
 class Nets(Protocol):
-    """What is needed of a `World`."""
+    """What `export` needs of a `World`."""
 
     tokenizer: Tokenizer
     dynamics: Dynamics
 
     @property
     def fingerprint(self) -> str:
-        """Of configs and weights."""
+        """Hash of configs and weights."""
         ...
 
     @property
@@ -53,7 +53,7 @@ class Nets(Protocol):
 
     @property
     def num_actions(self) -> int:
-        """Latent actions."""
+        """Number of latent actions."""
         ...
 
     @property
@@ -72,11 +72,11 @@ class Nets(Protocol):
 
 
 def export(world: Nets, folder: Path) -> None:
-    """Write the graphs of a world and, when they are all there, the card that names its files.
+    """Write the graphs of a world and, last, the card that lists its files.
 
     Args:
         world: on the CPU in float32, as it was loaded from the folder.
-        folder: of the world.
+        folder: the world's folder, with its config and weights.
 
     Raises:
         UserError: if they cannot be written.
@@ -105,7 +105,7 @@ def export(world: Nets, folder: Path) -> None:
 def _functions(
     world: Nets,
 ) -> dict[str, tuple[nn.Module, tuple[Any, ...], list[str]]]:
-    """By name: the function, inputs of two worlds to trace it with, and what those are called."""
+    """By name: the function, example inputs (two worlds) to trace it with, the inputs' names."""
     config = world.dynamics.config
     shape, pixels = (2, config.num_tokens), world.tokenizer.config
     tokens, action = torch.zeros(shape, dtype=torch.long), torch.zeros(2, dtype=torch.long)
@@ -114,7 +114,7 @@ def _functions(
     past = world.dynamics.transformer.new_ring(*shape)
     shown = world.tokenizer.decoder.new_ring(*shape)
     look_back = LookBack(world.dynamics, foresees=world.sampling.guidance != 1)
-    paced = ["tokens", "actions", "unled", "noise", *Pace._fields, *Past._fields]
+    reveal_names = ["tokens", "actions", "unled", "noise", *Pace._fields, *Past._fields]
     return {
         "look_back": (
             look_back,
@@ -124,7 +124,7 @@ def _functions(
         "reveal": (
             Reveal(world.dynamics),
             (tokens.clone(), action.clone(), unled, noise, pace, _past(past, 1)),
-            paced,
+            reveal_names,
         ),
         "read": (
             Read(world.tokenizer),
@@ -140,12 +140,12 @@ def _functions(
 
 
 def _past(ring: Ring, num_next: int) -> Past:
-    """In memory of its own: one tensor given twice would become one input."""
+    """Copies, since the exporter would merge a tensor that is given twice into one input."""
     return Past(*(array.clone() for array in as_tensors(ring.past(num_next))))
 
 
 def _trace(net: nn.Module, inputs: tuple[Any, ...], names: list[str]) -> onnx.ModelProto:
-    with _quiet(), torch.no_grad(), _told(net):
+    with _quiet(), torch.no_grad(), _errors_in_one_line(net):
         program: Any = torch.onnx.export(
             net,
             inputs,
@@ -160,17 +160,17 @@ def _trace(net: nn.Module, inputs: tuple[Any, ...], names: list[str]) -> onnx.Mo
 
 
 def _batch_axis(tensor: Tensor) -> dict[int, Any]:
-    """Worlds come first, but for keys and values, where blocks do; a number has none."""
+    """Axis 0, or 1 for keys and values, where blocks come first; a scalar has none."""
     if not tensor.ndim:
         return {}
     return {1 if tensor.ndim == 6 else 0: BATCH}
 
 
 def _leave_weights_out(graph: onnx.ModelProto, known: set[str]) -> list[str]:
-    """Side effect: weights of the world are called what it calls them, and lie outside.
+    """Side effect: weights of the world get their names in the world and lose their data.
 
     Returns:
-        What they are called.
+        These names.
     """
     renamed = {}
     for weight in graph.graph.initializer:
@@ -189,18 +189,18 @@ def _leave_weights_out(graph: onnx.ModelProto, known: set[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _told(net: nn.Module) -> Iterator[None]:
-    """What the exporter cannot do becomes one line."""
+def _errors_in_one_line(net: nn.Module) -> Iterator[None]:
+    """Turn any error of the exporter into a `UserError` of one line."""
     try:
         yield
-    except Exception as error:  # it has many, and passes on those of what it calls
+    except Exception as error:  # it has many, and passes on those of its libraries
         name, why = type(net).__name__, in_one_line(error)[:200]
-        raise UserError(f"{name} of this world cannot be made a graph: {why}") from error
+        raise UserError(f"cannot export {name} of this world as an ONNX graph: {why}") from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter has much to say that is not about our graphs."""
+    """Silence the exporter, whose messages do not concern our graphs."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

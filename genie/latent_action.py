@@ -2,14 +2,14 @@
 
 In: frames in 0..1. Out: actions, one per transition. Works on pixels; knows nothing of tokens.
 Training reconstructs the next frame from the past frames and the action alone, so that the action
-comes to mean whatever the past does not tell.
+comes to mean what the past does not show.
 
 Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 2.1; the convolutional inverse and
 forward models follow LAPO (Schmidt & Jiang 2024, arXiv:2312.10812).
-Differs: each transition's loss is divided by its copy-last-frame loss, or rare large motions (a
-jump) take all the codes; the inverse model is given the change rather than the next frame; and some
-transitions skip the codebook while training, so that gradients reach the inverse model from the
-first step, when codes do not mean anything yet.
+Differs: each transition's loss is divided by its copy-last-frame loss (else rare large motions, as
+of a jump, take all the codes); the inverse model is given the change rather than the next frame;
+and some transitions skip the codebook in training, so that gradients reach the inverse model from
+the first step, when codes mean nothing yet.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from genie.metrics import Metrics, code_use, decibels
 
 # Below this mean squared error two frames count as equal; it keeps the normalised loss finite.
 STILL = 1e-3
-# The change between two frames is small beside the frames, and is what an action shows in.
+# Scales up the change between two frames: an action shows in it, but it is small.
 CHANGE_GAIN = 4.0
 
 
@@ -41,7 +41,7 @@ class LatentActionConfig:
     num_actions: int = 8
     """How many actions there are."""
     history: int = 2
-    """Past frames shown besides the next one; 2 show velocity, so that a fall costs no code."""
+    """Past frames given besides the next one; 2 show velocity, so that a fall needs no code."""
     dim: int = 32
     """Channels at the finest grid; coarser grids have twice and four times as many."""
     code_dim: int = 8
@@ -54,20 +54,20 @@ class LatentActionConfig:
     def __post_init__(self) -> None:
         if self.num_actions < 2 or self.history < 1:
             raise UserError(
-                f"num_actions is {self.num_actions} (wants 2 or more), "
-                f"history is {self.history} (wants 1 or more)"
+                f"num_actions is {self.num_actions} (2 or more is needed), "
+                f"history is {self.history} (1 or more is needed)"
             )
         if not 0 <= self.continuous_share <= 1:
-            raise UserError(f"continuous_share is {self.continuous_share}: 0 to 1 is wanted")
+            raise UserError(f"continuous_share is {self.continuous_share}: use 0 to 1")
 
     @property
     def reach(self) -> int:
-        """How many frames before the one that an action leads to can change it."""
+        """How many frames before frame t+1 can change action t."""
         return self.history
 
     @property
     def shortest_clip(self) -> int:
-        """Frames that a clip needs for one transition to learn from."""
+        """Frames of the shortest clip with a transition to learn from."""
         return self.history + 1
 
 
@@ -94,8 +94,8 @@ class LatentActionModel(nn.Module):
     def infer(self, frames: Float[Tensor, "b t 3 h w"]) -> Int[Tensor, "b t-1"]:
         """The action between each two neighbouring frames; action t leads from frame t to t+1.
 
-        Action t depends on frames t-history+1..t+1; before the clip's start the first frame is
-        taken to have stood still.
+        Action t depends on frames t-history+1..t+1; before the clip's start, the first frame is
+        repeated.
         """
         if frames.shape[1] < 2:
             return torch.zeros(len(frames), 0, dtype=torch.long, device=frames.device)
@@ -106,22 +106,22 @@ class LatentActionModel(nn.Module):
     def predict(
         self, frames: Float[Tensor, "b t 3 h w"], actions: Int[Tensor, "b t"]
     ) -> Float[Tensor, "b t 3 h w"]:
-        """The model's own picture of frame t+1 from frames ..t and action t.
+        """Frame t+1 as the model predicts it; values may leave 0..1.
 
-        Depends on frames 0..t and action t only.
+        Depends on frames t-history+1..t and action t only.
         """
         past = self._past(frames, first=0)
         codes = self.codebook.ids_to_codes(rearrange(actions, "b t -> (b t) 1"))[:, 0]
-        drawn = self._inside(self.forward_model(past, codes))
-        return rearrange(drawn, "(b t) c h w -> b t c h w", b=frames.shape[0])
+        predicted = self._inside(self.forward_model(past, codes))
+        return rearrange(predicted, "(b t) c h w -> b t c h w", b=frames.shape[0])
 
     def forward(self, frames: Float[Tensor, "b t 3 h w"]) -> tuple[Float[Tensor, ""], Metrics]:
         """Training on the transitions whose whole history is in the clip.
 
         Needs t > history. Metrics: PSNR of the prediction and of copying the last frame, usage and
         perplexity; in evaluation mode also `delta_psnr`, the PSNR with the inferred minus that with
-        shuffled actions, the paper's controllability measure applied to this model's own decoder:
-        near 0 the actions are ignored. Shuffling uses the global random generator.
+        shuffled actions: the paper's controllability measure applied to this model's own decoder.
+        If near 0, actions are ignored. Uses the global random generator.
         """
         past, following = self._transitions(frames, first=self.config.history - 1)
         codes, actions, commitment = self._act(past, following)
@@ -148,15 +148,15 @@ class LatentActionModel(nn.Module):
             codes = torch.where(skips, F.normalize(latents, dim=1), codes)
         return codes, actions, commitment
 
-    def _error(self, drawn: Tensor, wanted: Tensor) -> Float[Tensor, " b"]:
+    def _error(self, predicted: Tensor, target: Tensor) -> Float[Tensor, " b"]:
         """Mean squared error of each picture, without the margin."""
-        return (self._inside(drawn) - self._inside(wanted)).square().mean(dim=(1, 2, 3))
+        return (self._inside(predicted) - self._inside(target)).square().mean(dim=(1, 2, 3))
 
     def _inside(self, pictures: Tensor) -> Tensor:
         return pictures[..., : self.config.height, : self.config.width]
 
     def _transitions(self, frames: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
-        """Past (channels: the last frame last) and next frame of transitions first..t-2.
+        """Past (frames as channels, newest last) and next frame of transitions first..t-2.
 
         Both have a margin that makes their sides multiples of 16.
         """
@@ -164,7 +164,7 @@ class LatentActionModel(nn.Module):
         return self._past(frames[:, :-1], first), following
 
     def _past(self, frames: Float[Tensor, "b t 3 h w"], first: int) -> Float[Tensor, "_ c H W"]:
-        """Per frame from `first` on: the frames before it, oldest first, and itself.
+        """For each frame from `first` on: its `history` last frames, itself last, as channels.
 
         Batch and time are merged into the first axis.
         """

@@ -1,7 +1,7 @@
 """The legend of a world: the file that says what its latent actions do, and which keys they get.
 
-In: a world's folder. Out: keys and names, checked; or the file. Keys have names here, such as
-"left", "z" or "left_up". Knows neither how effects are measured nor who holds keys.
+In: a world's folder. Out: keys and names, checked; or the file. Keys are named, such as "left",
+"z" or "left_up". Knows neither how effects are measured nor how keys are read.
 """
 
 import json
@@ -16,20 +16,20 @@ from genie.files import write_whole, writing
 
 FILE_NAME = "legend.json"
 STRIP_NAME = "legend.png"
-"""Picture with one row an action: the prompt and what follows from it under that action."""
+"""Picture with one row per action: the prompt and the frames that the action leads to."""
 ARROWS = ("left", "right", "up", "down")
 CHORDS = ("left_up", "right_up", "left_down", "right_down")
 FREE_KEYS = frozenset({*ARROWS, *string.ascii_lowercase, "space"})
-"""Keys that an action can be bound to; digits are never bound otherwise."""
+"""Keys that an action can be bound to; not digits, which always select actions by number."""
 NAMES = FREE_KEYS | {*CHORDS, "none"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Legend:
-    """What play needs of it."""
+    """The part of a legend that play needs."""
 
     keys: Mapping[str, int]
-    """Latent action of each name in `NAMES` that has one."""
+    """From a name in `NAMES` to its latent action; not every name has one."""
     action_names: tuple[str, ...]
     """What each action does, such as "slow right"; empty where that was not measured."""
 
@@ -38,7 +38,7 @@ class Legend:
         """The legend of a world's folder, if it has one.
 
         Raises:
-            UserError: if it is there and not usable.
+            UserError: if it cannot be read or does not fit the world.
         """
         path = folder / FILE_NAME
         if not path.exists():
@@ -63,8 +63,8 @@ def save(
     """Write a legend.
 
     Args:
-        effects: one an action, with its name.
-        facts: how it was measured.
+        effects: of each action, with its "name".
+        facts: how it was measured, stored beside the keys.
 
     Raises:
         UserError: if it cannot be written.
@@ -75,7 +75,7 @@ def save(
 
 
 def check_bindings(keys: Mapping[Any, Any], num_actions: int, path: Path) -> None:
-    """Hold the bindings of a file against a world.
+    """Check the key bindings of a file against a world's actions.
 
     Raises:
         UserError: naming the first one that does not fit.
@@ -98,11 +98,11 @@ def _action_names(actions: Any, num_actions: int, path: Path) -> tuple[str, ...]
     names = tuple(effect.get("name") for effect in actions) if is_list else ()
     if len(names) != num_actions or not all(map(_is_name, names)):
         raise UserError(
-            f'{path} names no {num_actions} "actions": measure it anew with python -m train.legend'
+            f'{path} must name {num_actions} "actions": measure it anew with python -m train.legend'
         )
     return names
 
 
 def _is_name(name: Any) -> bool:
-    """Whether it can be written on one line."""
+    """Whether it is text that can be shown on one line."""
     return isinstance(name, str) and bool(name.strip()) and name.isprintable()

@@ -1,6 +1,6 @@
 """What this machine computes with: the device, the number format, the threads.
 
-In: a device. Out: the choices for it, and a line that says them. Knows no nets.
+In: a device. Out: the choices for it, and a line that describes them. Knows no nets.
 """
 
 import os
@@ -16,7 +16,7 @@ MOST_THREADS = 8
 
 
 def best_device() -> torch.device:
-    """The accelerator that there is, else the CPU."""
+    """The accelerator if there is one, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -42,16 +42,16 @@ def autocast(device: torch.device, *, enabled: bool = True) -> torch.autocast:
 
 
 def allow_quick_float32(device: torch.device) -> None:
-    """Side effect: on a GPU, what float32 products are left beside bf16 may be rounded like it.
+    """Side effect: on a GPU, float32 matrix products may be computed in TF32.
 
-    All that compiles for a device has to do this: torch.compile's cache asks for the same settings.
+    All programs that compile must call this: torch.compile's cache depends on the setting.
     """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
 
 
 def choose_threads() -> None:
-    """Side effect: no more CPU threads than a world can use, unless OMP_NUM_THREADS says so."""
+    """Side effect: at most `MOST_THREADS` CPU threads, unless OMP_NUM_THREADS is set."""
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > MOST_THREADS:
         torch.set_num_threads(MOST_THREADS)
 
@@ -69,11 +69,11 @@ def check_compiler(device: torch.device) -> None:
     """
     if not has_compiler(device):
         compiler = _compiler()
-        raise UserError(f"compiling wants a C++ compiler, and there is no {compiler}: install one")
+        raise UserError(f"compiling needs a C++ compiler, and there is no {compiler}: install one")
 
 
 def describe(device: torch.device) -> str:
-    """Such as "cpu, 2 threads, bfloat16"."""
+    """The device in words, such as "cpu, 2 threads, bfloat16"."""
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return f"{name}{threads}, {str(quick_dtype(device)).removeprefix('torch.')}"

@@ -1,11 +1,10 @@
 """MaskGIT: reveal the tokens of one frame in a few parallel passes.
 
-In: logits, tokens so far and random numbers. Out: tokens. Knows no network and no frames, and draws
-nothing itself.
+In: logits, tokens so far and random numbers. Out: tokens. Knows no network and no frames, and makes
+no random numbers.
 
 Source: MaskGIT (Chang et al. 2022, arXiv:2202.04200), section 3.2; used by Genie, section 2.1.
-Revealing more where little is open: entropy-bounded unmasking (Ben-Hamu et al. 2025,
-arXiv:2505.24857).
+The entropy bound is that of entropy-bounded unmasking (Ben-Hamu et al. 2025, arXiv:2505.24857).
 """
 
 import torch
@@ -22,31 +21,32 @@ def reveal(
     mask_id: int,
     pace: Pace,
 ) -> Int[Tensor, "b n"]:
-    """Draw the hidden tokens and show the most confident ones; a pure function.
+    """Draw the hidden tokens and reveal the most confident ones; a pure function.
 
-    A revealed token never changes. Tokens that are revealed together do not know of one another,
-    which does no harm where there is little to choose: hence the bound.
+    A revealed token never changes. Tokens of one pass are drawn independently of one another, which
+    does little harm where their entropy is low: hence the entropy bound.
 
     Args:
-        logits: with guidance, where there is any.
-        tokens: hidden ones being `mask_id`.
-        noise: numbers in 0..1: for each token one to draw it by and one for the order of revealing.
-        pace: of tensors of one number each.
+        logits: guidance already applied.
+        tokens: hidden ones are `mask_id`.
+        noise: in 0..1, two numbers per token: one to draw it, one for the order of revealing.
+        pace: its fields are scalar tensors.
     """
     for_token, for_order = noise.unbind(1)
     logits = logits.float()
     drawn = _draw(logits, pace.temperature, for_token)
-    beliefs = logits.log_softmax(dim=-1)
-    confidence = beliefs.gather(-1, drawn[..., None])[..., 0]
+    log_probs = logits.log_softmax(dim=-1)
+    confidence = log_probs.gather(-1, drawn[..., None])[..., 0]
     confidence = confidence + pace.order_noise * _gumbel(for_order)
     hidden = tokens == mask_id
     ranked = confidence.masked_fill(~hidden, float("inf")).argsort(dim=-1, descending=True)
-    entropy = -(beliefs.exp() * beliefs).sum(dim=-1).masked_fill(~hidden, 0.0).gather(-1, ranked)
+    entropy = -(log_probs.exp() * log_probs).sum(dim=-1).masked_fill(~hidden, 0.0)
+    entropy = entropy.gather(-1, ranked)
     num_tokens = tokens.shape[1]
-    late = torch.arange(num_tokens, device=tokens.device) >= num_tokens - pace.num_hidden
-    of_surer = entropy.cumsum(dim=-1) - entropy
-    is_safe = (of_surer < num_tokens * pace.entropy_bound) & (pace.entropy_bound > 0)
-    stays_hidden = _by_place(late & ~is_safe, ranked)
+    is_late = torch.arange(num_tokens, device=tokens.device) >= num_tokens - pace.num_hidden
+    entropy_before = entropy.cumsum(dim=-1) - entropy
+    is_safe = (entropy_before < num_tokens * pace.entropy_bound) & (pace.entropy_bound > 0)
+    stays_hidden = _by_position(is_late & ~is_safe, ranked)
     return torch.where(hidden & ~stays_hidden, drawn, tokens)
 
 
@@ -64,5 +64,5 @@ def _gumbel(uniform: Tensor) -> Tensor:
     return -(-uniform.clamp(1e-9, 1 - 1e-7).log()).log()
 
 
-def _by_place(by_rank: Bool[Tensor, "b n"], ranked: Int[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
+def _by_position(by_rank: Bool[Tensor, "b n"], ranked: Int[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
     return torch.zeros_like(by_rank).scatter(-1, ranked, by_rank)

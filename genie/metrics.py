@@ -12,7 +12,7 @@ Metrics = dict[str, Tensor | float]
 """What a net's training step reports besides its loss."""
 
 PSNR_CEILING = 60.0
-"""dB given to identical frames, whose PSNR is infinite and would swallow every mean."""
+"""In dB, of identical frames, whose PSNR is infinite and would make every mean infinite."""
 
 
 def psnr(
@@ -37,7 +37,7 @@ def decibels(error: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
 def code_use(codes: Int[Tensor, "*b"], num_codes: int) -> dict[str, Float[Tensor, ""]]:
     """How many of the codes 0..num_codes-1 occur, as the nets log it while they learn.
 
-    Nothing here waits for a GPU. `usage`: share of the codes that occur at least once, 0..1.
+    Does not wait for a GPU. `usage`: share of the codes that occur at least once, 0..1.
     `perplexity`: effective number in use, from 1 up: the exponential of their entropy.
     """
     codes = codes.flatten()

@@ -1,7 +1,7 @@
-"""onnxruntime as what computes a world's frames on a CPU: without PyTorch, and without its start.
+"""The engine that computes a world's frames with onnxruntime on a CPU; it need not load PyTorch.
 
-In: a world's folder with graphs, see `genie.graphs`. Out: their functions over NumPy's arrays. See
-`genie.session.Engine`. All is float32.
+In: a world's folder with graphs, see `genie.graphs`. Out: the functions of `genie.session.Engine`
+over NumPy arrays. All floats are float32.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ from genie.ring import FrameKeyValue, Past, Ring
 from genie.sampling import Pace, SamplingConfig
 
 CARD = "graphs.json"
-"""Beside the graphs."""
+"""The file beside the graphs that says which world they belong to."""
 FORMAT_VERSION = 1
-"""Of what graphs are given and give, and of how they draw: another program's are not used."""
+"""Version of the graphs' inputs, outputs and sampling; other versions are not used."""
 MOST_THREADS = 8
 """One frame has too few tokens to keep more cores busy."""
 
@@ -38,28 +38,28 @@ ReadFilm = Callable[
 
 @dataclass(frozen=True)
 class Card:
-    """What graphs belong to: all that play needs to know of a world."""
+    """The world that graphs belong to: all that play needs to know of it."""
 
     version: int
     """See `FORMAT_VERSION`."""
     fingerprint: str
-    """Of configs and weights."""
+    """Hash of configs and weights."""
     size: tuple[int, ...]
     """Height and width of frames."""
     num_actions: int
-    """Latent actions."""
+    """Number of latent actions."""
     fps: float
-    """At which it looks natural."""
+    """Frames per second at which the world looks natural."""
     sampling: SamplingConfig
     """How new frames are drawn."""
     files: dict[str, str]
-    """Digests of the files of the world by name, graphs among them."""
+    """SHA-256 of the world's files by name, graphs included."""
     weights: dict[str, list[str]]
-    """Names of the weights that each graph wants."""
+    """Names of the weights that each graph needs."""
 
 
 def read_card(folder: Path) -> Card | None:
-    """The card of a world's graphs; None if there are none, or if the world has changed since."""
+    """The card of a world's graphs; None if there is none that fits the files and this program."""
     try:
         card = config_from_dict(Card, json.loads((folder / CARD).read_text()), where=CARD)
         fits = card.version == FORMAT_VERSION and card.files == digests(folder)
@@ -69,14 +69,14 @@ def read_card(folder: Path) -> Card | None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """By name, of the files that frames depend on: config, weights and graphs."""
+    """SHA-256 by name of the files that frames depend on: config, weights and graphs."""
     kinds = (sorted(folder.glob(kind)) for kind in ("*.safetensors", "*.onnx"))
     files = [folder / "config.json", *itertools.chain(*kinds)]
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 class OnnxEngine:
-    """Sessions of onnxruntime, one for each function."""
+    """One onnxruntime session for each function of `genie.frame`."""
 
     def __init__(
         self,
@@ -87,9 +87,9 @@ class OnnxEngine:
         """Loads graphs and weights.
 
         Args:
-            folder: of the world.
+            folder: the world's folder.
             card: as `read_card` gives it.
-            read_film: reads prompts of several frames; for those of one there is a graph.
+            read_film: reads prompts of several frames; the graph reads one frame only.
 
         Raises:
             UserError: if a graph cannot be read.
@@ -144,7 +144,7 @@ class OnnxEngine:
         given = {"tokens": tokens, "actions": actions, "unled": unled, "noise": drawn}
         numbers = {name: np.asarray(number) for name, number in pace._asdict().items()}
         (revealed,) = _run(self._reveal, {**given, **numbers, **past._asdict()})
-        return revealed.view(np.int64)  # of the two that NumPy has, the library takes the other
+        return revealed.view(np.int64)  # onnxruntime gives NumPy's other 64-bit integers
 
     def show(
         self, tokens: Int64[np.ndarray, "b n"], past: Past
@@ -155,7 +155,7 @@ class OnnxEngine:
 
 
 def num_threads() -> int:
-    """Of the CPU, that a world is played with: OMP_NUM_THREADS, else what there are."""
+    """CPU threads for play: OMP_NUM_THREADS, else one per core, up to `MOST_THREADS`."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdigit() and int(given):
         return int(given)
@@ -164,7 +164,7 @@ def num_threads() -> int:
 
 
 def _load_weights(folder: Path, card: Card) -> dict[str, Float32[np.ndarray, "..."]]:
-    """Those that graphs want, as they are called in the world: net.layer.weight."""
+    """The weights that graphs need, by their names in the world, such as net.layer.weight."""
     wanted = {name for names in card.weights.values() for name in names}
     weights = {}
     for file in card.files:
@@ -178,20 +178,19 @@ def _load_weights(folder: Path, card: Card) -> dict[str, Float32[np.ndarray, "..
 def _open(path: Path, weights: Mapping[str, np.ndarray]) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads()
-    # Threads that spin while they wait are a fifth quicker alone, and half as quick beside a
-    # program that keeps the processor busy.
+    # Spinning while they wait makes threads a fifth faster, but half as fast beside a busy program.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
     options.add_external_initializers(list(weights), values)
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the library has an error class for each of its codes
+    except Exception as error:  # onnxruntime has a class for each error code
         raise UserError(f"{path} is no graph of this world: delete {CARD} beside it") from error
 
 
 def _run(graph: onnxruntime.InferenceSession, given: dict[str, np.ndarray]) -> list[Any]:
-    wanted = {entry.name for entry in graph.get_inputs()}  # what a net has no use for is left out
+    wanted = {entry.name for entry in graph.get_inputs()}  # unused inputs are not in graphs
     outputs: Any = graph.run(None, {name: array for name, array in given.items() if name in wanted})
     return outputs
 

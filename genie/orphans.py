@@ -1,4 +1,4 @@
-"""Processes that end when those that started them have ended, however that came about."""
+"""Processes that end when the process that started them has ended, for whatever reason."""
 
 import contextlib
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 def end_with_parent() -> None:
-    """End this process when the one that started it has ended, be it by SIGKILL.
+    """End this process when the one that started it has ended, even by SIGKILL.
 
-    Nothing is lost: what is on disk is whole, and the repeated command goes on from there.
+    Nothing is lost: files on disk are complete, and the command, repeated, continues from them.
     """
     parent = os.getppid()
 
@@ -25,13 +25,13 @@ def end_with_parent() -> None:
 
 
 def end_with(holder: Connection, leftovers: Path | None = None) -> None:
-    """End this process when nobody holds the other end of a pipe any more.
+    """End this process when the other end of a pipe is closed.
 
-    For processes of a pool, whose parent is a server of processes that outlives who asked for them.
+    For processes of a pool: their parent, the fork server, outlives the process that uses the pool.
 
     Args:
-        holder: this process' end; nothing may come through it.
-        leftovers: folder that is then to be deleted, since who would have done it is gone.
+        holder: this process's end; nothing may be sent through it.
+        leftovers: folder to delete then, in place of the process that is gone.
     """
 
     def watch() -> None:
@@ -45,7 +45,7 @@ def end_with(holder: Connection, leftovers: Path | None = None) -> None:
 
 
 def _delete(folder: Path) -> None:
-    """Delete a folder that others are still writing into; it is not made again."""
+    """Delete a folder that other processes are still writing into; they do not make it again."""
     for _ in range(1000):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

@@ -1,6 +1,6 @@
-"""Where worlds lie: a folder, what came with the program, or a repository of the Hugging Face Hub.
+"""Where worlds are found: in a folder, among those shipped, or on the Hugging Face Hub.
 
-In: what somebody calls a world. Out: its folder. Opens no world.
+In: a world's name or path. Out: its folder. Opens no world.
 """
 
 import re
@@ -12,11 +12,11 @@ from genie.errors import UserError, in_one_line
 CLONE = Path(__file__).resolve().parents[1]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 WANTED = ("*.json", "*.safetensors", "*.onnx", "legend.png", "prompts/*")
-"""Of a repository, what makes a world."""
+"""The files of a repository that belong to a world."""
 
 
 def shipped(folder: str) -> Path:
-    """A folder that came with the program: of the clone, or of what pip has installed."""
+    """A folder that came with the program: in the clone, or where pip installed it."""
     installed = Path(sysconfig.get_path("data")) / "share" / "genie"
     return (CLONE if (CLONE / "pyproject.toml").is_file() else installed) / folder
 
@@ -30,18 +30,18 @@ def find_world(name: str | Path) -> Path:
     """The folder of a world.
 
     Args:
-        name: a checkpoint folder; the name of one in `checkpoints` here or among those that came
-            with the program, such as coinrun; or owner/name of a repository of the Hub, which is
-            fetched once and then kept.
+        name: a checkpoint folder; the name of one in ./checkpoints or among those that came with
+            the program, such as coinrun; or owner/name of a repository of the Hub, which is
+            downloaded once and then cached.
 
     Raises:
-        UserError: if it is none of them, or cannot be fetched.
+        UserError: if it is none of them, or cannot be downloaded.
     """
     path, places = Path(name), (Path("checkpoints"), shipped("checkpoints"))
     found = [place for place in (path, *(place / path for place in places)) if is_world(place)]
     if found:
         return found[0]
-    # What lies in a folder that is there is a slip of the keyboard, not the Hub's.
+    # A wrong name in a folder that exists is a typing error, not a repository of the Hub.
     if (path.parent.is_dir() and path.parent != Path()) or not HUB_ID.fullmatch(str(name)):
         names = sorted({world.name for place in places for world in worlds_in(place)})
         raise UserError(
@@ -57,12 +57,12 @@ def is_world(folder: Path) -> bool:
 
 
 def _fetch(name: str) -> Path:
-    from huggingface_hub import snapshot_download  # slow to load, and seldom wanted
+    from huggingface_hub import snapshot_download  # slow to import, rarely needed
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(WANTED)))
-    except Exception as error:  # the library, and the network below it, raise whatever they meet
+    except Exception as error:  # the library and its network layer raise many kinds
         raise UserError(
-            f"{name} is no folder, and no repository of the Hugging Face Hub that could be fetched "
+            f"{name} is not a folder, and cannot be downloaded from the Hugging Face Hub "
             f"({in_one_line(error)[:200]}): check the name"
         ) from error

@@ -1,7 +1,7 @@
-"""A world for play alone: from its folder to running sessions, without PyTorch where that can be.
+"""A world for play alone: from its folder to running sessions, without PyTorch where possible.
 
-In: a checkpoint folder. Out: sessions. Where the folder has graphs and no GPU is there, frames are
-computed by onnxruntime, which is there at once; else by PyTorch, see `genie.world`.
+In: a checkpoint folder. Out: sessions. If the folder has graphs and there is no GPU, onnxruntime
+computes frames, since it loads at once; else PyTorch does, see `genie.world`.
 """
 
 import shutil
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Playable(Protocol):
-    """What play asks of a world."""
+    """What play needs of a world."""
 
     name: str
     """For people."""
@@ -39,27 +39,27 @@ class Playable(Protocol):
 
     @property
     def num_actions(self) -> int:
-        """Latent actions."""
+        """Number of latent actions."""
         ...
 
     @property
     def fps(self) -> float:
-        """At which it looks natural."""
+        """Frames per second at which it looks natural."""
         ...
 
     @property
     def sampling(self) -> SamplingConfig:
-        """Its own way of drawing."""
+        """How new frames are drawn by default."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Of configs and weights."""
+        """Hash of configs and weights."""
         ...
 
     @property
     def what_computes(self) -> str:
-        """Processor and engine, for people."""
+        """Device, threads and engine, for people."""
         ...
 
     def start(
@@ -73,8 +73,14 @@ class Playable(Protocol):
         """See `World.start`."""
         ...
 
+    def start_many(
+        self, prompts: UInt8[np.ndarray, "b t 3 h w"], *, seeds: Sequence[int]
+    ) -> Sessions:
+        """See `World.start_many`."""
+        ...
+
     def infer(self, clip: UInt8[np.ndarray, "t h w 3"]) -> Iterable[Any]:
-        """The latent actions that lead through a clip."""
+        """The latent actions between a clip's neighbouring frames."""
         ...
 
 
@@ -82,15 +88,15 @@ def open_world(folder: Path, engine: EngineName | None = None) -> Playable:
     """A world to play.
 
     Args:
-        folder: of a world.
-        engine: None takes the quicker one of those that can.
+        folder: a world's folder.
+        engine: None takes PyTorch on a GPU, else onnxruntime if there are graphs, else PyTorch.
 
     Raises:
-        UserError: if the folder is no world, or the engine cannot play it.
+        UserError: if the folder is no world, or the engine cannot play it or is not installed.
     """
     if engine == "torch" or (engine is None and _has_gpu()):
-        return _whole(folder, "this engine")
-    card = _graphs(folder)
+        return _load_into_torch(folder, "this engine")
+    card = _read_card(folder)
     if card:
         return GraphWorld(folder, card)
     if engine:
@@ -98,11 +104,11 @@ def open_world(folder: Path, engine: EngineName | None = None) -> Playable:
             f"{folder} has no graphs for onnxruntime that fit it: "
             f"python -m train.graphs {folder} makes them"
         )
-    return _whole(folder, f"{folder}, which has no graphs that fit it,")
+    return _load_into_torch(folder, f"{folder}, which has no graphs that fit it,")
 
 
 def _has_gpu() -> bool:
-    """Whether PyTorch would find one; it is asked only where a driver is."""
+    """Whether PyTorch finds a GPU; it is imported only if there is a driver."""
     if shutil.which("nvidia-smi") is None or find_spec("torch") is None:
         return False
     import torch
@@ -110,16 +116,16 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _graphs(folder: Path) -> "Card | None":
+def _read_card(folder: Path) -> "Card | None":
     try:
         from genie.onnx_engine import read_card
-    except ImportError:  # there is no onnxruntime for every machine
+    except ImportError:  # onnxruntime does not run on every machine
         return None
     return read_card(folder)
 
 
-def _whole(folder: Path, what: str) -> "World":
-    """Args: what: what needs PyTorch, for the error message."""
+def _load_into_torch(folder: Path, what: str) -> "World":
+    """Args: what: subject of the error message, "... needs PyTorch"."""
     if find_spec("torch") is None:
         raise UserError(
             f"{what} needs PyTorch, which is not installed: make install, or pip install "
@@ -138,14 +144,14 @@ class GraphWorld:
     engine_name: EngineName = "onnxruntime"
 
     def __init__(self, folder: Path, card: "Card") -> None:
-        """Args: card: of the folder's graphs, which vouches for all its files."""
+        """Args: card: of the folder's graphs; `read_card` has checked all files against it."""
         from genie.onnx_engine import OnnxEngine, num_threads
 
         self.folder, self.name = folder, folder.resolve().name
         self.num_actions, self.fps, self.sampling = card.num_actions, card.fps, card.sampling
         self.fingerprint = card.fingerprint
         self.what_computes = f"cpu, {num_threads()} threads, onnxruntime"
-        self.engine = OnnxEngine(folder, card, lambda prompts: self._whole.read(prompts))
+        self.engine = OnnxEngine(folder, card, lambda prompts: self._in_torch.read(prompts))
         self.size = self.engine.size
 
     def start(
@@ -161,11 +167,17 @@ class GraphWorld:
         sampling = self.sampling.changed(maskgit_steps, temperature)
         return Session(Sessions(self.engine, frames, [seed], sampling), self.num_actions)
 
+    def start_many(
+        self, prompts: UInt8[np.ndarray, "b t 3 h w"], *, seeds: Sequence[int]
+    ) -> Sessions:
+        """See `World.start_many`."""
+        return Sessions(self.engine, prompts, seeds, self.sampling)
+
     def infer(self, clip: UInt8[np.ndarray, "t h w 3"]) -> Sequence[int]:
-        """The latent actions that lead through a clip."""
-        return self._whole.infer(clip).tolist()
+        """The latent actions between a clip's neighbouring frames."""
+        return self._in_torch.infer(clip).tolist()
 
     @cached_property
-    def _whole(self) -> "World":
-        """With the nets that read films, for which there are no graphs."""
-        return _whole(self.folder, "a video as prompt")
+    def _in_torch(self) -> "World":
+        """The world in PyTorch, for what has no graph: to read several frames and infer actions."""
+        return _load_into_torch(self.folder, "a video as prompt")

@@ -1,7 +1,7 @@
-"""The past of running worlds: keys and values of the last frames, in memory of constant size.
+"""The KV cache of running worlds: keys and values of the last frames, in memory of constant size.
 
-In: keys and values of each frame that is done. Out: what the next frames may attend to. The arrays
-may be of any library that indexes as NumPy does; whoever runs the nets says where they lie.
+In: keys and values of each finished frame. Out: what the next frames may attend to. The arrays may
+be of any library that indexes as NumPy does, and on any device.
 
 Source of the rotation: RoFormer (Su et al. 2021, arXiv:2104.09864).
 """
@@ -16,29 +16,29 @@ ROTARY_BASE = 1000.0
 
 Array = Any  # of NumPy, or a tensor
 FrameKeyValue = tuple[Array, Array]
-"""Keys and values of one frame (l b n k e): by block, world, token, head, place in the head."""
+"""Keys and values of one frame (l b n k e): by block, world, token, head, channel."""
 
 
 class Past(NamedTuple):
-    """What the next t frames need to know of those before them, of which p are kept."""
+    """What the next t frames need of the past, of which p frames are stored."""
 
     keys: Array
     """(l b n k p e)"""
     values: Array
     """(l b n k p e)"""
     cos: Array
-    """(b 1 1 t e), by the place in time of each of the t frames."""
+    """(b 1 1 t e): cosines of the rotation by the position in time of each of the t frames."""
     sin: Array
-    """(b 1 1 t e)"""
+    """(b 1 1 t e): its signed sines."""
     bias: Array
-    """(b 1 1 t p+t). Lets each attend to what is in its window: of the past, then of the t."""
+    """(b 1 1 t p+t): 0 where a frame may attend, else minus infinity; the past comes first."""
 
 
 class Ring:
     """Keys and values of the last `capacity` frames, for every block of a stack.
 
     Rows of the batch are worlds of their own, each with its own age. All arrays stay where they
-    are in memory: frame number 10,000 overwrites the oldest.
+    are in memory: a new frame overwrites the oldest.
     """
 
     def __init__(self, keys: Array, values: Array) -> None:
@@ -49,7 +49,7 @@ class Ring:
         self._pasts: dict[int, Past] = {}
 
     def past(self, num_next: int = 1) -> Past:
-        """For the next so many frames. It changes when a frame is appended."""
+        """The past for the next `num_next` frames, valid until a frame is appended."""
         if num_next not in self._pasts:
             width = self.keys.shape[5]
             tables = _tables(self.num_frames, self.capacity, num_next, width)
@@ -62,16 +62,16 @@ class Ring:
         if self.capacity:
             rows, slots = np.arange(len(self.num_frames)), self.num_frames % self.capacity
             for stored, fresh in zip((self.keys, self.values), newest, strict=True):
-                stored[:, rows, :, :, slots] = fresh.swapaxes(0, 1)  # rows come first so indexed
+                stored[:, rows, :, :, slots] = fresh.swapaxes(0, 1)  # this indexing puts rows first
         self.num_frames += 1
         self._pasts = {}
 
     def state(self) -> tuple[Array, Array, Int64[np.ndarray, " b"]]:
-        """An independent copy of what `restore` wants."""
+        """A copy of what `restore` needs."""
         return copy.deepcopy((self.keys, self.values, self.num_frames))
 
     def restore(self, state: tuple[Array, Array, Int64[np.ndarray, " _"]], row: int = 0) -> None:
-        """Return to a state, of all rows or, from `row` on, of as many as it has."""
+        """Return to a state, which replaces as many rows as it has, from `row` on."""
         keys, values, num_frames = state
         rows = slice(row, row + len(num_frames))
         self.keys[:, rows], self.values[:, rows] = keys, values
@@ -82,7 +82,7 @@ class Ring:
 def rotation(
     positions: Int[np.ndarray, "*t"], head_dim: int
 ) -> tuple[Float32[np.ndarray, "*t {head_dim}"], Float32[np.ndarray, "*t {head_dim}"]]:
-    """Cosines and signed sines by which pairs (i, i + head_dim/2) are turned at a place in time."""
+    """Cosines and signed sines that rotate pairs (i, i + head_dim/2) at each position in time."""
     # float64: a session may run for millions of frames and the angle must stay exact.
     exponent = np.arange(0, head_dim, 2) / head_dim
     angles = positions[..., None] * ROTARY_BASE**-exponent
@@ -91,7 +91,7 @@ def rotation(
 
 
 def bias(may_attend: Bool[np.ndarray, "*t s"]) -> Float32[np.ndarray, "*t s"]:
-    """0 where attention may go, minus infinity elsewhere."""
+    """0 where a frame may attend, minus infinity elsewhere."""
     return np.where(may_attend, np.float32(0), np.float32(-np.inf))
 
 
@@ -100,9 +100,10 @@ def _tables(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cosines, sines and bias (p+t wide) of the next t frames after a ring of p slots."""
     newest = num_frames[:, None] - 1
-    kept = newest - (newest - np.arange(capacity)) % max(capacity, 1)  # in each slot, or below 0
+    # The number of the frame in each slot, negative if there is none.
+    stored = newest - (newest - np.arange(capacity)) % max(capacity, 1)
     coming = num_frames[:, None] + np.arange(num_next)
-    known = np.concatenate([kept, coming], axis=1)[:, None]
+    known = np.concatenate([stored, coming], axis=1)[:, None]
     distance = coming[..., None] - known
     may_attend = (known >= 0) & (distance >= 0) & (distance <= capacity)
     return *rotation(coming, head_dim), bias(may_attend)

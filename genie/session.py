@@ -1,8 +1,8 @@
 """Sessions: running worlds. Prompts and actions in, frames for the screen out.
 
-Owns what runs from frame to frame, namely the past, seeds and counters; nothing else has state. One
-generated frame costs a few passes over that frame's tokens alone, at minute ten as at second one.
-Knows no keys, windows or clocks, and not what computes its frames.
+Owns all that changes from frame to frame: the past, seeds and counters; nothing else has state. One
+generated frame costs a few passes over that frame's tokens alone, however long the session has run.
+Knows no keys, windows or clocks, and not which engine computes its frames.
 """
 
 import copy
@@ -23,26 +23,26 @@ EngineName = Literal["onnxruntime", "torch"]
 
 @runtime_checkable
 class Engine(Protocol):
-    """What computes a world's frames: pure functions of arrays, which are NumPy's.
+    """What computes a world's frames: pure functions of NumPy arrays.
 
-    Keys, values and logits may be its own arrays, which lie where it computes.
+    Keys, values and logits may be arrays of its own kind, on its own device.
     """
 
     size: tuple[int, int]
     """Height and width of frames."""
     num_actions: int
-    """Latent actions."""
+    """Number of latent actions."""
     mask_id: int
-    """The token that stands for "hidden"."""
+    """The id that stands for a hidden token."""
     num_next: int
-    """For how many frames `look_back` wants the past."""
+    """The number of next frames that `look_back` needs the past for, see `Ring.past`."""
 
     def new_rings(self, batch_size: int) -> tuple[Ring, Ring]:
         """Empty pasts of the dynamics and of the decoder."""
         ...
 
     def new_logits(self, batch_size: int) -> Array:
-        """Zeros (b n v), of the kind that `look_back` gives."""
+        """Zeros (b n v), in the kind of array that `look_back` returns."""
         ...
 
     def read(
@@ -86,12 +86,12 @@ class Sessions:
         seeds: Sequence[int],
         sampling: SamplingConfig,
     ) -> None:
-        """Use `World.start_many`, which says what the arguments mean."""
+        """Use `World.start_many`, which describes the arguments."""
         prompts = _as_numpy(prompts)
         _check_prompts(prompts, engine.size)
         _check_seeds(seeds, len(prompts))
-        self._make_room(engine, seeds, sampling)
-        self._read(np.array(prompts, order="C"))  # what engines can take, however it was sliced
+        self._allocate(engine, seeds, sampling)
+        self._read(np.array(prompts, order="C"))  # contiguous, as engines need it
 
     def step(self, actions: Array) -> UInt8[np.ndarray, "b 3 h w"]:
         """Generate the frames that the actions lead to. Cost does not grow with history.
@@ -105,27 +105,27 @@ class Sessions:
         actions = self._checked(actions)
         tokens, self.frames, shown = self._foresee(actions)
         self._shown.append(shown)
-        self._unsettled, self._foreseen = (tokens, actions), None
+        self._newest, self._foreseen = (tokens, actions), None
         self._ages += 1
         return self.frames
 
     def prepare(self, likely: Array | None = None) -> None:
-        """Spend idle time so that the next `step` is shorter; frames stay what they would be.
+        """Use idle time to shorten the next `step`; its frames stay the same.
 
         Args:
-            likely: actions under which the next frames are generated already: a `step` under them
-                then takes no time, one under others takes as long as if they were not given.
+            likely: actions for which the next frames are generated now: a `step` with them then
+                takes no time, one with others as long as if `likely` had not been given.
 
         Raises:
             UserError: as for `step`.
         """
         if likely is None:
-            self._settle()
+            self._append_newest()
         else:
             self._foresee(self._checked(likely))
 
     def reset(self, row: int, prompt: Array, *, seed: int = 0) -> None:
-        """Start one of the worlds anew; the others do not notice.
+        """Start one of the worlds anew; the others are not affected.
 
         Args:
             prompt: uint8 (t, 3, h, w), an array or a tensor.
@@ -140,31 +140,32 @@ class Sessions:
         self.restore(fresh.snapshot(), row)
 
     def snapshot(self) -> tuple[Any, ...]:
-        """Everything that `step` depends on."""
-        self._settle()
-        kept = (self._seeds, self._ages, self.frames, self._unled)
-        return self._past.state(), self._shown.state(), *copy.deepcopy(kept)
+        """A copy of everything that `step` depends on, but for `sampling`."""
+        self._append_newest()
+        rows = (self._seeds, self._ages, self.frames, self._unled)
+        return self._past.state(), self._shown.state(), *copy.deepcopy(rows)
 
     def restore(self, snapshot: tuple[Any, ...], row: int = 0) -> None:
-        """Continue from a snapshot, bit for bit; it is for the worlds from `row` on.
+        """Continue from a snapshot, bit for bit; its worlds replace those from `row` on.
 
         Raises:
-            UserError: if there are not so many worlds.
+            UserError: if there are not enough worlds.
         """
-        past, shown, *kept = snapshot
-        if not 0 <= row <= len(self._ages) - len(kept[0]):
-            raise UserError(f"a snapshot of {len(kept[0])} worlds does not fit at row {row}")
-        self._settle()
+        past, shown, *saved_rows = snapshot
+        count = len(saved_rows[0])
+        if not 0 <= row <= len(self._ages) - count:
+            raise UserError(f"a snapshot of {count} worlds does not fit at row {row}")
+        self._append_newest()
         self._foreseen = None
         self._past.restore(past, row)
         self._shown.restore(shown, row)
-        self.frames = self.frames.copy()  # what was given out stays as it was
-        own_kept = (self._seeds, self._ages, self.frames, self._unled)
-        for own, saved in zip(own_kept, kept, strict=True):
-            own[row : row + len(saved)] = saved
+        self.frames = self.frames.copy()  # the caller may still use the old array
+        rows = (self._seeds, self._ages, self.frames, self._unled)
+        for own, saved in zip(rows, saved_rows, strict=True):
+            own[row : row + count] = saved
 
     def fork(self, count: int) -> "Sessions":
-        """Copies of the one world that runs here, to go on side by side; this one stays.
+        """Copies of the one world that runs here, to run side by side; this one does not change.
 
         Raises:
             UserError: if more than one world runs here.
@@ -172,15 +173,15 @@ class Sessions:
         if len(self._ages) != 1:
             raise UserError(f"{len(self._ages)} worlds run here: fork one that runs alone")
         copies = Sessions.__new__(Sessions)
-        copies._make_room(self._engine, [0] * count, self.sampling)
+        copies._allocate(self._engine, [0] * count, self.sampling)
         copies.frames = self.frames.repeat(count, axis=0)
-        moment = self.snapshot()
+        snapshot = self.snapshot()
         for row in range(count):
-            copies.restore(moment, row)
+            copies.restore(snapshot, row)
         return copies
 
     def tune(self, *, maskgit_steps: int | None = None, temperature: float | None = None) -> None:
-        """Draw frames otherwise from the next step on; None leaves a setting as it is.
+        """Change how frames are drawn from the next step on; None leaves a setting as it is.
 
         Raises:
             UserError: if a number is out of range.
@@ -188,26 +189,26 @@ class Sessions:
         self.sampling = self.sampling.changed(maskgit_steps, temperature)
         self._foreseen = None
 
-    def _make_room(self, engine: Engine, seeds: Sequence[int], sampling: SamplingConfig) -> None:
+    def _allocate(self, engine: Engine, seeds: Sequence[int], sampling: SamplingConfig) -> None:
         self._engine, self.sampling = engine, sampling
         self._past, self._shown = engine.new_rings(len(seeds))
         self._unled = engine.new_logits(len(seeds))
         self._seeds = np.array(seeds, dtype=np.int64)
         self._ages = np.zeros_like(self._seeds)
         self.num_passes = 0
-        """Passes over new frames since the start, whether they are shown or only foreseen."""
-        self._unsettled: tuple[np.ndarray, np.ndarray] | None = None
+        """Passes over new frames since the start, those generated ahead of a `step` included."""
+        self._newest: tuple[np.ndarray, np.ndarray] | None = None  # until it is appended
         self._foreseen: tuple[np.ndarray, Foreseen] | None = None
 
     def _checked(self, actions: Array) -> Int64[np.ndarray, " b"]:
-        """The actions if they can be taken: a copy, for the caller may use the array again."""
+        """A copy of the actions, checked; the caller may use the array again."""
         num_worlds, num_actions = len(self._ages), self._engine.num_actions
         taken = _as_numpy(actions)
         is_array = isinstance(taken, np.ndarray)
         if not is_array or taken.dtype.kind not in "iu" or taken.ndim != 1:
-            raise UserError("actions are no row of whole numbers: give np.array([...])")
+            raise UserError("actions must be one row of whole numbers: give np.array([...])")
         if len(taken) != num_worlds:
-            raise UserError(f"{len(taken)} actions for {num_worlds} worlds: give as many")
+            raise UserError(f"{len(taken)} actions for {num_worlds} worlds: give one for each")
         for action in taken.tolist():
             if not 0 <= action < num_actions:
                 raise UserError(
@@ -218,28 +219,28 @@ class Sessions:
     def _read(self, prompts: UInt8[np.ndarray, "b t 3 h w"]) -> None:
         tokens, led_by = self._engine.read(prompts)
         for t in range(tokens.shape[1]):
-            self._settle()
+            self._append_newest()
             self.frames, shown = self._engine.show(tokens[:, t], self._shown.past())
             self._shown.append(shown)
-            self._unsettled = tokens[:, t], led_by[:, t]
-        self._settle()
+            self._newest = tokens[:, t], led_by[:, t]
+        self._append_newest()
 
-    def _settle(self) -> None:
-        """Make the newest frame part of the past: one pass, at the latest before the next frame.
+    def _append_newest(self) -> None:
+        """Append the newest frame to the past, unless that is done; costs one pass.
 
-        A pass of its own, whether there was idle time for it or not, so that time never tells.
-        What guidance needs of the next frame does not depend on its action, and is had with it.
+        Always a pass of its own, so that frames do not depend on whether idle time was used for it.
+        It also gives guidance its logits, which do not depend on the next action.
         """
-        if self._unsettled is not None:
+        if self._newest is not None:
             past = self._past.past(self._engine.num_next)
-            self._unled, newest = self._engine.look_back(*self._unsettled, past)
-            self._past.append(newest)
-            self._unsettled = None
+            self._unled, key_value = self._engine.look_back(*self._newest, past)
+            self._past.append(key_value)
+            self._newest = None
 
     def _foresee(self, actions: Int64[np.ndarray, " b"]) -> "Foreseen":
-        """The next frames under these actions, which may be there already."""
+        """The next frames under these actions, generated now unless they already are."""
         if self._foreseen is None or (self._foreseen[0] != actions).any():
-            self._settle()
+            self._append_newest()
             tokens = self._draw(actions)
             frames, shown = self._engine.show(tokens, self._shown.past())
             self._foreseen = actions, Foreseen(tokens, frames, shown)
@@ -260,12 +261,12 @@ class Sessions:
 
 
 class Foreseen(NamedTuple):
-    """Frames that may be shown next."""
+    """The next frames, generated before it is sure that they are shown."""
 
     tokens: Int64[np.ndarray, "b n"]
     frames: UInt8[np.ndarray, "b 3 h w"]
     shown: FrameKeyValue
-    """Of the decoder."""
+    """Keys and values of the decoder."""
 
 
 class Session:
@@ -279,11 +280,11 @@ class Session:
 
     @property
     def frame(self) -> np.ndarray:
-        """The newest frame, uint8 (h, w, 3); at the start the prompt, as the tokenizer has it."""
+        """The newest frame, uint8 (h, w, 3); at first the prompt, as the tokenizer decodes it."""
         return _pictures(self._running.frames)[0]
 
     def step(self, action: int) -> np.ndarray:
-        """Take an action; gives the next frame, uint8 (h, w, 3).
+        """Take an action and return the next frame, uint8 (h, w, 3).
 
         Raises:
             UserError: if there is no such action.
@@ -293,10 +294,10 @@ class Session:
         return self.frame
 
     def prepare(self, likely: int | None = None) -> None:
-        """Spend idle time on the next `step`; frames stay what they would be, bit for bit.
+        """Use idle time to shorten the next `step`; its frame stays the same, bit for bit.
 
         Args:
-            likely: an action: a `step` under it then takes no time.
+            likely: an action: a `step` with it then takes no time.
 
         Raises:
             UserError: if there is no such action.
@@ -310,7 +311,7 @@ class Session:
 
     @property
     def num_passes(self) -> int:
-        """Passes over new frames so far, whether they are shown or only foreseen."""
+        """Passes over new frames so far, those generated ahead of a `step` included."""
         return self._running.num_passes
 
     def tune(self, *, maskgit_steps: int | None = None, temperature: float | None = None) -> None:
@@ -318,31 +319,31 @@ class Session:
         self._running.tune(maskgit_steps=maskgit_steps, temperature=temperature)
 
     def futures(self) -> Iterator[np.ndarray]:
-        """What would come if each action were held from now on: frame after frame, without end.
+        """The frames that follow if each action is repeated from now on, without end.
 
-        This session stays where it is. Each yields uint8 (actions, h, w, 3).
+        Each item is uint8 (actions, h, w, 3). This session does not change.
         """
-        copies, held = self._running.fork(self.num_actions), np.arange(self.num_actions)
+        copies, actions = self._running.fork(self.num_actions), np.arange(self.num_actions)
         while True:
-            yield _pictures(copies.step(held))
+            yield _pictures(copies.step(actions))
 
     def snapshot(self) -> tuple[Any, ...]:
         """The present moment, to return to by `restore`."""
         return self._running.snapshot(), self.num_steps
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Return to a snapshot; from there all goes on as it went then, bit for bit."""
+        """Return to a snapshot; the same actions then give the same frames, bit for bit."""
         running, self.num_steps = snapshot
         self._running.restore(running)
 
 
 def _as_numpy(values: Any) -> Any:
-    """An array, or a tensor wherever it lies, as an array; anything else stays what it is."""
+    """An array, or a tensor on any device, as an array; anything else unchanged."""
     if not hasattr(values, "dtype"):
         return values
     try:
         return np.asarray(values.cpu() if hasattr(values, "cpu") else values)
-    except (TypeError, RuntimeError):  # of a number format, say, that NumPy does not know
+    except (TypeError, RuntimeError):  # such as a dtype that NumPy lacks
         return values
 
 
@@ -351,11 +352,11 @@ def _pictures(frames: UInt8[np.ndarray, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 
 
 
 def _one(action: int) -> Int64[np.ndarray, "1"]:
-    """Whole numbers of any library, but nothing that would be rounded."""
+    """An array of one action: a whole number of any library, but no float."""
     try:
         return np.array([operator.index(action)], dtype=np.int64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"action {action!r} is no whole number: give one") from error
+        raise UserError(f"action {action!r} is not a whole number: give one") from error
 
 
 def _check_prompts(prompts: Any, size: tuple[int, int]) -> None:
@@ -363,8 +364,8 @@ def _check_prompts(prompts: Any, size: tuple[int, int]) -> None:
     if not is_array or prompts.dtype != np.uint8 or prompts.ndim != 5 or prompts.shape[2] != 3:
         given = f"{prompts.dtype} {prompts.shape}" if is_array else type(prompts).__name__
         raise UserError(
-            f"prompts are {given}, uint8 (worlds, frames, 3, height, width) is wanted: "
-            "genie.frames.from_pictures makes such of what genie.video reads"
+            f"prompts are {given}, but must be uint8 (worlds, frames, 3, height, width): "
+            "genie.frames.from_pictures converts what genie.video reads"
         )
     if not prompts.shape[0] or not prompts.shape[1]:
         raise UserError("there is no prompt frame: give at least one for each world")
@@ -377,7 +378,7 @@ def _check_prompts(prompts: Any, size: tuple[int, int]) -> None:
 
 def _check_seeds(seeds: Sequence[int], num_worlds: int) -> None:
     if len(seeds) != num_worlds:
-        raise UserError(f"there are {len(seeds)} seeds for {num_worlds} prompts: give as many")
+        raise UserError(f"there are {len(seeds)} seeds for {num_worlds} prompts: give one for each")
     for seed in seeds:
         if not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise UserError(f"seed {seed!r} is no whole number from 0 to 2^63-1: give one")
+            raise UserError(f"seed {seed!r} is not a whole number from 0 to 2^63-1: give one")

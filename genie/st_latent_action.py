@@ -1,7 +1,7 @@
 """The paper's latent action model: ST-transformers over a whole clip.
 
-In: frames in 0..1. Out: actions, one per transition. Same face as `LatentActionModel`, which learns
-faster on every budget that we tried; this one is what the `paper` preset needs.
+In: frames in 0..1. Out: actions, one per transition. Same interface as `LatentActionModel`, which
+learns faster on every budget that we tried; the `paper` preset uses this one.
 
 Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 2.1 and appendix C.1.
 """
@@ -48,12 +48,12 @@ class STLatentActionConfig:
         if min(self.patch_size, self.num_heads, self.num_blocks) < 1 or self.window < 2:
             raise UserError(
                 f"patch_size is {self.patch_size}, num_heads is {self.num_heads}, num_blocks is "
-                f"{self.num_blocks} (each wants 1 or more), window is {self.window} (2 or more)"
+                f"{self.num_blocks} (each must be 1 or more), window is {self.window} (2 or more)"
             )
         if self.dim % (2 * self.num_heads):
             raise UserError(f"dim {self.dim} is not a multiple of 2 x num_heads {self.num_heads}")
         if self.num_actions < 2:
-            raise UserError(f"num_actions is {self.num_actions}: 2 or more is wanted")
+            raise UserError(f"num_actions is {self.num_actions}: use 2 or more")
         if self.height % self.patch_size or self.width % self.patch_size:
             raise UserError(
                 f"frames of {self.height}x{self.width} cannot be cut into patches of "
@@ -62,12 +62,12 @@ class STLatentActionConfig:
 
     @property
     def reach(self) -> int:
-        """How many frames before the one that an action leads to can change it."""
+        """How many frames before frame t+1 can change action t."""
         return self.num_blocks * (self.window - 1)
 
     @property
     def shortest_clip(self) -> int:
-        """Frames that a clip needs for one transition to learn from."""
+        """Frames of the shortest clip with a transition to learn from."""
         return 2
 
 
@@ -97,13 +97,13 @@ class STLatentActionModel(nn.Module):
     def predict(
         self, frames: Float[Tensor, "b t 3 h w"], actions: Int[Tensor, "b t"]
     ) -> Float[Tensor, "b t 3 h w"]:
-        """The model's own picture of frame t+1 from frames 0..t and actions 0..t."""
+        """Frame t+1 in 0..1, as the model predicts it from frames 0..t and actions 0..t."""
         return self._render(frames, self.codebook.ids_to_codes(actions))
 
     def forward(self, frames: Float[Tensor, "b t 3 h w"]) -> tuple[Float[Tensor, ""], Metrics]:
-        """Training: mean squared error of the next frames plus commitment. Metrics as its twin's.
+        """Training: mean squared error of the next frames plus commitment loss.
 
-        In evaluation mode `delta_psnr` shuffles the actions by the global random generator.
+        Metrics as of `LatentActionModel`; `delta_psnr` uses the global random generator.
         """
         codes, actions, commitment = self._act(frames)
         past, following = frames[:, :-1], frames[:, 1:]
@@ -118,7 +118,7 @@ class STLatentActionModel(nn.Module):
         return error + commitment, metrics | code_use(actions, self.config.num_actions)
 
     def _act(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # Causal over t+1 frames: what the encoder knows at frame t+1 is x_1:t and x_t+1.
+        # The encoder is causal: its features at frame t+1 depend on frames 0..t+1 alone.
         features = self.encoder(frames)[:, 1:].mean(dim=2)
         return self.codebook(self.to_latent(features))
 

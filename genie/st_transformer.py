@@ -24,12 +24,12 @@ from torch.utils.checkpoint import checkpoint
 from genie import ring
 from genie.ring import FrameKeyValue, Past, Ring
 
-# cuDNN's attention plans anew for every length of a clip, which costs more than it saves here; the
-# library's two other fused kernels do not.
+# cuDNN's attention makes a new plan for every clip length, which costs more than it saves here;
+# PyTorch's two other fused kernels need none.
 torch.backends.cuda.enable_cudnn_sdp(False)
 
 EPSILON = 1e-6  # of the norms
-MOST_ENTRIES = 65_535  # of a batch, in the fused kernels: they lie along an axis of CUDA's grid
+MOST_ENTRIES = 65_535  # largest batch of the fused kernels, an axis of CUDA's grid
 
 KeyValue = tuple[Float[Tensor, "b n k t e"], Float[Tensor, "b n k t e"]]
 SeenKeyValue = tuple[Float[Tensor, "b n k s e"], Float[Tensor, "b n k s e"]]
@@ -47,7 +47,7 @@ class STTransformer(nn.Module):
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         blocks = nn.ModuleList(STBlock(dim, num_heads) for _ in range(num_blocks))
-        self.blocks = cast("Sequence[STBlock]", blocks)  # it tells nobody what it is made of
+        self.blocks = cast("Sequence[STBlock]", blocks)  # ModuleList has no item type
         self.norm = RMSNorm(dim)
 
     def forward(self, x: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t n d"]:
@@ -65,29 +65,29 @@ class STTransformer(nn.Module):
         """Read each frame of `hidden` after the frames of `context` that came before it.
 
         Frame t of the result depends on frames 0..t-1 of `context` and frame t of `hidden` alone:
-        for every frame of a clip at once just what playing does for the newest one.
+        for all frames of a clip at once, what play computes for the newest one.
         """
         t = context.shape[1]
-        # As one clip of twice the length, every product is computed for both at once.
+        # As one clip of twice the length, so that each matrix product covers both.
         x = _as_computed(torch.cat([context, hidden], dim=1))
         rotation, bias = _clip_tables(t, self.window, self.head_dim, True, x)
         for block in self.blocks[:-1]:
             x, q, key_value = block.within_frame(x, rotation)
             x = block.across_frames(x, q, key_value, bias)
         x, q, key_value = self.blocks[-1].within_frame(x, rotation)
-        # Of the context the last block's keys and values are wanted, and nothing after them.
+        # Of the context, only the last block's keys and values are still needed.
         x = self.blocks[-1].across_frames(x[:, t:], q[..., t:, :], key_value, bias[t:])
         return self.norm(x)
 
     def forward_next(
         self, x: Float[Tensor, "b t n d"], past: Past, *, wanted: int
     ) -> tuple[Float[Tensor, "b _ n d"], FrameKeyValue]:
-        """The frames that come next, after those of a `Ring`; a pure function.
+        """Features of the next frames, after those in a `Ring`; a pure function.
 
         Args:
-            past: of the ring, for as many frames as there are in `x`; of tensors.
-            wanted: for how many of them, the last ones, features are given. What only the others
-                would need is left out.
+            past: `Ring.past(t)`, for the t frames of `x`, as tensors.
+            wanted: how many of the t frames, the last ones, get features. The last block skips
+                what only the others need.
 
         Returns:
             Features, and keys and values of the first frame of `x`, for `Ring.append`.
@@ -107,14 +107,14 @@ class STTransformer(nn.Module):
         return self.norm(x), (torch.stack(keys), torch.stack(values))
 
     def new_ring(self, batch_size: int, num_tokens: int) -> Ring:
-        """An empty past for this stack, in the number format and where its weights are."""
+        """An empty past for this stack, of its weights' dtype and on their device."""
         shape = len(self.blocks), batch_size, num_tokens, self.num_heads
         keys = self.norm.weight.new_zeros(*shape, self.window - 1, self.head_dim)
         return Ring(keys, torch.zeros_like(keys))
 
 
 def as_tensors(past: Past) -> Past:
-    """What a ring of tensors knows of time, in their number format and where they are."""
+    """The past with its NumPy tables as tensors, of the keys' dtype and on their device."""
     tables = (torch.from_numpy(table).to(past.keys) for table in past[2:])
     return Past(past.keys, past.values, *tables)
 
@@ -136,7 +136,7 @@ class STBlock(nn.Module):
     def within_frame(
         self, x: Float[Tensor, "b t n d"], rotation: Rotation
     ) -> tuple[Float[Tensor, "b t n d"], Float[Tensor, "b n k t e"], KeyValue]:
-        """The half that sees one frame: spatial attention, then time's queries, keys and values."""
+        """First half: spatial attention, then queries, keys and values of temporal attention."""
         (q, k), v = self.spatial.project(x, "b t n (c k e) -> c b t k n e")
         x = x + self.spatial.output(attend(q, k, v), "b t k n e -> b t n (k e)")
         q_and_k, v = self.temporal.project(x, "b t n (c k e) -> c b n k t e")
@@ -151,10 +151,10 @@ class STBlock(nn.Module):
         bias: Float[Tensor, "*b t _"],
         past: PastKeyValue | None = None,
     ) -> Float[Tensor, "b t n d"]:
-        """The other half: attention over what was seen at the same place, then the FFN.
+        """Second half: attention across frames at the same token's position, then the FFN.
 
         Args:
-            past: what was seen before that; in `bias` it comes first.
+            past: keys and values of the frames before; in `bias` they come first.
         """
         attended = attend(q, *key_value, bias, past)
         x = x + self.temporal.output(attended, "b n k t e -> b t n (k e)")
@@ -162,7 +162,7 @@ class STBlock(nn.Module):
 
 
 def recompute_blocks(net: nn.Module) -> None:
-    """Side effect: ST-blocks keep nothing for the backward pass but what goes in, and run again.
+    """Side effect: ST-blocks keep only their inputs for the backward pass, and compute again.
 
     A third more work for a fraction of the memory (Chen et al. 2016, arXiv:1604.06174).
     """
@@ -172,7 +172,7 @@ def recompute_blocks(net: nn.Module) -> None:
 
 
 class Attention(nn.Module):
-    """The learnt half of attention: projections, norms and the way back."""
+    """The learnt part of attention: norms, and projections to and from the heads."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         """Args: dim: model width, divisible by num_heads."""
@@ -187,7 +187,7 @@ class Attention(nn.Module):
     def project(self, x: Tensor, layout: str) -> tuple[Tensor, Tensor]:
         """Queries with keys (RMS-normed per head, stacked), and values, in the layout asked for.
 
-        The scores' division by the square root of the head's width is in the queries already.
+        The queries are already divided by the square root of the head's width.
         """
         qkv = rearrange(self.qkv(self.norm(x)), layout, c=3, k=self.num_heads)
         temperature = len(self.query_scale) ** -0.5
@@ -216,9 +216,9 @@ def rms_norm(x: Float[Tensor, "... d"], scale: Float[Tensor, "*_ d"]) -> Float[T
     """Vectors of unit mean square, times `scale` (Zhang & Sennrich 2019, arXiv:1910.07467)."""
     d = x.shape[-1]
     if x.is_cuda:
-        # The cast: of some versions, autocast makes the library's norm float32.
+        # The cast: in some versions of PyTorch, autocast makes this norm float32.
         return F.rms_norm(x, (d,), eps=EPSILON).to(x.dtype) * scale.to(x.dtype)
-    # On a CPU the library's is a chain of six operations. The cast: autocast may have made x bf16.
+    # On a CPU, PyTorch's norm is six operations. The cast: autocast may have made x bf16.
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(EPSILON)
     return x / length * (scale * d**0.5).to(x.dtype)
 
@@ -230,10 +230,10 @@ def attend(
     bias: Float[Tensor, "*b t _"] | None = None,
     past: tuple[Float[Tensor, "... p e"], Float[Tensor, "... p e"]] | None = None,
 ) -> Float[Tensor, "... t e"]:
-    """Softmax of the products plus `bias`; queries come scaled.
+    """Attention with `bias` added to the scores; the queries are already scaled.
 
     Args:
-        past: further keys and values, which stand before `k` and `v`.
+        past: further keys and values, which come before `k` and `v`.
     """
     if q.is_cuda:
         if past is not None:
@@ -241,14 +241,14 @@ def attend(
         return fused_attend(q, k, v, bias)
     # On CPU and for frames of 64 tokens two plain matmuls beat the fused kernel in bf16.
     scores = q @ k.mT
-    if past is not None:  # joined are the scores: they are much smaller than keys and values
+    if past is not None:  # join scores, which are much smaller than keys and values
         scores = torch.cat([q @ past[0].mT, scores], dim=-1)
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
-    shares = scores.softmax(dim=-1).to(v.dtype)
+    weights = scores.softmax(dim=-1).to(v.dtype)
     if past is None:
-        return shares @ v
-    of_past, of_next = shares.tensor_split((past[0].shape[-2],), dim=-1)
+        return weights @ v
+    of_past, of_next = weights.tensor_split((past[0].shape[-2],), dim=-1)
     return of_past @ past[1] + of_next @ v
 
 
@@ -258,10 +258,10 @@ def fused_attend(
     v: Float[Tensor, "... h s e"],
     bias: Float[Tensor, "*b t s"] | None = None,
 ) -> Float[Tensor, "... h t e"]:
-    """`attend` by the library; its fused kernels want exactly four axes, the first not too long."""
+    """`attend` by PyTorch's fused kernels: four axes, the first with at most `MOST_ENTRIES`."""
     q_k_v = [rearrange(x, "... h t e -> (...) h t e") for x in (q, k, v.to(q.dtype))]
     split = zip(*(x.split(MOST_ENTRIES) for x in q_k_v), strict=True)
-    # One bias may serve all parts.
+    # A bias without batch axes serves all parts.
     biases = itertools.repeat(None if bias is None else bias.to(q.dtype))
     if bias is not None and bias.ndim > 2:
         bias = bias.to(q.dtype).expand(*q.shape[:-3], 1, *bias.shape[-2:])
@@ -278,7 +278,7 @@ def _blocks(net: nn.Module) -> list[STBlock]:
 
 
 def _as_computed(x: Tensor) -> Tensor:
-    """On a GPU in the number format of the products: the sums between blocks are half the bytes."""
+    """On a GPU, in autocast's dtype: the residual stream then takes half the bytes."""
     device = x.device.type
     is_mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return x.to(torch.get_autocast_dtype(device)) if x.is_cuda and is_mixed else x
@@ -290,17 +290,17 @@ def _clip_tables(
     """Rotation, and the bias that lets a frame attend to itself and to the past in its window.
 
     Args:
-        hides: the clip stands there twice, shown and hidden; both attend to the shown past, and
-            nothing but a hidden frame itself attends to it.
-        like: whose number format and device are taken.
+        hides: the clip is there twice, as context and hidden. Both attend to the context's past,
+            and nothing attends to a hidden frame but itself.
+        like: has the dtype and the device of the result.
     """
-    # While a graph is exported, tensors are stand-ins, of which none may stay behind.
+    # During export, tensors are placeholders and must not stay in the cache.
     make = _make_clip_tables.__wrapped__ if torch.compiler.is_exporting() else _make_clip_tables
     return make(num_frames, window, head_dim, hides, like.device, like.dtype)
 
 
-@lru_cache(maxsize=64)  # a table that is made in every step makes the device wait for the host
-@torch.inference_mode(False)  # whoever asks first, training may be next
+@lru_cache(maxsize=64)  # a new table in every step would stall a GPU
+@torch.inference_mode(False)  # cached tables serve training, too
 def _make_clip_tables(
     num_frames: int,
     window: int,
@@ -322,6 +322,6 @@ def _make_clip_tables(
 
 
 def _rotate(x: Float[Tensor, "... t e"], rotation: Rotation) -> Float[Tensor, "... t e"]:
-    """Each pair (i, i + e/2) of a vector turned by its frame's angle."""
+    """Each pair (i, i + e/2) of a vector, rotated by its frame's angle."""
     cos, sin = (table.to(x.dtype) for table in rotation)
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)

@@ -61,14 +61,14 @@ class TokenizerConfig:
             )
         if self.stem == "conv" and (self.patch_size < 4 or self.patch_size & (self.patch_size - 1)):
             raise UserError(
-                f"patch_size is {self.patch_size}: the conv stem wants 4, 8, 16, ...; "
+                f"patch_size is {self.patch_size}: the conv stem needs 4, 8, 16, ...; "
                 "choose one of them or stem='linear'"
             )
         if self.dim % (2 * self.num_heads):
             raise UserError(f"dim {self.dim} is not a multiple of 2 x num_heads {self.num_heads}")
 
     def check_size(self) -> None:
-        """Refuse frames that no whole number of patches covers; their size may come last.
+        """Refuse a frame size that is no multiple of patch_size; for when the size is final.
 
         Raises:
             UserError: naming the sides.
@@ -136,7 +136,7 @@ class Tokenizer(nn.Module):
         b, t = frames.shape[:2]
         features = self.stem(rearrange(frames, "b t c h w -> (b t) c h w"))
         features = rearrange(features, "(b t) d h w -> b t (h w) d", b=b)
-        if features.is_cuda:  # else all blocks would work on, and be compiled for, this order
+        if features.is_cuda:  # else all blocks would run on, and compile for, this layout
             features = features.contiguous()
         features = features + self.encoder_position
         latents = rearrange(self.encoder(features), "b t n d -> b (t n) d")
@@ -164,7 +164,7 @@ class Tokenizer(nn.Module):
 
 
 class FrameDecoder(nn.Module):
-    """The decoding half of a tokenizer, for one frame at a time, as play wants it."""
+    """The decoding half of a tokenizer, for one frame at a time, as play needs it."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Shares the tokenizer's weights."""
@@ -182,12 +182,12 @@ class FrameDecoder(nn.Module):
         return pixels, newest
 
     def codes(self, tokens: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-        """What stands for tokens."""
+        """The codes of tokens."""
         return self.tokenizer.codebook.ids_to_codes(tokens)
 
 
 class QuickFrameDecoder(FrameDecoder):
-    """The same in another number format, with a table of codes, in a copy of the weights."""
+    """`FrameDecoder` with a copy of the weights in another dtype, and a table of codes."""
 
     def __init__(self, tokenizer: Tokenizer, dtype: torch.dtype) -> None:
         """A copy of the weights as they are now. Args: dtype: to compute in."""
@@ -196,12 +196,12 @@ class QuickFrameDecoder(FrameDecoder):
             codes = tokenizer.codebook.ids_to_codes(ids[None])[0]
         super().__init__(copy.deepcopy(tokenizer))
         del self.tokenizer.stem, self.tokenizer.encoder, self.tokenizer.encoder_position
-        # Working a token's code out from its number takes a dozen operations.
+        # Computing a code from its id takes a dozen operations.
         self.table = nn.Embedding.from_pretrained(codes)
         self.to(dtype).eval().requires_grad_(False)
 
     def codes(self, tokens: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-        """Looked up."""
+        """The codes of tokens, from the table."""
         return self.table(tokens)
 
 
@@ -248,7 +248,7 @@ class _Patches(nn.Conv2d):
 
 
 class _Unpatches(nn.Sequential):
-    """Its inverse, with the sigmoid of appendix C.1."""
+    """The inverse of `_Patches`, with the sigmoid of appendix C.1."""
 
     def __init__(self, patch_size: int, dim: int) -> None:
         super().__init__(
@@ -257,6 +257,6 @@ class _Unpatches(nn.Sequential):
 
 
 def _changed(frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t 1 h w"]:
-    """1 where a pixel differs from the frame before, 0 elsewhere and in the first frame."""
+    """1 where a pixel differs from the frame before by over 0.02, else 0, as in the first frame."""
     moved = (frames[:, 1:] - frames[:, :-1]).abs().amax(dim=2, keepdim=True) > 0.02
     return torch.cat([torch.zeros_like(moved[:, :1]), moved], dim=1).to(frames.dtype)

@@ -1,7 +1,7 @@
-"""PyTorch as what computes a world's frames, on any device.
+"""The engine that computes a world's frames with PyTorch, on any device.
 
-In: a world's nets. Out: the functions of `genie.frame` over NumPy's arrays; the past stays on the
-device. See `genie.session.Engine`.
+In: a world's nets. Out: the functions of `genie.session.Engine` over NumPy arrays. The past stays
+on the device.
 """
 
 import copy
@@ -26,14 +26,14 @@ from genie.tokenizer import QuickFrameDecoder, Tokenizer
 
 @runtime_checkable
 class TrainedNets(Protocol):
-    """What is needed of a `World`."""
+    """What `TorchEngine` needs of a `World`."""
 
     tokenizer: Tokenizer
     dynamics: Dynamics
 
     @property
     def latent_action(self) -> "InfersActions":
-        """What tells the actions of a prompt of several frames."""
+        """Infers the actions of a prompt of several frames."""
         ...
 
     @property
@@ -53,7 +53,7 @@ class TrainedNets(Protocol):
 
 
 class InfersActions(Protocol):
-    """What is needed of a latent action model."""
+    """What `TorchEngine` needs of a latent action model."""
 
     def infer(self, frames: Float[Tensor, "b t 3 h w"]) -> Int[Tensor, "b t-1"]:
         """See `LatentActionModel.infer`."""
@@ -61,7 +61,7 @@ class InfersActions(Protocol):
 
 
 class TorchEngine:
-    """Copies of the nets whose weights are in the device's quickest format."""
+    """Copies of the nets, in the dtype that the device computes fastest."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class TorchEngine:
 
         Args:
             trained: the nets.
-            sampling: of which only whether there is guidance counts.
+            sampling: only whether it has guidance matters here.
             compile: see `World.start_many`, also for errors.
             exact: compute in float32.
         """
@@ -123,7 +123,7 @@ class TorchEngine:
         self, tokens: Int64[np.ndarray, "b n"], led_by: Int64[np.ndarray, " b"], past: Past
     ) -> tuple[Array, FrameKeyValue]:
         """See `genie.session.Engine`."""
-        return self._look_back(*self._given(tokens, led_by), as_tensors(past))
+        return self._look_back(*self._to_device(tokens, led_by), as_tensors(past))
 
     @torch.no_grad()
     def reveal(
@@ -136,8 +136,8 @@ class TorchEngine:
         past: Past,
     ) -> Int64[np.ndarray, "b n"]:
         """See `genie.session.Engine`."""
-        given = self._given(tokens, actions)
-        numbers = *self._given(drawn), self._pace(pace)
+        given = self._to_device(tokens, actions)
+        numbers = *self._to_device(drawn), self._pace(pace)
         return self._reveal(*given, unled, *numbers, as_tensors(past)).cpu().numpy()
 
     @torch.no_grad()
@@ -145,11 +145,11 @@ class TorchEngine:
         self, tokens: Int64[np.ndarray, "b n"], past: Past
     ) -> tuple[UInt8[np.ndarray, "b 3 h w"], FrameKeyValue]:
         """See `genie.session.Engine`."""
-        frames, newest = self._show(*self._given(tokens), as_tensors(past))
+        frames, newest = self._show(*self._to_device(tokens), as_tensors(past))
         return frames.cpu().numpy(), newest
 
-    def _given(self, *arrays: np.ndarray) -> list[Tensor]:
+    def _to_device(self, *arrays: np.ndarray) -> list[Tensor]:
         return [torch.from_numpy(array).to(self.trained.device) for array in arrays]
 
     def _pace(self, pace: Pace) -> Pace:
-        return Pace(*self._given(*map(np.asarray, pace)))
+        return Pace(*self._to_device(*map(np.asarray, pace)))

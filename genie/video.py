@@ -44,11 +44,11 @@ from genie.files import whole, writing
 from genie.fitting import MAX_IMAGE_PIXELS, Fit, Size, check_image_size, fit_image, to_rgb
 
 PALETTE_PIXELS = 16_384
-"""How many pixels of a large picture choose its colours in a GIF."""
+"""Of a large picture, about how many pixels its GIF palette is computed from."""
 CONTAINERS = {".mp4": "mp4", ".mkv": "matroska"}
-"""What PyAV calls the format of a file that ends so."""
+"""From the ending of a file to PyAV's name of its format."""
 GIF_SHORTEST = 2
-"""Hundredths of a second that a frame of a GIF lasts at least."""
+"""Shortest duration of a GIF's frame, in hundredths of a second."""
 STRIP_PICTURES = 12
 
 
@@ -79,16 +79,16 @@ def stream(
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """The pictures of a video or GIF one after the other; transparency is laid on white.
 
-    A rotation that the file asks for is done.
+    A rotation that the file declares is applied.
 
     Args:
         path: a file that ffmpeg can decode.
         size: as in `read`.
-        fit: how pictures of another shape come to `size`.
-        fps: what is shown at every tick of a clock of so many ticks per second, by the file's
-            timestamps; None gives every picture that is stored.
-        joints: is given the numbers of pictures before which the file's time jumped, as where
-            recordings were put end to end.
+        fit: how pictures of another shape are brought to `size`.
+        fps: pictures per second, sampled by the file's timestamps; None gives every picture that
+            is stored.
+        joints: receives the numbers of pictures before which the file's timestamps jump, as where
+            recordings were joined.
 
     Raises:
         UserError: if the file is missing, empty, not a video, smaller than 8x8 or over 100
@@ -110,7 +110,7 @@ def stream(
 
 
 class Resizer:
-    """Brings pictures to one size, just as they come out of a lossless video that is so read."""
+    """Brings pictures to one size, exactly as `stream` does those of a lossless video."""
 
     def __init__(self, size: Size, fit: Fit = "crop") -> None:
         """As `stream`."""
@@ -125,7 +125,7 @@ class Resizer:
 
 
 def read_fps(path: str | Path) -> float:
-    """Average frames per second that the file declares; 15 if it tells none.
+    """Average frames per second that the file declares; 15 if it declares none.
 
     Raises:
         UserError: if the file is missing or not a video.
@@ -137,7 +137,7 @@ def read_fps(path: str | Path) -> float:
 
 
 def read_image(path: str | Path, size: Size, fit: Fit = "crop") -> UInt8[np.ndarray, "h w 3"]:
-    """Read an image of any mode and size; it comes to `size` (height, width) as `fit` says.
+    """Read an image of any mode and size, brought to `size` (height, width) as `fit` says.
 
     Transparency is laid on white, 16-bit greys are scaled, an animation gives its first frame.
 
@@ -151,7 +151,7 @@ def read_image(path: str | Path, size: Size, fit: Fit = "crop") -> UInt8[np.ndar
 def decode_image(
     content: bytes, size: Size, fit: Fit = "crop", *, max_pixels: int = MAX_IMAGE_PIXELS
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """As `read_image`, of a PNG, JPEG, WebP, GIF or BMP that somebody sent.
+    """As `read_image`, of the bytes of a PNG, JPEG, WebP, GIF or BMP.
 
     Raises:
         UserError: if it is none, smaller than 8x8, or has more than `max_pixels`.
@@ -289,15 +289,15 @@ def _encode_gif(path: Path, frames: Sequence[np.ndarray], fps: float, scale: int
         next(large).save(path, append_images=large, **options)
     except OverflowError as error:
         raise UserError(
-            "a picture stands still for longer than the 655 s that a GIF can tell: name an .mp4"
+            "a picture lasts longer than the 655 s that a GIF can store: name an .mp4"
         ) from error
 
 
 def _gif_times(num_frames: int, fps: float) -> Iterator[tuple[int, int]]:
-    """The frames that a GIF shows, and for how many milliseconds each.
+    """The numbers of the frames that a GIF shows, each with its duration in milliseconds.
 
-    A GIF counts in hundredths of a second, so that 15 frames per second last 7, 6, 7, 7, 6, ... of
-    them. Browsers slow down what lasts less than two, so faster films lose frames instead.
+    A GIF counts in hundredths of a second: at 15 frames per second, they last 7, 6, 7, 7, 6, ... of
+    them. Browsers slow down frames of less than two, so a faster video loses frames instead.
     """
     begins = [round(100 * number / fps) for number in range(num_frames + 1)]
     number = 0
@@ -313,8 +313,8 @@ def _gif_times(num_frames: int, fps: float) -> Iterator[tuple[int, int]]:
 def _indexed(frame: np.ndarray) -> Image.Image:
     """A picture in its own best 256 colours, undithered, so that pixel art stays clean.
 
-    Of the ways that Pillow has, this lost least on generated frames: 65 dB on average and 51 dB on
-    the worst, where its default has 55 and 41.
+    Of Pillow's methods, this one lost least on generated frames: a PSNR of 65 dB on average and
+    51 dB at worst, against 55 and 41 of its default.
     """
     picture = Image.fromarray(frame)
     stride = isqrt(frame.shape[0] * frame.shape[1] // PALETTE_PIXELS)

@@ -1,4 +1,4 @@
-"""World: the three nets that fit together, their config, and the folder that they are kept in.
+"""World: the three nets that fit together, their config, and their checkpoint folder.
 
 In: a checkpoint folder. Out: sessions. `World` is the only place where the nets meet; it has no
 state but weights.
@@ -32,7 +32,7 @@ from genie.torch_engine import TorchEngine
 
 FORMAT_VERSION = 3
 NETS = ("tokenizer", "latent_action", "dynamics")
-# Neighbouring frames, or one: as tensors, or as pictures.
+# One frame or neighbouring ones, as a tensor or as pictures.
 Clip = UInt8[Tensor, "*t 3 h w"] | UInt8[np.ndarray, "*t h w 3"]
 
 
@@ -45,7 +45,7 @@ class WorldConfig:
     latent_action: LatentActionConfig | STLatentActionConfig = field(
         default_factory=LatentActionConfig
     )
-    """Shape of the latent action model; which of the two it is follows from the fields."""
+    """Shape of the latent action model; its fields say which of the two."""
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     """Shape of the dynamics model."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -75,9 +75,11 @@ class WorldConfig:
                     "train the stages from the same configs"
                 )
         if self.sampling.guidance > 1 and not self.dynamics.action_dropout:
-            raise UserError("guidance wants a dynamics trained with action_dropout above 0")
+            raise UserError(
+                "guidance needs a dynamics trained with action_dropout above 0: set guidance to 1"
+            )
         if self.fps <= 0:
-            raise UserError(f"fps is {self.fps}: more than 0 is wanted")
+            raise UserError(f"fps is {self.fps}: use more than 0")
 
 
 class World(nn.Module):
@@ -127,7 +129,7 @@ class World(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Equal for worlds with equal weights and configs, and for no others in practice."""
+        """Hash of weights and configs, 16 hex digits."""
         digest = hashlib.sha256(_described(self.config).encode())
         for name, tensor in self.state_dict().items():
             digest.update(name.encode())
@@ -139,7 +141,7 @@ class World(nn.Module):
         """Load a world, onto the accelerator where there is one.
 
         Args:
-            folder: a checkpoint folder, or what else `places.find_world` knows.
+            folder: a checkpoint folder, or another name that `places.find_world` knows.
 
         Raises:
             UserError: if a file is missing or unreadable, the version is unknown, a field is
@@ -152,13 +154,13 @@ class World(nn.Module):
         return world.eval().to(best_device())
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write one safetensors file per net and, when they are all there, config.json.
+        """Write one safetensors file per net and, last, config.json.
 
         A folder without config.json is no world, so an old world and a new one never mix.
 
         Args:
-            dtype: that floats are rounded to; torch.float16 halves the files and is still finer
-                than what play computes with. None keeps them as they are.
+            dtype: floats are rounded to it; torch.float16 halves the files and is still finer than
+                bfloat16. None keeps them as they are.
 
         Raises:
             UserError: if the folder cannot be written.
@@ -190,7 +192,7 @@ class World(nn.Module):
         frames = _as_frames(prompt)
         frames = frames[None] if getattr(frames, "ndim", 0) == 3 else frames
         running = self.start_many(
-            frames[None] if isinstance(frames, Tensor) else frames,  # which is refused
+            frames[None] if isinstance(frames, Tensor) else frames,  # refused there
             seeds=[seed],
             maskgit_steps=maskgit_steps,
             temperature=temperature,
@@ -210,9 +212,9 @@ class World(nn.Module):
 
         Args:
             prompts: as for `start`, one for each.
-            seeds: one for each; None numbers them.
+            seeds: one for each; None takes 0, 1, 2 and so on.
             compile: torch.compile the ST-blocks. The first frame then takes half a minute; worth it
-                for large worlds. Wants a C++ compiler, or a GPU.
+                for large worlds. Needs a C++ compiler, or a GPU.
 
         Raises:
             UserError: if sizes or numbers do not fit, or there is no compiler.
@@ -231,7 +233,7 @@ class World(nn.Module):
     def infer(
         self, clip: UInt8[Tensor, "t 3 h w"] | UInt8[np.ndarray, "t h w 3"]
     ) -> Int[Tensor, " t-1"]:
-        """The latent actions that lead through a clip, as the world reads them from its pixels.
+        """The latent actions between a clip's neighbouring frames, inferred from its pixels.
 
         Args:
             clip: at least two neighbouring frames of the world's size.
@@ -254,8 +256,8 @@ class World(nn.Module):
             UserError: if there is no action, or sizes or numbers do not fit.
         """
         if actions.ndim != 2 or not actions.shape[1]:
-            raise UserError("a rollout wants at least one action for each world")
-        # Far apart, so that rollouts with neighbouring seeds share no numbers.
+            raise UserError("a rollout needs at least one action for each world")
+        # Far apart, so that rollouts with neighbouring seeds share no random numbers.
         seeds = [(seed + row * 2**32) % 2**63 for row in range(len(prompt))]
         running = self.start_many(
             prompt, seeds=seeds, maskgit_steps=maskgit_steps, temperature=temperature
@@ -264,12 +266,12 @@ class World(nn.Module):
         return torch.from_numpy(np.stack(frames, axis=1))
 
     def _make_engine(self, sampling: SamplingConfig, compile: bool) -> Engine:
-        """What computes frames, which all sessions share until a weight changes."""
+        """The engine, which all sessions share until a weight or one of these settings changes."""
         weights = *self.parameters(), *self.buffers()
         versions = tuple((weight.data_ptr(), weight._version) for weight in weights)
-        made_of = compile, sampling.guidance, quick_dtype(self.device), versions
-        if self._engine is None or self._engine[0] != made_of:
-            self._engine = made_of, TorchEngine(self, sampling, compile=compile)
+        key = compile, sampling.guidance, quick_dtype(self.device), versions
+        if self._engine is None or self._engine[0] != key:
+            self._engine = key, TorchEngine(self, sampling, compile=compile)
         return self._engine[1]
 
 
@@ -307,7 +309,7 @@ def read_config(folder: Path) -> WorldConfig:
 
 
 def _from_version_2(values: dict) -> dict:
-    """Worlds of version 2 draw as they always did: all passes, by MaskGIT's schedule."""
+    """Version 2 had no entropy bound: its worlds keep to MaskGIT's schedule."""
     sampling = values.get("sampling")
     if isinstance(sampling, dict):
         sampling = {"entropy_bound": 0.0, **sampling}
@@ -315,10 +317,10 @@ def _from_version_2(values: dict) -> dict:
 
 
 def _described(config: WorldConfig) -> str:
-    """All of it in words.
+    """The config as text, for the fingerprint.
 
-    One that draws as version 2 did is told as it was then: keys that somebody bound, and
-    recordings, belong to a fingerprint.
+    Without an entropy bound, the text is that of version 2: users' key bindings and recordings
+    refer to that fingerprint.
     """
     described = repr(config)
     if config.sampling.entropy_bound == 0:

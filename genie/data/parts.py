@@ -1,7 +1,7 @@
-"""Parts: one source decoded into what is kept of it, in files of its own.
+"""Parts: the frames that are kept of one source, in files of its own.
 
-In: a source and what frames depend on. Out: KEY.frames (bytes, channels first), KEY.numbers (int32)
-and, when both are complete, KEY.json. Every process may make another one. Knows no splits.
+In: a source and frame options. Out: KEY.frames (bytes, channels first), KEY.numbers (int32) and,
+when both are complete, KEY.json. Several processes may each make another part. Knows no splits.
 """
 
 import hashlib
@@ -30,21 +30,21 @@ class FrameOptions:
     size: tuple[int, int] = (64, 64)
     """Height and width in pixels of every frame; each a multiple of the tokenizer's patch."""
     fit: video.Fit = "crop"
-    """How frames of another shape come to --size: crop cuts off what goes beyond, letterbox adds
+    """How frames of another shape are brought to --size: crop cuts off the excess, letterbox adds
     black bars, stretch distorts."""
     fps: float | None = None
-    """Frames per second, taken by the videos' own clocks; without it every frame is taken.
-    Pictures have no clock: each is a frame, whatever is given here."""
+    """Frames per second, sampled by the videos' timestamps; without it every frame is taken.
+    Of images, each is a frame, whatever is given here."""
     cuts: bool = True
-    """End a scene where the picture changes at once; clips never cross it."""
+    """End a scene where the picture changes abruptly; clips never cross it."""
     most_still_s: float | None = None
-    """Seconds of standstill that are kept in one piece: 0 drops every double; without it all
-    stay."""
+    """Seconds to keep of each standstill: 0 drops every repeated frame; without it all are
+    kept."""
     min_frames: int = 16
     """Shorter scenes are dropped."""
 
     def check(self) -> None:
-        """Refuse what cannot be done.
+        """Refuse values out of range.
 
         Raises:
             UserError: naming the flag.
@@ -63,10 +63,10 @@ class FrameOptions:
 
 @dataclass(kw_only=True)
 class Part:
-    """What came of one source; stored as JSON beside its frames."""
+    """The result of decoding one source; stored as JSON beside its frames."""
 
     key: str
-    """Names its files."""
+    """Stem of its files' names."""
     label: str
     """The source, for people."""
     name: str = ""
@@ -74,9 +74,9 @@ class Part:
     problem: str = ""
     """Why it cannot be used."""
     damage: str = ""
-    """Why only its beginning can."""
+    """Why only its beginning can be used."""
     fps: float = 0.0
-    """As the source declares."""
+    """Frames per second that the source declares."""
     digest: str = ""
     """Hash of the frames."""
     scenes: list[int] = field(default_factory=list)
@@ -98,7 +98,7 @@ class Part:
 def make_part(source: Source, options: FrameOptions, folder: Path) -> Part:
     """Decode a source into KEY.frames and KEY.numbers, then write KEY.json.
 
-    The frames of a scene are known to be enough only at its end, so they wait on disk.
+    The two have temporary names until the whole source is decoded.
     """
     part = Part(key=source.key, label=source.label, name=source.name)
     partial = folder / f".{source.key}.{os.getpid()}"
@@ -123,7 +123,7 @@ def make_part(source: Source, options: FrameOptions, folder: Path) -> Part:
 
 
 def _decode(source: Source, options: FrameOptions, partial: Path, part: Part) -> None:
-    """Write what is kept of a source, and into `part` what it is."""
+    """Write the frames to keep of a source, and describe them in `part`."""
     part.fps = source.fps()
     still = options.most_still_s
     rules = SceneRules(
@@ -131,16 +131,16 @@ def _decode(source: Source, options: FrameOptions, partial: Path, part: Part) ->
         cut_above=SceneRules.cut_above if options.cuts else float("inf"),
     )
     digest, num_kept = hashlib.sha256(), 0
-    scene = _Scene(partial, options.min_frames, digest)
-    with scene:
+    writer = _SceneWriter(partial, options.min_frames, digest)
+    with writer:
         joints: set[int] = set()
         for kept in keep(_counted(source, options, part, joints), rules, joints):
             if kept.starts_scene and num_kept:
                 part.num_cuts += 1
-                scene.end(part)
-            scene.add(kept.picture, kept.number)
+                writer.end(part)
+            writer.add(kept.picture, kept.number)
             num_kept += 1
-        scene.end(part)
+        writer.end(part)
     part.num_still = part.num_decoded - num_kept
     part.digest = digest.hexdigest()[:32]
 
@@ -148,7 +148,7 @@ def _decode(source: Source, options: FrameOptions, partial: Path, part: Part) ->
 def _counted(
     source: Source, options: FrameOptions, part: Part, joints: set[int]
 ) -> Iterator[np.ndarray]:
-    """The pictures of a source, up to where it breaks off."""
+    """The pictures of a source up to any damage, counted in `part`."""
     try:
         first: np.ndarray | None = None
         for picture in source.pictures(options.size, options.fit, options.fps, joints):
@@ -164,7 +164,7 @@ def _about(error: UserError, source: Source) -> str:
     return str(error).removeprefix(f"{source.label} ")
 
 
-class _Scene:
+class _SceneWriter:
     """Writes scenes one after the other, each once it is known to be long enough."""
 
     def __init__(self, partial: Path, min_frames: int, digest: "hashlib._Hash") -> None:
@@ -173,7 +173,7 @@ class _Scene:
         self._waiting: list[np.ndarray] = []  # not yet written, or of a scene that may be too short
         self._numbers: list[int] = []
 
-    def __enter__(self) -> "_Scene":
+    def __enter__(self) -> "_SceneWriter":
         self._frames_file, self._numbers_file = (path.open("wb") for path in self._paths)
         return self
 
@@ -206,7 +206,7 @@ class _Scene:
 
 
 def read_part(folder: Path, key: str) -> Part | None:
-    """A part that was made before, or None; what was broken is tried again."""
+    """A part made before; None if there is none, or if it had a problem (it is then retried)."""
     path = folder / f"{key}.json"
     part = Part(**json.loads(path.read_text())) if path.is_file() else None
     return None if part and part.problem else part

@@ -1,9 +1,9 @@
 """Preparing: any videos become Arrow shards that training reads at random.
 
-In: sources. Out: a folder with a split each for training and for holding out, and its card. Videos
-are decoded side by side by several processes, each into a file of its own; what is there when
-everything is killed is not done again. The folder appears whole or not at all, and is the same
-whatever happened on the way. Memory does not grow with the data. Knows nothing of models.
+In: sources. Out: a folder with a training split, a held-out split and a card. Several processes
+decode videos, each into files of its own; those that are complete survive a kill and are not made
+again. The folder appears complete or not at all, and is the same after any interruptions. Memory
+does not grow with the data. Knows nothing of models.
 """
 
 import json
@@ -34,7 +34,7 @@ from genie.orphans import end_with
 
 HELDOUT_SHARE = 0.1
 PENDING_PER_WORKER = 4
-DECODER = 2  # of which frames that wait on disk were made; counts on when frames come out otherwise
+DECODER = 2  # version of how frames are made; increase it whenever that changes their values
 CHUNK_BYTES = 8 * 2**20
 
 
@@ -50,17 +50,17 @@ def prepare(
     """Turn videos into `out`/train, `out`/heldout, `out`/card.json and `out`/README.md.
 
     A video below a folder called heldout (or train) goes to that split; of the others a share,
-    chosen by a hash of the name, is held out, and always at least one. Of a video that is alone
-    the last part is held out. Of a broken video, what comes
-    before the damage is kept; it is named in the card, as is what is skipped.
+    chosen by a hash of the name, is held out, and always at least one. If there is one video only,
+    its end is held out. Of a damaged video, the frames before the damage are kept. The card names
+    damaged and skipped videos.
 
     Args:
         places: files, folders or datasets, see `sources`.
         out: the folder to make; must not exist.
         options: what the frames depend on.
-        heldout_share: between 0 and 1, for videos whose folder does not tell.
-        workers: processes; 1 decodes in this one; default: one a core.
-        progress: wraps the parts as they come and how many there will be, to show a bar.
+        heldout_share: between 0 and 1, of the videos that no folder puts into a split.
+        workers: number of processes; 1 decodes in this one; default: one per core.
+        progress: wraps the iterator of parts, to show a bar; is given their number, if known.
 
     Raises:
         UserError: if a split gets no usable video, a number is out of range, or `out` exists or
@@ -77,7 +77,7 @@ def prepare(
         raise UserError(f"{out} exists already: remove it or choose another --out")
     source = describe_source(places, options, heldout_share)
     total = _check_places(places)
-    with _held(out):
+    with _locked(out):
         work = _open_work(out, options)
         try:
             parts = list(progress(_decode_all(places, work, options, workers, total), total))
@@ -94,15 +94,15 @@ def prepare(
                 f"cannot write {out}: {error.strerror or error}; repeat the command to go on"
             ) from error
         except UserError:
-            if not any((work / "parts").iterdir()):  # nothing to go on with
+            if not any((work / "parts").iterdir()):  # no part to continue from
                 shutil.rmtree(work)
             raise
     return card
 
 
 @contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """No other process makes the same folder meanwhile."""
+def _locked(out: Path) -> Iterator[None]:
+    """Meanwhile, no other process makes the same folder."""
     lock = FileLock(out.with_name(f".{out.name}.lock"), timeout=0)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -124,8 +124,8 @@ def describe_source(
     """What a folder prepared now would be made from; decodes nothing.
 
     Returns:
-        `places` (absolute), every option, and `listing`, a hash of the videos' names and numbers
-        of bytes. JSON keeps it as it is.
+        `places` (absolute), every option, and `listing`, a hash of the videos' names and sizes.
+        The same after a round trip through JSON.
 
     Raises:
         UserError: if a place is missing or holds no videos, or an option is out of range.
@@ -148,7 +148,7 @@ def _decode_all(
     workers: int | None,
     total: int | None,
 ) -> Iterator[Part]:
-    """A part for every source, in order; those that are on disk already are not made again."""
+    """A part for every source, in order; those already on disk are not made again."""
     workers = min(workers or os.cpu_count() or 1, total or 10**9)
     folder = work / "parts"
     with _executor(workers) as executor:
@@ -196,7 +196,7 @@ def _executor(workers: int) -> Iterator[Executor | None]:
 
 
 def _open_work(out: Path, options: FrameOptions) -> Path:
-    """The folder that `out` grows in; what other options left there is removed."""
+    """The temporary folder for `out`, emptied if it was made with other options."""
     work = out.with_name(f".{out.name}.partial")
     made_with = json.dumps({"decoder": DECODER} | asdict(options))
     note = work / "options.json"
@@ -239,13 +239,13 @@ def _read_rows(piece: Piece, work: Path, length: int) -> Iterator[tuple[np.ndarr
 
 
 def _check_places(places: Sequence[str]) -> int | None:
-    """How many sources there are; refuses early what can never give both splits."""
+    """The number of sources, if known; refuses early those that can never give both splits."""
     names = name_sources(places)
     if names is None:
         return None
-    told = {split_of_folder(name) for name in names}
+    claimed = {split_of_folder(name) for name in names}
     for split in SPLITS:
-        if told <= set(SPLITS) - {split}:
+        if claimed <= set(SPLITS) - {split}:
             raise no_video_for(split)
     return len(names)
 

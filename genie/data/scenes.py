@@ -1,14 +1,14 @@
-"""What of a video is worth learning from: no cut inside a scene, no long standstill, no doubles.
+"""Which pictures of a video to learn from: finds cuts, drops long standstills and repeats.
 
 In: pictures one after the other. Out: those to keep, each with its number, and where scenes begin.
 Knows no files.
 
 A cut is a change that no shift of the view explains, and that stands out from the changes around
-it: quick games scroll far and change much all the time, and are not cut to pieces. Measured on
-episodes of six Procgen games put end to end (17,500 frames), 71 to 95 % of the joints are found,
-the others mostly joining like pictures, and of 1,000 frames within an episode at most 0.3 count as
-cuts; in a seventh, Jumper under random buttons, 2.3 do, where a rest ends in a fast scroll.
-`tests/test_scenes.py` repeats it on two of them.
+it; fast scrolling and constant large changes, as in fast games, are no cuts. Measured on joined
+episodes of six Procgen games (17,500 frames): 71 to 95 % of the joints are found (most others join
+similar pictures), and at most 0.3 of 1,000 frames within an episode are taken for cuts; in a
+seventh game, Jumper with random buttons, 2.3 are, where a fast scroll follows a rest.
+`tests/test_scenes.py` repeats this on two of the games.
 Source: ratio to the neighbours as in PySceneDetect's AdaptiveDetector; displaced frame difference
 as in motion compensation.
 """
@@ -21,64 +21,64 @@ from functools import cache, cached_property
 import numpy as np
 from PIL import Image
 
-GRAIN = 8  # by which values of a picture that stands still may differ, of 255
-NEIGHBOURS = 2  # changes looked at on either side
+GRAIN = 8  # values of like pictures differ by at most this, of 255
+NEIGHBOURS = 2  # changes compared on either side
 GRID = 16  # pictures are compared at about this many rows and columns
-REACH = 5, 3  # rows and columns by which the view may have shifted, either way
-LEAST_EXCESS = 1.25  # of a plain change over its neighbours, or shifts are not even tried
+REACH = 5, 3  # rows and columns of the grid that the view may shift by, either way
+LEAST_EXCESS = 1.25  # shifts are tried if a change is this many times its neighbours'
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneRules:
-    """What is cut and what is dropped."""
+    """Where scenes are cut and which pictures are dropped."""
 
     cut_above: float = 18.0
-    """Least mean change of a cut, 0..255, after the best shift."""
+    """Smallest mean change of a cut, 0..255, after the best shift."""
     cut_ratio: float = 2.0
-    """How many times the mean change of its neighbours a cut is."""
+    """Smallest ratio of a cut's change to the mean change of its neighbours."""
     still_below: float = 0.4
-    """Mean difference, 0..255, up to which a picture counts as the one kept before it."""
+    """Mean difference, 0..255, up to which a picture repeats the first one of a standstill."""
     most_still: int | None = None
-    """How many such pictures in a row are kept; None keeps all, 0 drops every double."""
+    """How many repeats in a row are kept; None keeps all, 0 drops every one."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A picture worth keeping."""
+    """A picture to keep."""
 
     picture: np.ndarray
     """uint8 (h, w, 3)."""
     number: int
     """Among all pictures of the video, from 0."""
     starts_scene: bool
-    """Whether no clip may reach back beyond it."""
+    """Whether no clip may hold both it and pictures before it."""
 
 
 def keep(
     pictures: Iterator[np.ndarray], rules: SceneRules, joints: Container[int] = ()
 ) -> Iterator[Kept]:
-    """The pictures to keep, in order, a few behind what is read.
+    """The pictures to keep, in order, `NEIGHBOURS` pictures behind what is read.
 
     Args:
-        joints: numbers of pictures that begin a scene whatever they show; may be told as late as
-            with the picture itself.
+        joints: numbers of pictures that begin a scene whatever they show; each may be added as
+            late as when the picture itself is read.
     """
-    kept: np.ndarray | None = None
+    reference: np.ndarray | None = None
     num_still = 0
     for number, (picture, is_cut) in enumerate(_find_cuts(pictures, rules)):
         starts_scene = is_cut or number in joints
         may_drop = rules.most_still is not None and not starts_scene
-        if may_drop and kept is not None and _change(picture, kept) <= rules.still_below:
+        if may_drop and reference is not None and _change(picture, reference) <= rules.still_below:
             num_still += 1
             if num_still > rules.most_still:
                 continue
         else:
-            num_still, kept = 0, picture
+            num_still, reference = 0, picture
         yield Kept(picture, number, starts_scene)
 
 
 class _Step:
-    """From one picture to the next, both small."""
+    """The change from one picture to the next, both reduced to a grid."""
 
     def __init__(self, before: np.ndarray, grid: np.ndarray) -> None:
         self.before, self.grid = before, grid
@@ -101,9 +101,9 @@ class _Step:
 
 @cache
 def _overlaps(height: int, width: int) -> np.ndarray:
-    """For every shift the weight of every value in the mean over where the two overlap.
+    """For every shift, the weight of each value in the mean over the overlap.
 
-    Pictures, and so their grids, have at least 8 rows and columns: every shift leaves some.
+    Pictures, and so their grids, have at least 8 rows and columns: no overlap is empty.
     """
     rows, columns = REACH
     inside = np.pad(np.ones((height, width), np.float32), ((rows, rows), (columns, columns)))
@@ -116,8 +116,8 @@ def _find_cuts(
     pictures: Iterator[np.ndarray], rules: SceneRules
 ) -> Iterator[tuple[np.ndarray, bool]]:
     """Every picture, and whether it begins a scene; the first one does."""
-    waiting: deque[np.ndarray] = deque()  # not yet given out
-    steps: deque[_Step | None] = deque([None] * NEIGHBOURS)  # into those given out, then these
+    waiting: deque[np.ndarray] = deque()  # read, not yet yielded
+    steps: deque[_Step | None] = deque([None] * NEIGHBOURS)  # into the last yielded, then these
     before: np.ndarray | None = None
     for picture in pictures:
         grid = _grid(picture)
@@ -133,7 +133,7 @@ def _find_cuts(
 
 
 def _is_cut(steps: Sequence[_Step | None], rules: SceneRules) -> bool:
-    """Whether the step in the middle is one; past the end there are fewer."""
+    """Whether the step in the middle is a cut; at the end of the video, fewer steps follow it."""
     step = steps[NEIGHBOURS]
     if step is None:
         return True  # no step leads into the first picture
@@ -149,7 +149,7 @@ def _is_cut(steps: Sequence[_Step | None], rules: SceneRules) -> bool:
 
 
 def _mean_up_to(changes: Sequence[float], most: float) -> float:
-    """Larger ones count as equal: two cuts in a row do not hide each other."""
+    """The mean, larger changes counted as `most`: two cuts in a row do not hide each other."""
     return sum(min(change, most) for change in changes) / max(1, len(changes))
 
 
@@ -161,7 +161,7 @@ def _grid(picture: np.ndarray) -> np.ndarray:
 
 
 def is_like(picture: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two pictures differ by no more than what a codec adds, at any place."""
+    """Whether two pictures differ nowhere by more than what a codec adds (`GRAIN`)."""
     if picture is other:
         return True
     difference = np.maximum(picture, other) - np.minimum(picture, other)

@@ -1,7 +1,7 @@
 """Where videos come from: files, folders of them, image sequences, Hugging Face datasets.
 
-In: what somebody calls the source. Out: one `Source` a video, in an order that repeats itself, and
-each one's pictures. Decides nothing about what is kept; what rows of a dataset are is `rows.py`'s.
+In: paths and names of datasets. Out: one `Source` per video, in an order that is always the same,
+and its pictures. Does not choose which to keep; `rows.py` reads the rows of datasets.
 """
 
 import hashlib
@@ -26,26 +26,26 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One video to be: a file, a sequence of images, or the content of a dataset's rows."""
+    """One video: a file, a sequence of images, or the content of a dataset's rows."""
 
     name: str
-    """Path without ending below what was named; decides the split."""
+    """Path below the place that was named, without ending; decides the split."""
     label: str
-    """What to call it in a message."""
+    """Its name in messages."""
     stamp: str
     """Changes when the content does."""
     paths: tuple[Path, ...] = ()
     """One video file, or several images."""
     contents: tuple[bytes, ...] = ()
-    """The same, of a dataset, in memory."""
+    """The same, but bytes in memory, from a dataset."""
     is_video: bool = True
-    """Whether it is one video; else it is images."""
+    """Whether it is a video file; else it is images."""
     borders_s: tuple[float, ...] = ()
     """Seconds at which one episode ends and the next begins."""
 
     @property
     def key(self) -> str:
-        """A name for files, different for every source and content."""
+        """A stem for file names, different for every source and content."""
         times = [path.stat().st_mtime_ns for path in self.paths if path.exists()]
         text = f"{self.name}\0{self.label}\0{self.stamp}\0{times}"
         return hashlib.sha256(os.fsencode(text)).hexdigest()[:20]
@@ -77,7 +77,7 @@ class Source:
                     raise type(error)(str(error).replace(str(path), self.label)) from error
 
     def fps(self) -> float:
-        """Frames per second that a video declares; of images the default."""
+        """Frames per second that a video declares; for images the default."""
         if not self.is_video:
             return video.DEFAULT_FPS
         if self.paths:
@@ -102,7 +102,7 @@ class Source:
 
 
 def find_sources(places: Sequence[str]) -> Iterator[Source]:
-    """All videos of several places; files first looked up, datasets read as they come.
+    """All videos of several places, each with a name of its own; datasets are read as a stream.
 
     Raises:
         UserError: if a place is missing or holds nothing.
@@ -119,14 +119,14 @@ def find_sources(places: Sequence[str]) -> Iterator[Source]:
 
 
 def name_sources(places: Sequence[str]) -> list[str] | None:
-    """The names of all, where they show without reading everything."""
+    """The names of all videos; None if a dataset had to be read for them."""
     if any(is_dataset(place) for place in places):
         return None
     return [source.name for source in find_sources(places)]
 
 
 def list_sources(places: Sequence[str]) -> str:
-    """A hash of names and contents, as far as they show without being read."""
+    """A hash of names and sizes, 16 hex digits; reads no contents."""
     listing = hashlib.sha256()
     for place in places:
         if place.startswith(HUB_PREFIX):
@@ -184,10 +184,10 @@ def _from_folder(folder: Path) -> Iterator[Source]:
 
 
 def _files_below(folder: Path, refused: list[str] | None = None) -> list[Path]:
-    """All files, those of linked folders too, each folder once however many links lead there.
+    """All files, also in linked folders; each folder once, however many links lead to it.
 
     Args:
-        refused: is given the folders that cannot be read, and why.
+        refused: receives the folders that cannot be read, and why.
     """
 
     def note(error: OSError) -> None:
@@ -197,7 +197,7 @@ def _files_below(folder: Path, refused: list[str] | None = None) -> list[Path]:
     files: list[Path] = []
     seen: set[Path] = set()
     tops = deque([folder])
-    while tops:  # links come last: a folder's own name is the one that counts
+    while tops:  # links last: a folder's own path comes before a link to it
         for place, folders, names in os.walk(tops.popleft(), onerror=note):
             parent = Path(place)
             if parent.resolve() in seen:
@@ -210,7 +210,7 @@ def _files_below(folder: Path, refused: list[str] | None = None) -> list[Path]:
 
 
 def left_alone(places: Sequence[str]) -> list[str]:
-    """What lies in folders and is not read, a line each: by its ending, or why it cannot be."""
+    """What is ignored in folders: a line per ending, and per folder that cannot be read."""
     counts: Counter[str] = Counter()
     refused: list[str] = []
     for place in filter(os.path.isdir, places):
@@ -224,8 +224,8 @@ def left_alone(places: Sequence[str]) -> list[str]:
     return [f"{count} {what}" for what, count in sorted(counts.items())] + refused
 
 
-def _in_brackets(told: list[str]) -> str:
-    return f" (it holds {', '.join(told)})" if told else ""
+def _in_brackets(found: list[str]) -> str:
+    return f" (it holds {', '.join(found)})" if found else ""
 
 
 def _from_file(path: Path, below: Path) -> Source:
@@ -252,14 +252,14 @@ def _from_rows(place: str) -> Iterator[Source]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts frame-2 before frame-10."""
+    """A sorting key that puts frame-2 before frame-10."""
     return [
         (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
     ]
 
 
 def _stamps(paths: Sequence[Path]) -> str:
-    """Names and sizes; -1 where a file cannot be looked at."""
+    """Hash of names and sizes; the size is -1 if a file cannot be accessed."""
     digest = hashlib.sha256()
     for path in paths:
         try:

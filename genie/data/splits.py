@@ -18,7 +18,7 @@ from genie.errors import UserError
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows of a part that go to one split under one name."""
+    """Frames start..stop-1 of a part, which go to one split under one name."""
 
     part: Part
     name: str
@@ -27,7 +27,7 @@ class Piece:
 
     @property
     def scenes(self) -> list[int]:
-        """Frames of each scene, or of what of it is in here."""
+        """Number of frames of each scene in this piece; scenes outside it are left out."""
         edges = np.cumsum([0, *self.part.scenes]).clip(self.start, self.stop)
         return [int(b - a) for a, b in pairwise(edges) if b > a]
 
@@ -35,26 +35,30 @@ class Piece:
 def choose_splits(
     parts: Sequence[Part], heldout_share: float, min_frames: int
 ) -> dict[str, list[Piece]]:
-    """The pieces of each split; both get some."""
+    """The pieces of each split.
+
+    Raises:
+        UserError: if no part is usable, or a split stays empty.
+    """
     usable = [part for part in parts if not part.problem]
     if not usable:
         first = next((f"{p.label} {p.problem}" for p in parts), "there are none")
         raise UserError(f"none of the videos can be used; the first: {first}")
     splits = {part.key: _split_of(part.name, heldout_share) for part in usable}
-    drawn = [part for part in usable if not split_of_folder(part.name)]
-    drawn.sort(key=lambda part: _draw(part.name))
-    for split, candidates in (("heldout", drawn), ("train", drawn[::-1])):
+    unclaimed = [part for part in usable if not split_of_folder(part.name)]
+    unclaimed.sort(key=lambda part: _draw(part.name))
+    for split, candidates in (("heldout", unclaimed), ("train", unclaimed[::-1])):
         if split not in splits.values() and candidates:
             splits[candidates[0].key] = split
     missing = [split for split in SPLITS if split not in splits.values()]
-    if missing and not drawn:
+    if missing and not unclaimed:
         bad = next((f"{p.label} {p.problem}" for p in parts if p.problem), None)
         raise no_video_for(missing[0], *([bad] if bad else []))
     pieces = {split: [] for split in SPLITS}
     for part in usable:
         pieces[splits[part.key]].append(Piece(part, part.name, 0, part.num_frames))
-    if missing:  # one video alone, or one that no folder claims beside others of one split
-        (alone,) = [part for part in drawn if splits[part.key] not in missing][:1]
+    if missing:  # there is one usable video only
+        (alone,) = [part for part in unclaimed if splits[part.key] not in missing][:1]
         halves = _halves(alone, heldout_share, min_frames)
         for split in SPLITS:
             pieces[split] = [p for p in pieces[split] if p.part is not alone] + [halves[split]]
@@ -62,7 +66,7 @@ def choose_splits(
 
 
 def _halves(part: Part, heldout_share: float, min_frames: int) -> dict[str, Piece]:
-    """The two parts of a video that is alone."""
+    """The only video as two pieces, of which the last is held out."""
     count = part.num_frames
     if count < 2 * min_frames:
         raise UserError(
@@ -82,7 +86,7 @@ def _split_of(name: str, heldout_share: float) -> str:
 
 
 def split_of_folder(name: str) -> str | None:
-    """The split that a folder in a video's name claims it for."""
+    """The split that a folder in a video's name puts it into, if any."""
     folders = name.split("/")[:-1]
     return next((split for split in SPLITS if split in folders), None)
 
@@ -93,7 +97,7 @@ def _draw(name: str) -> float:
 
 
 def no_video_for(split: str, reason: str = "all are for the other") -> UserError:
-    """The error of a split that stays empty."""
+    """The error for a split that stays empty."""
     return UserError(
         f"there is no video for the {split} split ({reason}): add videos, or put some into a "
         f"folder called {split}"
