@@ -25,7 +25,6 @@ from genie.frame import LookBack, Read, Reveal, Show
 from genie.onnx_engine import CARD, FORMAT_VERSION, Card, digests
 from genie.ring import Past, Ring
 from genie.sampling import Pace, SamplingConfig
-from genie.st_transformer import as_tensors
 from genie.tokenizer import FrameDecoder, Tokenizer
 
 OPSET = 20
@@ -141,7 +140,7 @@ def _functions(
 
 def _past(ring: Ring, num_next: int) -> Past:
     """Copies, since the exporter would merge a tensor that is given twice into one input."""
-    return Past(*(array.clone() for array in as_tensors(ring.past(num_next))))
+    return Past(*(array.clone() for array in ring.past(num_next)))
 
 
 def _trace(net: nn.Module, inputs: tuple[Any, ...], names: list[str]) -> onnx.ModelProto:

@@ -7,6 +7,7 @@ Source of the rotation: RoFormer (Su et al. 2021, arXiv:2104.09864).
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,9 +42,16 @@ class Ring:
     are in memory: a new frame overwrites the oldest.
     """
 
-    def __init__(self, keys: Array, values: Array) -> None:
-        """Args: keys, values: zeros (l b n k capacity e), which become the ring's own."""
-        self.keys, self.values = keys, values
+    def __init__(
+        self, keys: Array, values: Array, place: Callable[[np.ndarray], Array] = np.asarray
+    ) -> None:
+        """Start without a past.
+
+        Args:
+            keys, values: zeros (l b n k capacity e), which become the ring's own.
+            place: brings the tables of `past` to where the keys are.
+        """
+        self.keys, self.values, self._place = keys, values, place
         self.capacity = keys.shape[4]
         self.num_frames = np.zeros(keys.shape[1], dtype=np.int64)
         self._pasts: dict[int, Past] = {}
@@ -53,7 +61,7 @@ class Ring:
         if num_next not in self._pasts:
             width = self.keys.shape[5]
             tables = _tables(self.num_frames, self.capacity, num_next, width)
-            spread = (table[:, None, None] for table in tables)
+            spread = (self._place(table[:, None, None]) for table in tables)
             self._pasts[num_next] = Past(self.keys, self.values, *spread)
         return self._pasts[num_next]
 

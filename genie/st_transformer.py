@@ -110,13 +110,7 @@ class STTransformer(nn.Module):
         """An empty past for this stack, of its weights' dtype and on their device."""
         shape = len(self.blocks), batch_size, num_tokens, self.num_heads
         keys = self.norm.weight.new_zeros(*shape, self.window - 1, self.head_dim)
-        return Ring(keys, torch.zeros_like(keys))
-
-
-def as_tensors(past: Past) -> Past:
-    """The past with its NumPy tables as tensors, of the keys' dtype and on their device."""
-    tables = (torch.from_numpy(table).to(past.keys) for table in past[2:])
-    return Past(past.keys, past.values, *tables)
+        return Ring(keys, torch.zeros_like(keys), lambda table: torch.from_numpy(table).to(keys))
 
 
 class STBlock(nn.Module):

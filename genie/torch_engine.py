@@ -20,7 +20,6 @@ from genie.frames import to_float
 from genie.machine import autocast, check_compiler, quick_dtype
 from genie.ring import Array, FrameKeyValue, Past, Ring
 from genie.sampling import Pace, SamplingConfig
-from genie.st_transformer import as_tensors
 from genie.tokenizer import QuickFrameDecoder, Tokenizer
 
 
@@ -123,7 +122,7 @@ class TorchEngine:
         self, tokens: Int64[np.ndarray, "b n"], led_by: Int64[np.ndarray, " b"], past: Past
     ) -> tuple[Array, FrameKeyValue]:
         """See `genie.session.Engine`."""
-        return self._look_back(*self._to_device(tokens, led_by), as_tensors(past))
+        return self._look_back(*self._to_device(tokens, led_by), past)
 
     @torch.no_grad()
     def reveal(
@@ -138,14 +137,14 @@ class TorchEngine:
         """See `genie.session.Engine`."""
         given = self._to_device(tokens, actions)
         numbers = *self._to_device(drawn), self._pace(pace)
-        return self._reveal(*given, unled, *numbers, as_tensors(past)).cpu().numpy()
+        return self._reveal(*given, unled, *numbers, past).cpu().numpy()
 
     @torch.no_grad()
     def show(
         self, tokens: Int64[np.ndarray, "b n"], past: Past
     ) -> tuple[UInt8[np.ndarray, "b 3 h w"], FrameKeyValue]:
         """See `genie.session.Engine`."""
-        frames, newest = self._show(*self._to_device(tokens), as_tensors(past))
+        frames, newest = self._show(*self._to_device(tokens), past)
         return frames.cpu().numpy(), newest
 
     def _to_device(self, *arrays: np.ndarray) -> list[Tensor]:

@@ -8,7 +8,6 @@ from torch import nn
 from genie import dynamics as dynamics_module
 from genie.dynamics import Dynamics, DynamicsConfig
 from genie.errors import UserError
-from genie.st_transformer import as_tensors
 
 FRAMES, TOKENS, SIZE, ACTIONS, CHANGED = 14, 6, 11, 5, 7
 
@@ -131,10 +130,10 @@ def test_cached_logits_are_the_full_logits_at_every_frame(dynamics, clip, hidden
     for t in range(FRAMES):
         for name, mask in masks.items():
             shown = tokens[:, t].masked_fill(mask[:, t], dynamics.mask_id)
-            found = dynamics.next_logits(shown, led_by[:, t], as_tensors(ring.past()))
+            found = dynamics.next_logits(shown, led_by[:, t], ring.past())
             difference = (found - wanted[name][:, t]).abs().max().item()
             assert difference < 1e-4, f"frame {t}, {name} hidden: differs by {difference}"
-        ring.append(dynamics.remember(tokens[:, t], led_by[:, t], as_tensors(ring.past())))
+        ring.append(dynamics.remember(tokens[:, t], led_by[:, t], ring.past()))
 
 
 @torch.no_grad()
@@ -144,12 +143,12 @@ def test_looking_back_tells_the_next_frame_after_whatever_action(dynamics, clip)
     ring = dynamics.transformer.new_ring(2, TOKENS)
     hidden, unknown = torch.full((2, TOKENS), dynamics.mask_id), led_by[:, 0]
     for t in range(FRAMES):
-        remembered = dynamics.remember(tokens[:, t], led_by[:, t], as_tensors(ring.past()))
-        found, newest = dynamics.look_back(tokens[:, t], led_by[:, t], as_tensors(ring.past(2)))
+        remembered = dynamics.remember(tokens[:, t], led_by[:, t], ring.past())
+        found, newest = dynamics.look_back(tokens[:, t], led_by[:, t], ring.past(2))
         for kept, wanted in zip(newest, remembered, strict=True):
             torch.testing.assert_close(kept, wanted, atol=1e-4, rtol=1e-4)
         ring.append(newest)
-        wanted = dynamics.next_logits(hidden, unknown, as_tensors(ring.past()))
+        wanted = dynamics.next_logits(hidden, unknown, ring.past())
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 

@@ -24,7 +24,6 @@ from genie.frames import from_pictures, to_float, to_pictures, to_uint8
 from genie.maskgit import reveal
 from genie.sampling import Pace, fill_frame
 from genie.session import Foreseen, Session, Sessions
-from genie.st_transformer import as_tensors
 from genie.torch_engine import TorchEngine
 from genie.world import World
 
@@ -469,7 +468,7 @@ def test_the_quick_number_format_changes_little(monkeypatch):
 @torch.no_grad()
 def logits_of(running: Sessions, actions: torch.Tensor) -> torch.Tensor:
     """What the first pass over the next frame says."""
-    net, past = running._engine.dynamics, as_tensors(running._past.past())
+    net, past = running._engine.dynamics, running._past.past()
     hidden = torch.full((len(actions), 64), net.mask_id)
     return net.next_logits(hidden, actions, past).float()
 

@@ -14,7 +14,6 @@ from genie import machine, st_transformer
 from genie.ring import Ring
 from genie.st_transformer import (
     STTransformer,
-    as_tensors,
     attend,
     fused_attend,
     recompute_blocks,
@@ -91,7 +90,7 @@ def test_hidden_frames_read_only_the_context_before_them(net, x):
 
 def follow(net: STTransformer, x: torch.Tensor, ring: Ring) -> torch.Tensor:
     """Features of one more frame, which becomes past."""
-    features, newest = net.forward_next(x[:, None], as_tensors(ring.past()), wanted=1)
+    features, newest = net.forward_next(x[:, None], ring.past(), wanted=1)
     ring.append(newest)
     return features[:, 0]
 
@@ -115,9 +114,7 @@ def test_several_frames_at_once_are_as_one_after_the_other(x, window: int, num_n
     net = STTransformer(dim=DIM, num_blocks=2, num_heads=3, window=window)
     wanted, ring = net(x), net.new_ring(2, TOKENS)
     for t in range(FRAMES - num_next):
-        found, newest = net.forward_next(
-            x[:, t : t + num_next], as_tensors(ring.past(num_next)), wanted=1
-        )
+        found, newest = net.forward_next(x[:, t : t + num_next], ring.past(num_next), wanted=1)
         assert_same(found[:, 0], wanted[:, t + num_next - 1], f"the last of those from {t} on")
         ring.append(newest)
 
@@ -126,7 +123,7 @@ def test_several_frames_at_once_are_as_one_after_the_other(x, window: int, num_n
 def test_remembering_a_frame_needs_no_features(net, x):
     quick, slow = net.new_ring(2, TOKENS), net.new_ring(2, TOKENS)
     for t in range(6):
-        features, newest = net.forward_next(x[:, t : t + 1], as_tensors(quick.past()), wanted=0)
+        features, newest = net.forward_next(x[:, t : t + 1], quick.past(), wanted=0)
         assert features.shape == (2, 0, TOKENS, DIM)
         quick.append(newest)
         follow(net, x[:, t], slow)
@@ -138,7 +135,7 @@ def test_remembering_a_frame_needs_no_features(net, x):
 def test_trying_a_frame_out_leaves_no_trace(net, x):
     ring = net.new_ring(2, TOKENS)
     for t in range(5):
-        past = as_tensors(ring.past())
+        past = ring.past()
         first, _ = net.forward_next(x[:, t : t + 1], past, wanted=1)
         net.forward_next(torch.randn_like(x[:, :1]), past, wanted=1)
         again = follow(net, x[:, t], ring)
@@ -248,7 +245,7 @@ def test_recomputed_blocks_learn_the_same_from_less_memory(net, x):
 COMPILED_AND_NOT = """
 import copy, torch
 from genie.compiling import compile_parts
-from genie.st_transformer import STTransformer, as_tensors
+from genie.st_transformer import STTransformer
 
 torch.manual_seed(0)
 net = STTransformer(dim=24, num_blocks=1, num_heads=3, window=3)
@@ -267,7 +264,7 @@ def gradients(each):
 def last_frame(each):
     ring = each.new_ring(2, 5)
     for t in range(6):
-        frame, newest = each.forward_next(x[:, t : t + 1], as_tensors(ring.past()), wanted=1)
+        frame, newest = each.forward_next(x[:, t : t + 1], ring.past(), wanted=1)
         ring.append(newest)
     return frame
 

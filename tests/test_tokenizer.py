@@ -6,7 +6,6 @@ from conftest import HEIGHT, WIDTH, square_frames
 
 from genie.codebook import CodebookConfig
 from genie.errors import UserError
-from genie.st_transformer import as_tensors
 from genie.tokenizer import QuickFrameDecoder, Tokenizer, TokenizerConfig
 
 FRAMES, CHANGED = 14, 6
@@ -115,7 +114,7 @@ def test_decoding_frame_by_frame_is_decoding_the_clip(values: dict):
     wanted, decoder = tokenizer.decode(tokens), QuickFrameDecoder(tokenizer, torch.float32)
     ring = decoder.tokenizer.decoder.new_ring(2, 24)
     for t in range(FRAMES):
-        found, newest = decoder(tokens[:, t], as_tensors(ring.past()))
+        found, newest = decoder(tokens[:, t], ring.past())
         ring.append(newest)
         difference = (found - wanted[:, t]).abs().max().item()
         assert difference < 1e-4, f"frame {t} differs by {difference} with a cache"

@@ -5,7 +5,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from genie.machine import has_compiler, quick_dtype
-from genie.st_transformer import as_tensors
 from genie.torch_engine import TorchEngine
 from genie.world import World
 from tests.benchmarks.timing import take_turns
@@ -59,9 +58,8 @@ class OnePass:
         ring = self.dynamics.transformer.new_ring(1, config.num_tokens)
         with torch.inference_mode():
             for _ in range(config.window):
-                past = as_tensors(ring.past())
-                ring.append(self.dynamics.remember(self.tokens, self.action, past))
-        self.past = as_tensors(ring.past())
+                ring.append(self.dynamics.remember(self.tokens, self.action, ring.past()))
+        self.past = ring.past()
         weights = sum(w.nbytes for w in self.dynamics.transformer.parameters())
         weights += self.dynamics.out.weight.nbytes
         self.num_bytes = weights + self.past.keys.nbytes + self.past.values.nbytes
