@@ -1,7 +1,7 @@
-"""`python -m play`: options in, a window, a web page or a file out.
+"""`python -m play`: command-line options in, a window, a web page or a file out.
 
-Neither this nor what it imports at its top loads torch, so that `--help` and a mistake are answered
-at once; pygame and the page's server are loaded by who wants them.
+Neither this module nor its top-level imports load torch, so that `--help` and errors in the options
+appear at once; pygame and the web server are imported only by the functions that use them.
 """
 
 import os
@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, NoReturn
 import tyro
 
 from genie import video
+from genie.decoding import is_film
 from genie.errors import UserError
 from genie.files import check_folder
 from genie.places import find_world
 from genie.sampling import MOST_STEPS
+from genie.session import EngineName
 from play import headless, overlay
 from play.keymap import KeyMap
-from play.recording import Recording, first_difference
+from play.recording import IN_BROWSER, Recording, first_difference
 from play.timeline import DEFAULT_EXPORT, Playthrough
 from play.worlds import Library, Opening, all_worlds, first_prompt, prompts_for
 
@@ -32,69 +34,70 @@ if TYPE_CHECKING:
     from play.window.game_screen import Files, GameScreen
 
 WINDOW_SIDE, FILE_SIDE = 512, 256
-"""Pixels along the longer side of a picture, about, unless --scale is given."""
+"""Approximate length of a picture's longer side in pixels, unless --scale is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Play a world learnt from videos.
 
-    Without options, a window shows the worlds and prompts that there are. In a world, H shows the
+    Without options, a window shows the available worlds and prompts. While playing, H shows the
     keys.
     """
 
     prompt: Path | None = None
-    """Image that the world starts from, or a video or GIF whose last frames it continues."""
+    """Image to start from, or a video or GIF to continue from its last frames."""
     world: Path | None = None
-    """Folder of the world, name of one that came with the program, or owner/name of one on the
-    Hugging Face Hub. Without it, coinrun, or the start screen's choice."""
+    """Folder of the world, name of a world shipped with the program, or owner/name of a repository
+    of the Hugging Face Hub. Default: coinrun, or the choice on the start screen."""
     browser: bool = False
     """Serve a web page to play on instead of opening a window."""
     host: str = "127.0.0.1"
-    """Address that --browser listens on; 0.0.0.0 lets everybody in the network play."""
+    """Address that --browser listens on; 0.0.0.0 lets everybody on the network play."""
     port: int = 8000
     """Port that --browser listens on."""
     allow: tuple[str, ...] = ()
-    """Names by which proxies or tunnels in front of --browser are reached, such as
-    play.example.org."""
+    """Host names of proxies or tunnels in front of --browser, such as play.example.org."""
     players: int = 8
-    """How many may play at once with --browser."""
+    """Maximum number of simultaneous players with --browser."""
+    export_site: Path | None = None
+    """Folder to write a static site to, which plays the world in the browser without a server."""
     headless: bool = False
-    """Open no window: play --actions, or a scripted walk, and write --export."""
+    """Play --actions, or a scripted walk, without a window and write the result to --export."""
     actions: str | None = None
-    """Latent actions to play (with --headless), such as 3,3,3,0,1, or names of the world's legend,
-    such as right*8,up,left*4. Action 0 is key 1."""
+    """Latent actions to play (with --headless), such as 3,3,3,0,1, or names from the world's
+    legend, such as right*8,up,left*4. Key 1 is action 0."""
     random: int | None = None
-    """Play this many random actions (with --headless), drawn by --seed."""
+    """Play this many random actions (with --headless); --seed determines them."""
     record: Path | None = None
-    """File to write what is played into, since the last restart; --replay plays it again."""
+    """Record everything played since the last restart in this file; --replay plays it again."""
     replay: Path | None = None
-    """Play a recording again, say whether every frame is the same, bit for bit, and play on from
-    there; with --headless or --export, only write the file."""
+    """Play a recording again, report whether every frame is the same, bit for bit, and continue
+    playing from its end; with --headless or --export, only write the file."""
     export: Path | None = None
-    """GIF, MP4 or PNG strip to write, by its ending. Without it, rollout.gif."""
+    """GIF, MP4 or PNG strip to write; the extension selects which. Default: rollout.gif."""
     show_keys: bool = False
-    """Write the keys that were pressed on the pictures in files."""
+    """Draw the pressed keys onto the pictures in files."""
     fps: float | None = None
-    """Frames per second. Without it, those of the videos that the world learnt from."""
+    """Frames per second. Default: the rate of the videos that the world learnt from."""
     scale: int | None = None
-    """Whole-number enlargement of the picture. Without it, about 512 pixels in the window and 256
-    in files."""
+    """Integer factor by which pictures are enlarged. Default: to about 512 pixels in the window and
+    256 in files."""
     seed: int = 0
     """The same seed and actions give the same frames."""
     steps: int | None = None
-    """Passes over a frame at most. Without it, the world's own."""
+    """Maximum number of MaskGIT passes per frame. Default: the world's own."""
     temperature: float | None = None
-    """Of the sampling, 0 or more. Without it, the world's own."""
+    """Sampling temperature, 0 or more. Default: the world's own."""
 
     @property
     def export_path(self) -> Path:
-        """Where files go."""
+        """File to write, `DEFAULT_EXPORT` unless --export is given."""
         return self.export or DEFAULT_EXPORT
 
     @cached_property
     def world_folder(self) -> Path:
-        """The world that is played if no start screen asks."""
+        """Folder of the world to play if no start screen is shown."""
         return find_world(self.world or "coinrun")
 
 
@@ -128,8 +131,10 @@ def _play(options: Options) -> int:
         maskgit_steps=options.steps,
         temperature=options.temperature,
         fps=options.fps,
-        engine=recording.engine if recording else None,
+        engine="onnxruntime" if options.export_site else _engine_for(recording),
     )
+    if options.export_site:
+        return _export_site(library, options, options.export_site)
     if recording:
         return _replay(library, options, recording)
     if options.browser:
@@ -146,8 +151,23 @@ def _play(options: Options) -> int:
     return 0
 
 
+def _engine_for(recording: Recording | None) -> EngineName | None:
+    """What computes the frames of a recording here; None if any engine may."""
+    if recording is None:
+        return None
+    return "onnxruntime" if recording.engine == IN_BROWSER else recording.engine
+
+
+def _export_site(library: Library, options: Options, site: Path) -> int:
+    from play.site.export import export
+
+    size = export(library, options.world_folder, options.prompt, site)
+    print(f"{size / 1e6:.0f} MB written to {site}: python -m http.server -d {site} serves it")
+    return 0
+
+
 def _actions(options: Options, keymap: KeyMap) -> Sequence[int]:
-    """What to play where there is no window."""
+    """The actions of a run without a window."""
     if options.random is not None:
         draw = random.Random(options.seed)
         return [draw.randrange(keymap.num_actions) for _ in range(options.random)]
@@ -164,7 +184,7 @@ def _play_headless(
     options: Options,
     recording: Recording | None = None,
 ) -> Playthrough:
-    """Play and write the file. Args: recording: whose settings to follow."""
+    """Play and write the file, under the settings of `recording` if it is given."""
     playthrough = opening.playthrough(opening.seed, opening.settings)
     figures = headless.run(playthrough, actions, recording)
     frames, size = playthrough.frames, playthrough.frame.shape[:2]
@@ -183,7 +203,7 @@ def _save_recording(recording: Recording, path: Path) -> None:
 
 
 def _replay(library: Library, options: Options, recording: Recording) -> int:
-    """0 if every frame that was played is the one that was recorded, else 1."""
+    """Return the exit code: 1 if a replayed frame differs from the recorded one, else 0."""
     path = options.replay
     folder = options.world_folder
     world = library.world(folder)
@@ -191,7 +211,7 @@ def _replay(library: Library, options: Options, recording: Recording) -> int:
         raise UserError(
             f"{path} was recorded in another world ({recording.world}, "
             f"{recording.fingerprint}) than {folder} ({world.fingerprint}): give that world's "
-            "folder by --world"
+            "folder with --world"
         )
     headless.check_actions(recording.actions, world.num_actions, str(path))
     opening = replace(
@@ -204,18 +224,20 @@ def _replay(library: Library, options: Options, recording: Recording) -> int:
         playthrough = _play_headless(opening, recording.actions, options, recording)
         changed = first_difference(playthrough.digests, recording.digests)
     else:
-        playing = _show(library, options, opening, script=recording)
-        changed = playing.player.changed_frame if playing else None
-        if changed is None and not (playing and playing.player.script_ended):
+        screen = _show(library, options, opening, script=recording)
+        changed = screen.player.changed_frame if screen else None
+        if changed is None and not (screen and screen.player.script_ended):
             print("the recording was not played to its end")
             return 0
     if changed is None:
         print("every frame is the recorded one, bit for bit")
         return 0
-    print(
-        f"frame {changed} is not the recorded one: the recording was edited, or another machine or "
-        "version rounds otherwise"
-    )
+    if recording.engine == IN_BROWSER:
+        why = "it was recorded in a browser, where onnxruntime rounds differently"
+    else:
+        why = "the recording was edited, or it was made on a machine or version that rounds "
+        why += "differently"
+    print(f"frame {changed} is not the recorded one: {why}")
     return 1
 
 
@@ -235,17 +257,18 @@ def _serve(library: Library, options: Options) -> int:
 
 
 def _check(options: Options) -> None:
-    """Refuse whatever can be refused before a world is loaded."""
+    """Reject invalid options before a world is loaded."""
     if options.replay:
         _check_replay(options)
     _check_browser(options)
+    _check_site(options)
     for name, value in (("--actions", options.actions), ("--random", options.random)):
         if value is not None and not options.headless:
-            raise UserError(f"{name} plays without a window: add --headless")
+            raise UserError(f"{name} works only without a window: add --headless")
     if options.random is not None and not 1 <= options.random <= headless.MAX_ACTIONS:
         raise UserError(f"--random is {options.random}: give 1 to {headless.MAX_ACTIONS}")
     if options.random is not None and options.actions is not None:
-        raise UserError("--random and --actions are two ways to choose: give one of them")
+        raise UserError("--random and --actions exclude each other: give one of them")
     if options.fps is not None and not 0.1 <= options.fps <= 240:
         raise UserError(f"--fps is {options.fps}: give 0.1 to 240")
     if options.scale is not None and not 1 <= options.scale <= 32:
@@ -259,20 +282,20 @@ def _check(options: Options) -> None:
     ):
         raise UserError(f"--temperature is {options.temperature}: give 0 or more")
     if options.prompt is not None and not options.prompt.is_file():
-        raise UserError(f"no prompt {options.prompt}: give an image, a video or a GIF")
-    options.world_folder  # noqa: B018 - looked for before anything is done, and then known
+        raise UserError(f"--prompt {options.prompt} is no file: give an image, a video or a GIF")
+    options.world_folder  # noqa: B018 - raises now if there is no such world; cached afterwards
     if options.headless or options.replay or options.export is not None:
         video.check_writable(options.export_path)
     if options.record is not None:
         if options.record.is_dir() or not options.record.parent.is_dir():
-            raise UserError(f"--record {options.record}: give a file in a folder that is there")
+            raise UserError(f"--record {options.record}: give a file in an existing folder")
         if options.record.resolve() == options.export_path.resolve():
             raise UserError(f"--record and --export both name {options.record}: give two files")
         check_folder(options.record.parent)
 
 
 def _check_replay(options: Options) -> None:
-    """A recording brings everything that would change its frames."""
+    """Reject options that would change the frames: a recording has its own."""
     given = {
         "--prompt": options.prompt,
         "--actions": options.actions,
@@ -291,7 +314,7 @@ def _check_replay(options: Options) -> None:
 def _check_browser(options: Options) -> None:
     for name in ("host", "port", "players", "allow"):
         if not options.browser and getattr(options, name) != getattr(Options, name):
-            raise UserError(f"--{name} is of the page's server: add --browser")
+            raise UserError(f"--{name} is an option of the web page: add --browser")
     given = {
         "--headless": options.headless or None,
         "--record": options.record,
@@ -300,14 +323,30 @@ def _check_browser(options: Options) -> None:
     }
     for name, value in given.items():
         if options.browser and value is not None:
-            raise UserError(f"--browser serves a page, which saves files itself: leave {name} out")
+            raise UserError(f"{name} does not apply to the page of --browser: leave it out")
     for name in options.allow:
         if not name.strip(".") or set(name) & set("/:* "):
-            raise UserError(f"--allow is {name!r}: give a name alone, such as play.example.org")
+            raise UserError(f"--allow is {name!r}: give a bare host name, such as play.example.org")
     if not 1 <= options.port <= 65535:
         raise UserError(f"--port is {options.port}: give 1 to 65535")
     if not 1 <= options.players <= 64:
         raise UserError(f"--players is {options.players}: give 1 to 64")
+
+
+def _check_site(options: Options) -> None:
+    given = {
+        "--browser": options.browser or None,
+        "--headless": options.headless or None,
+        "--record": options.record,
+        "--replay": options.replay,
+        "--export": options.export,
+        "--scale": options.scale,
+    }
+    for name, value in given.items():
+        if options.export_site and value is not None:
+            raise UserError(f"{name} does not apply to --export-site: leave it out")
+    if options.export_site and options.prompt and is_film(options.prompt):
+        raise UserError(f"{options.prompt} is a video: a site starts from an image")
 
 
 def _opens_window() -> bool:
@@ -322,7 +361,7 @@ def _has_display(options: Options) -> bool:
         return True
     export = video.check_writable(options.export_path)
     print(
-        f"no display here: a scripted walk goes to {export} instead of a window; "
+        f"no display found: writing a scripted walk to {export} instead of opening a window; "
         "python -m play --browser lets you play in a browser"
     )
     return False
@@ -333,9 +372,9 @@ def _play_window(library: Library, options: Options) -> int:
     if options.prompt or options.world:
         world = options.world_folder
         opening = library.open(world, options.prompt or first_prompt(world))
-    playing = _show(library, options, opening)
-    if options.record and playing and playing.player.playthrough.actions:
-        _save_recording(playing.player.recording(), options.record)
+    screen = _show(library, options, opening)
+    if options.record and screen and screen.player.playthrough.actions:
+        _save_recording(screen.player.recording(), options.record)
     elif options.record:
         print(f"nothing was played, so {options.record} is not written")
     return 0
@@ -349,7 +388,7 @@ def _show(
 ) -> "GameScreen | None":
     """Open the window, on an opening or on the start screen.
 
-    Gives what was played last; with a script, what it was played on.
+    Returns the screen that the script was played on, or without a script the last one, if any.
     """
     from play.window.bar import BAR_HEIGHT, MIN_WIDTH
     from play.window.game_screen import GameScreen
@@ -358,7 +397,7 @@ def _show(
 
     shelves = {world: prompts_for(world) for world in all_worlds()}
     if not opening and not shelves:
-        raise UserError("no world in checkpoints: give --world or make one with python -m train")
+        raise UserError("no world in checkpoints: give --world or train one with python -m train")
     side = WINDOW_SIDE
     if opening and options.scale:
         side = options.scale * max(opening.prompt.shape[1:3])
@@ -410,8 +449,8 @@ def _fitting_scale(size: tuple[int, int], side: int) -> int:
 
 
 def command() -> NoReturn:
-    """`python -m play` and `genie-play`."""
-    # A shell's background job starts with Ctrl-C ignored, and then SDL would take it for a click.
+    """Entry point of `python -m play` and `genie-play`."""
+    # Shells start background jobs with SIGINT ignored; SDL would then treat it as a closed window.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())
 

@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from genie.session import EngineName
 from play.game import Settings
 
 FORMAT_VERSION = 2
+IN_BROWSER = "onnxruntime-web"
+"""Engine of the recordings of a static site, see `play.site`."""
 LARGEST_PROMPT = 64 * 2**20  # bytes, so that a forged file cannot fill the memory
 
 
@@ -46,7 +48,7 @@ class Recording:
     """Latent actions, in order."""
     digests: tuple[str, ...]
     """Digests of the first frame and of the frame after each action."""
-    engine: EngineName = "torch"
+    engine: EngineName | Literal["onnxruntime-web"] = "torch"
     """What computed the frames; another engine rounds differently."""
 
     def __post_init__(self) -> None:
@@ -61,7 +63,7 @@ class Recording:
                 raise ValueError(f"a field is not of type {kind.__name__}")
         if not self.actions:
             raise ValueError("it has no action")
-        if self.engine not in get_args(EngineName):
+        if self.engine not in (*get_args(EngineName), IN_BROWSER):
             raise ValueError(f"its engine {self.engine!r} is unknown")
         if len(self.digests) != len(self.actions) + 1:
             raise ValueError(f"{len(self.digests)} digests for {len(self.actions)} actions")

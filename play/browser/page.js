@@ -1,63 +1,59 @@
-// The page: keys and touches go to the server, frames come back and are drawn.
+// The page: sends keys and touches to the server, and draws the frames that come back.
+import { openLink } from "./link.js";
 import { openSketchPad } from "./sketch.js";
 
 const $ = (id) => document.getElementById(id);
 const screen = $("screen");
 for (const canvas of [screen, $("real")]) canvas.getContext("2d", { willReadFrequently: true });
 const HEADER = 18; // bytes before a frame's pixels
-const [FILE, FUTURES, BESIDE] = [1, 2, 3]; // what comes that is no frame
+const [FILE, FUTURES, BESIDE] = [1, 2, 3]; // kinds of binary messages; 0 is a frame
 const RETRY_MS = { 1013: 5000, 4001: null };
 
-let socket = null;
+let link = null;
 let facts = null;
-let own = {}; // keys that the person bound: key -> action
-let binding = null; // null, "wanted" (an action is to be clicked), or the action that waits
-let answeredAt = 0;
+let own = {}; // the user's own bindings: key -> action
+let binding = null; // null, "wanted" (until an action is clicked), or the action that gets a key
+let answeredAt = 0; // when the newest keys that a frame has answered were sent, in ms
 let latency = null;
 let strip = null;
 let replay = null;
-const held = new Map(); // what is held down -> name of the key for the server
+const held = new Map(); // held key, button or finger -> name of the key for the server
 
-// --- the wire -----------------------------------------------------------------------------
+// --- messages -----------------------------------------------------------------------------
 
 function connect() {
-  // Beside the page, wherever a proxy has put it.
-  const address = new URL("play", location.href);
-  address.protocol = address.protocol.replace("http", "ws");
-  socket = new WebSocket(address);
-  socket.binaryType = "arraybuffer";
-  socket.onmessage = ({ data }) => (typeof data === "string" ? hear(JSON.parse(data)) : see(data));
-  socket.onclose = ({ code, reason }) => {
+  const receive = (data) => (typeof data === "string" ? readText(JSON.parse(data)) : readBinary(data));
+  link = openLink(receive, (code, reason) => {
     held.clear();
     const wait = code in RETRY_MS ? RETRY_MS[code] : 2000;
     if (wait === null) {
-      say("You were away for a while. Click the picture to play on.", true);
+      say("Disconnected after a while without input. Click the picture to continue.", true);
       screen.addEventListener("pointerdown", connect, { once: true });
     } else {
-      say(reason || "The connection is lost; trying again ...", true);
+      say(reason || "Connection lost; trying again ...", true);
       setTimeout(connect, wait);
     }
-  };
+  });
 }
 
 function send(message) {
-  if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
+  link.send(JSON.stringify(message));
 }
 
-function hear(message) {
-  if (message.is === "facts") learn(message);
-  else if (message.is === "state") tell(message);
-  else if (message.is === "notice") say(message.text);
+function readText(message) {
+  if (message.is === "facts") showWorld(message);
+  else if (message.is === "state") showState(message);
+  else if (message.is === "notice") say(message.text, message.stays);
 }
 
-function see(buffer) {
+function readBinary(buffer) {
   const view = new DataView(buffer);
   const kind = view.getUint8(0);
-  if (kind === FILE) return keep(buffer, view);
+  if (kind === FILE) return saveFile(buffer, view);
   const action = view.getUint8(1);
   const width = view.getUint16(2, true);
   const height = view.getUint16(4, true);
-  if (kind === FUTURES) return foresee(buffer, action, width, height);
+  if (kind === FUTURES) return showFutures(buffer, action, width, height);
   if (kind === BESIDE) return paint($("real"), buffer, HEADER, width, height);
   const number = view.getUint32(6, true);
   const at = view.getFloat64(10, true);
@@ -86,7 +82,7 @@ function paint(canvas, buffer, offset, width, height) {
   pen.putImageData(picture, 0, 0);
 }
 
-function keep(buffer, view) {
+function saveFile(buffer, view) {
   const length = view.getUint8(1);
   const name = new TextDecoder().decode(new Uint8Array(buffer, 2, length));
   const link = document.createElement("a");
@@ -99,7 +95,7 @@ function keep(buffer, view) {
 
 // --- what is shown ------------------------------------------------------------------------
 
-function learn(message) {
+function showWorld(message) {
   facts = message;
   screen.width = facts.width;
   screen.height = facts.height;
@@ -112,16 +108,16 @@ function learn(message) {
   screen.focus();
 }
 
-function tell(state) {
+function showState(state) {
   const words = [`frame ${state.position}`, `seed ${state.seed}`];
   if (state.paused) words.unshift("paused");
   if (state.paused || state.position === 0) {
-    // A key that was pressed before is answered by another play, or not yet.
+    // The next frame does not answer keys from before a pause or a restart: do not time them.
     latency = null;
     answeredAt = performance.now();
   }
   $("state").textContent = words.join(" · ");
-  $("pause").textContent = state.paused ? "Go on" : "Pause";
+  $("pause").textContent = state.paused ? "Resume" : "Pause";
   $("temperature").value = $("temperature-now").value = state.temperature;
   $("steps").value = $("steps-now").value = state.steps;
   $("beside").hidden = !state.has_video;
@@ -132,11 +128,11 @@ function tell(state) {
   $("figures").textContent = figures.join(" · ");
 }
 
-let silence = 0;
+let noticeTimer = 0;
 function say(text, stays = false) {
   $("notice").textContent = text;
-  clearTimeout(silence);
-  if (text && !stays) silence = setTimeout(() => ($("notice").textContent = ""), 4000);
+  clearTimeout(noticeTimer);
+  if (text && !stays) noticeTimer = setTimeout(() => ($("notice").textContent = ""), 4000);
 }
 
 function showPrompts() {
@@ -229,7 +225,7 @@ function highlight(action) {
 
 let moments = [];
 
-function foresee(buffer, count, width, height) {
+function showFutures(buffer, count, width, height) {
   const size = 3 * width * height;
   if (!$("what-if").open) {
     const panels = Array.from({ length: count }, (_, action) => {
@@ -290,24 +286,24 @@ function nameOf(event) {
   return /^[a-z1-9.]$/i.test(event.key) ? event.key.toLowerCase() : null;
 }
 
-function tellHeld() {
+function sendHeld() {
   send({ do: "keys", held: [...new Set(held.values())].slice(0, 16), at: performance.now() });
 }
 
 function press(source, name) {
   if (held.has(source)) return;
   held.set(source, name);
-  tellHeld();
+  sendHeld();
 }
 
 function release(source) {
-  if (held.delete(source)) tellHeld();
+  if (held.delete(source)) sendHeld();
 }
 
 function letGo() {
   if (held.size) {
     held.clear();
-    tellHeld();
+    sendHeld();
   }
   send({ do: "rewind", on: false });
 }
@@ -327,7 +323,7 @@ addEventListener("keydown", (event) => {
   } else if (name in COMMANDS && !(name in own)) {
     if (!event.repeat) COMMANDS[name](event);
   } else if (name !== null && name !== ".") {
-    // A focused button would be clicked by the space bar, and arrows would scroll.
+    // Otherwise the space bar would click a focused button, and arrows would scroll the page.
     event.preventDefault();
     press(event.code, name in own ? String(own[name] + 1) : name);
   }
@@ -342,7 +338,7 @@ function chooseAction(action) {
   binding = action;
   for (const chip of $("legend").children)
     chip.classList.toggle("choosing", Number(chip.dataset.action) === action);
-  say(`Press the key for “${facts.names[action]}” (Esc: leave it)`, true);
+  say(`Press the key for “${facts.names[action]}” (Esc: cancel)`, true);
 }
 
 function bind(event, name) {
@@ -364,14 +360,14 @@ function endBinding() {
 
 $("bind").onclick = () => {
   binding = "wanted";
-  say("Click the action that gets a key.", true);
+  say("Click the action to bind a key to.", true);
 };
 $("unbind").onclick = () => {
   own = {};
   localStorage.removeItem(`genie-keys-${facts.world}`);
   endBinding();
   showLegend();
-  say("The legend's keys are back.");
+  say("The legend's keys are restored.");
 };
 
 // --- buttons ------------------------------------------------------------------------------
@@ -384,7 +380,7 @@ for (const verb of ["restart", "reseed", "pause", "step", "bookmark", "back", "b
 $("foresee").onclick = () => send({ do: "what_if" });
 for (const button of document.querySelectorAll("[data-save]"))
   button.onclick = () => {
-    say("The file is being made ...", true);
+    say("Writing the file ...", true);
     send({ do: "save", as: button.dataset.save });
     screen.focus();
   };
@@ -412,10 +408,10 @@ for (const slider of ["temperature", "steps"]) {
 function playFile(file) {
   if (!file.type.startsWith("video/") && file.type !== "image/gif") return playPicture(file);
   if (file.size > facts.most_bytes)
-    return say(`That video has more than ${facts.most_bytes >> 20} MiB: cut it.`);
+    return say(`The video is larger than ${facts.most_bytes >> 20} MiB: use a shorter one.`);
   for (const tile of $("prompts").children) tile.classList.remove("current");
-  socket.send(file);
-  say("The video is being read ...");
+  link.send(file);
+  say("Loading the video ...");
   screen.focus();
 }
 
@@ -424,7 +420,7 @@ async function playPicture(blob) {
   try {
     image = await createImageBitmap(blob);
   } catch {
-    return say("That is no image that this browser can read.");
+    return say("This browser cannot read that image.");
   }
   const canvas = document.createElement("canvas");
   canvas.width = facts.width * 4;
@@ -439,7 +435,7 @@ async function playPicture(blob) {
   brush.drawImage(image, (canvas.width - width) / 2, (canvas.height - height) / 2, width, height);
   canvas.toBlob((content) => {
     for (const tile of $("prompts").children) tile.classList.remove("current");
-    socket.send(content);
+    link.send(content);
     say("");
     screen.focus();
   });

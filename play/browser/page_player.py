@@ -1,7 +1,7 @@
 """One page's view of a `Player`: commands in, frames, files and notices out.
 
-Commands wait in a short queue; between two of them, and between two steps, nothing else touches the
-player. All models run on one thread, player after player, so that everybody gets the same share.
+Commands wait in a short queue; they and the steps are carried out one after the other. All models
+run on one thread, one player after the other, so that every player gets the same share.
 Knows no HTTP.
 """
 
@@ -24,31 +24,31 @@ from play.player import IDLE_SECONDS, NUM_RECENT, Player, WhatIf
 from play.worlds import Opening
 
 MAX_FRAMES = 900
-"""Newest frames that a file holds: a minute at 15 fps."""
+"""Number of newest frames in a saved file: a minute at 15 fps."""
 REACH = 320
-"""Frames that one can go back."""
+"""Number of frames that can be rewound."""
 MAX_WAITING = 64
-"""Commands that may wait."""
+"""Maximum number of waiting commands."""
 MAX_UNSEEN = 8
-"""Frames on their way to a page before its world waits for it."""
+"""Frames that the page has not confirmed, from which on the world waits for it."""
 FILE_SIDE = 256
 
 GONE, POLICY, TRY_LATER, IDLE = 1001, 1008, 1013, 4001
-"""Codes with which a WebSocket is closed."""
+"""Close codes of the WebSocket."""
 
 
 class Closed(Exception):
-    """The page has gone or is sent away. Args: code of the WebSocket, reason for people."""
+    """The page is gone or is disconnected. Args: close code of the WebSocket, reason as text."""
 
 
 class Line(Protocol):
-    """The way to one page."""
+    """The connection to one page."""
 
     async def send_json(self, message: dict[str, Any]) -> None:
-        """Send a message; raises `Closed` if the page has gone."""
+        """Send a message; raises `Closed` if the page is gone."""
 
     async def send_bytes(self, content: bytes) -> None:
-        """Send a frame or a file; raises `Closed` if the page has gone."""
+        """Send a frame or a file; raises `Closed` if the page is gone."""
 
 
 @dataclass(frozen=True)
@@ -56,28 +56,28 @@ class Workers:
     """Threads that all players share."""
 
     models: ThreadPoolExecutor
-    """One thread: all that runs a world."""
+    """One thread, on which all worlds run."""
     files: ThreadPoolExecutor
-    """Decodes pictures and encodes films."""
+    """Threads that decode uploads and encode files."""
 
     async def run(self, work: Callable[[], Any]) -> Any:
-        """Do something on the models' thread."""
+        """Run `work` on the models' thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self.models, work)
 
     async def aside(self, work: Callable[[], Any]) -> Any:
-        """Do something beside the worlds."""
+        """Run `work` on a file thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self.files, work)
 
 
 class PagePlayer:
-    """Plays openings one after the other until the page goes.
+    """Plays openings one after the other until the page is closed.
 
     Args:
-        line: to the page.
-        workers: see there.
+        line: connection to the page.
+        workers: threads to run on.
         prompts: openings to choose from by number; at least one.
-        open_file: opens the world with the bytes of a picture or a video.
-        idle_seconds: after how long without a command the page is sent away.
+        open_file: opens the world with the bytes of an image or a video.
+        idle_seconds: time without a command after which the page is disconnected.
     """
 
     def __init__(
@@ -97,16 +97,17 @@ class PagePlayer:
         self._notices: deque[str] = deque()
         self._wake = asyncio.Event()
         self._saving: asyncio.Future[None] | None = None
-        self._at = self._obeyed_at = 0.0  # the page's clock of the newest keys, and of a frame's
+        # Page times, in ms: of the newest keys, and of the keys that the newest frame answers.
+        self._keys_at = self._answered_at = 0.0
         self._seen = self._sent = 0
         self._what_if: WhatIf | None = None
         self._active_at = time.monotonic()
 
     def take(self, message: Command | bytes) -> None:
-        """Note what a page sends.
+        """Queue a message from the page.
 
         Raises:
-            Closed: if more waits than any person could ask for.
+            Closed: if `MAX_WAITING` are waiting already.
         """
         self._wake.set()
         if isinstance(message, Command) and message.verb == "seen":
@@ -123,7 +124,7 @@ class PagePlayer:
         """Play until cancelled.
 
         Raises:
-            Closed: if nobody seems to be there any more.
+            Closed: if the page is gone, or has sent no command for `idle_seconds`.
         """
         try:
             await self._open(self._prompts[0])
@@ -131,7 +132,7 @@ class PagePlayer:
                 await self._sleep()
                 self._hold_keys()
                 while self._waiting:
-                    await self._obey(self._waiting.popleft())
+                    await self._execute(self._waiting.popleft())
                 if time.monotonic() - self._active_at > self._idle_seconds:
                     raise Closed(IDLE, "nobody seems to be here")
                 if self._wait() <= 0:
@@ -149,7 +150,7 @@ class PagePlayer:
         return wait if self._sent - self._seen < MAX_UNSEEN else IDLE_SECONDS
 
     async def _sleep(self) -> None:
-        """Until the next step is due, or something comes that may make it due."""
+        """Sleep until the next step is due, or a message comes that may make it due."""
         # Not wait_for: in Python 3.11 it swallows a cancellation that comes with a wake-up.
         with suppress(TimeoutError):
             async with asyncio.timeout(max(self._wait(), 0.001)):
@@ -157,7 +158,7 @@ class PagePlayer:
         self._wake.clear()
 
     def _hold_keys(self) -> None:
-        """Press and release what has changed."""
+        """Press and release the keys that have changed."""
         while self._pressed:
             values = self._pressed.popleft().values
             for key in values["held"]:
@@ -165,9 +166,9 @@ class PagePlayer:
                     self._player.hold(key, key)
             for key in self._held.difference(values["held"]):
                 self._player.release(key)
-            self._held, self._at = frozenset(values["held"]), values["at"]
+            self._held, self._keys_at = frozenset(values["held"]), values["at"]
 
-    async def _obey(self, message: Command | bytes) -> None:
+    async def _execute(self, message: Command | bytes) -> None:
         try:
             if isinstance(message, bytes):
                 await self._open(await self._workers.aside(lambda: self._open_file(message)))
@@ -178,16 +179,16 @@ class PagePlayer:
             else:
                 await self._workers.run(lambda: self._do(message.verb, message.values))
                 await self._show()
-                await self._tell()
+                await self._send_state()
         except UserError as error:
             self._notices.append(str(error))
         while self._notices:
             await self._line.send_json({"is": "notice", "text": self._notices.popleft()})
 
     def _do(self, verb: str, values: Mapping[str, Any]) -> None:
-        """On the models' thread: what the player does by itself."""
+        """Carry out a command that needs only the player. Runs on the models' thread."""
         player, what_if = self._player, self._what_if
-        if verb == "rewind":  # a page that loses the keyboard ends it, whatever is open
+        if verb == "rewind":  # a page that loses the focus ends it, even during what-if
             player.rewind(now=_now(), **values)
             return
         self._what_if = player.what_if() if verb == "what_if" else None
@@ -206,18 +207,18 @@ class PagePlayer:
         for key in self._held:
             self._player.hold(key, key)
         await self._show()
-        await self._tell()
+        await self._send_state()
 
     async def _tick(self) -> None:
-        player, at, before = self._player, self._at, self._player.press
+        player, at, before = self._player, self._keys_at, self._player.press
         has_moved = await self._workers.run(lambda: player.tick(_now()))
         if has_moved or player.press != before:
-            self._obeyed_at = at
+            self._answered_at = at
             await self._show()
             await self._workers.run(player.rest)
 
     async def _look_ahead(self, what_if: WhatIf) -> None:
-        """Send the next moment of all futures; the page shows them again and again."""
+        """Send the next frame of every future; the page shows them in a loop."""
         await self._workers.run(lambda: what_if.tick(_now()))
         await self._line.send_bytes(wire.futures(what_if.pictures))
 
@@ -229,13 +230,13 @@ class PagePlayer:
             await self._line.send_bytes(wire.beside(player.real))
         await self._line.send_bytes(
             wire.frame(
-                player.playthrough.frame, action=action, number=self._sent, at=self._obeyed_at
+                player.playthrough.frame, action=action, number=self._sent, at=self._answered_at
             )
         )
         if self._sent % NUM_RECENT == 0:
-            await self._tell()
+            await self._send_state()
 
-    async def _tell(self) -> None:
+    async def _send_state(self) -> None:
         player, settings = self._player, self._player.playthrough.settings
         await self._line.send_json(
             {
@@ -255,13 +256,13 @@ class PagePlayer:
 
     async def _choose_prompt(self, number: int) -> None:
         if not 0 <= number < len(self._prompts):
-            raise UserError(f"there is no prompt {number}")
+            raise UserError(f"prompt {number} does not exist: use 0..{len(self._prompts) - 1}")
         await self._open(self._prompts[number])
 
     async def _save(self, **values: str) -> None:
         kind = values["as"]
         if self._saving and not self._saving.done():
-            raise UserError("one file after the other: the last one is still being made")
+            raise UserError("the last file is still being written: try again when it is ready")
         recording = self._player.recording()
         frames, fps = self._player.playthrough.frames, self._player.opening.fps
         scale = max(1, FILE_SIDE // max(frames[0].shape[:2]))
@@ -278,14 +279,14 @@ class PagePlayer:
         self._saving = asyncio.ensure_future(self._send_file(kind, write))
 
     async def _send_file(self, kind: str, write: Callable[[], bytes]) -> None:
-        """Beside the play, which goes on."""
+        """Write and send a file, while the play continues."""
         try:
             content = await self._workers.aside(write)
             await self._line.send_bytes(wire.file(f"genie.{kind}", content))
         except UserError as error:
             await self._line.send_json({"is": "notice", "text": f"not saved: {error}"})
         except Closed:
-            pass  # the page has gone, and `play` learns it too
+            pass  # the page is gone, and `play` ends for the same reason
 
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -298,7 +299,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "tune": Player.tune,
     "beside": Player.toggle_beside,
 }
-"""What is the player's own, by the page's word for it."""
+"""Methods of the player, by the page's name for the command."""
 
 
 def _now() -> float:

@@ -1,7 +1,7 @@
-"""The server behind `python -m play --browser`: a page, and a WebSocket for everybody who plays.
+"""The server of `python -m play --browser`: the page, and a WebSocket for each player.
 
-It trusts nobody: only pages of its own may talk to it, and what they send is limited in size, rate
-and number. Listens where it is told to, by default for this machine alone.
+In: requests and messages from browsers. Out: the page, frames and files. Accepts only its own page,
+and limits the size, rate and number of messages. Steps no world itself.
 """
 
 import asyncio
@@ -37,17 +37,17 @@ from play.worlds import Library, Opening, prompts_for
 PAGE = Path(__file__).parent
 PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)
 NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,252}")
-MOST_TOLD = 20  # names that are refused are told, but not without end
+MOST_TOLD = 20  # largest number of refused names that are printed in the terminal
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-ASSETS = ("page.js", "sketch.js", "page.css", "icon.svg")
+ASSETS = ("page.js", "link.js", "sketch.js", "page.css", "icon.svg")
 MAX_UPLOAD_PIXELS = 16_000_000
 MAX_FILM_PIXELS, MAX_FILM_FRAMES = 1920 * 1200, 3000
 FILMS = re.compile(rb"GIF8|....ftyp|\x1aE\xdf\xa3", re.DOTALL)
-"""How videos begin that may be sent: GIF, MP4 and WebM. Others, such as playlists, could name files
-of this machine."""
+"""First bytes of the videos that may be uploaded: GIF, MP4 and WebM. Other formats, such as
+playlists, could refer to files on this machine."""
 IDLE_SECONDS, SEND_SECONDS, CLOSE_SECONDS = 600.0, 20.0, 2.0
 MESSAGES_A_SECOND, MESSAGES_AT_ONCE, PICTURE_COSTS = 60.0, 240.0, 20.0
-"""What a page may send; a picture counts as several messages."""
+"""Messages that a page may send per second and in a burst; an upload counts as several."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
     "frame-ancestors 'none'; base-uri 'none'",
@@ -64,12 +64,12 @@ App = Callable[
 
 
 class OwnPagesOnly:
-    """Refuses requests that other sites' pages make, and names that are not this machine's.
+    """Refuses requests from the pages of other sites, and requests under unknown host names.
 
-    A page elsewhere on the web could otherwise play along, or reach a server that listens for this
-    machine alone by letting its own name point here. What is refused is said once in the terminal,
-    with how it is let in, for a proxy in front of this server gives it a name that only the person
-    who set it up knows.
+    Otherwise any website could connect from a visitor's browser, or reach a server that listens on
+    this machine alone by pointing its own name here (DNS rebinding). Each refused name is printed
+    once in the terminal with the option that allows it: only the person who set up a proxy in front
+    of this server knows the proxy's name.
     """
 
     def __init__(
@@ -79,41 +79,41 @@ class OwnPagesOnly:
         allowed: frozenset[str] = frozenset(),
         say: Callable[[str], None] = lambda line: print(line, flush=True),
     ) -> None:
-        """Args: names: that this server goes by; None lets any name pass; allowed: others' too."""
+        """Args: names: host names of this server, None for any; allowed: those of proxies."""
         self._app, self._allowed, self._say = app, allowed, say
         self._names = None if names is None else names | allowed
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
-        """Pass a request on, or answer 403."""
+        """Pass a request to the application, or answer 403."""
         if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
-        stranger = self._stranger(dict(scope["headers"]))
-        if stranger is None:
+        unknown = self._unknown_name(dict(scope["headers"]))
+        if unknown is None:
             return await self._app(scope, receive, send)
-        why = self._refused(stranger)
+        why = self._refusal(unknown)
         if scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": POLICY})
         else:
             await PlainTextResponse(why, 403, HEADERS)(scope, receive, send)
 
-    def _stranger(self, headers: dict[bytes, bytes]) -> str | None:
-        """The name by which a request came, if that is none of ours."""
+    def _unknown_name(self, headers: dict[bytes, bytes]) -> str | None:
+        """The first of the request's host and origin that is not one of ours, if any."""
         host = headers.get(b"host", b"").decode("latin-1").lower()
         if self._names is not None and _name_of(host) not in self._names:
             return _name_of(host)
-        # Programs that are no browser send no origin, and could send any.
+        # A missing origin is accepted: programs other than browsers send none, and could send any.
         origin = headers.get(b"origin", b"").decode("latin-1").lower().split("://")[-1]
         is_own = origin in ("", host) or _name_of(origin) in self._allowed
         return None if is_own else _name_of(origin)
 
-    def _refused(self, name: str) -> str:
+    def _refusal(self, name: str) -> str:
         if name == "null" or not NAME.fullmatch(name):
             return "this page may not play here"
         why = f"a page at {name} may not play here; if it is yours, start with --allow {name}"
-        if name not in self._told and len(self._told) < MOST_TOLD:
-            self._told.add(name)
+        if name not in self._reported and len(self._reported) < MOST_TOLD:
+            self._reported.add(name)
             self._say(f"refused: {why}")
         return why
 
@@ -124,7 +124,7 @@ def _name_of(host: str) -> str:
 
 
 class Budget:
-    """How much a page may still send: refills with time, up to a limit."""
+    """How many messages a page may still send; refills with time, up to a limit."""
 
     def __init__(self) -> None:
         self._left, self._at = MESSAGES_AT_ONCE, time.monotonic()
@@ -143,22 +143,22 @@ class Budget:
 
 
 class PageLine:
-    """The way to one page."""
+    """The connection to one page."""
 
     def __init__(self, connection: WebSocket) -> None:
         self._connection = connection
 
     async def send_json(self, message: dict[str, Any]) -> None:
-        """Send a message; raises `Closed` if the page has gone."""
+        """Send a message; raises `Closed` if the page is gone."""
         await self._sent(self._connection.send_json(message))
 
     async def send_bytes(self, content: bytes) -> None:
-        """Send a frame or a file; raises `Closed` if the page has gone."""
+        """Send a frame or a file; raises `Closed` if the page is gone."""
         await self._sent(self._connection.send_bytes(content))
 
     async def _sent(self, sending: Awaitable[None]) -> None:
         try:
-            # A page that takes nothing any more must not keep its place.
+            # A page that no longer receives anything must not keep its place.
             async with asyncio.timeout(SEND_SECONDS):
                 await sending
         except (WebSocketDisconnect, RuntimeError, OSError) as error:
@@ -169,11 +169,11 @@ class Room:
     """One world, its prompts, and everybody who plays there.
 
     Args:
-        library: opens pictures.
-        folder: of the world.
-        prompts: to choose from; the first is what everybody starts with.
-        max_players: how many may play at once.
-        idle_seconds: after how long without a command a player is sent away.
+        library: opens uploaded files.
+        folder: folder of the world.
+        prompts: openings to choose from; every player starts with the first.
+        max_players: maximum number of simultaneous players.
+        idle_seconds: time without a command after which a player is disconnected.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class Room:
         self._workers = Workers(ThreadPoolExecutor(1), ThreadPoolExecutor(2))
 
     def routes(self) -> list[Route | WebSocketRoute]:
-        """What the server answers to."""
+        """The paths that the server answers."""
         return [
             Route("/", self._page),
             Route("/{name}.{kind}", self._asset),
@@ -236,8 +236,8 @@ class Room:
             self._num_players -= 1
 
     async def _listen(self, connection: WebSocket, player: PagePlayer) -> None:
-        """Hand on what a page sends, until it goes or sends too much."""
-        budget, strikes = Budget(), 0
+        """Pass the messages of a page to its player, until it closes or sends too much."""
+        budget, num_refused = Budget(), 0
         while True:
             message = await connection.receive()
             if message["type"] == "websocket.disconnect":
@@ -247,24 +247,24 @@ class Room:
             try:
                 player.take(content if content is not None else wire.parse(message["text"]))
             except UserError as error:
-                strikes += 1
-                if strikes > 100:
-                    raise Closed(POLICY, "too many messages that make no sense") from error
+                num_refused += 1
+                if num_refused > 100:
+                    raise Closed(POLICY, "too many invalid messages") from error
                 await PageLine(connection).send_json({"is": "notice", "text": str(error)})
 
     def _open_file(self, content: bytes) -> Opening:
-        """Open the world with a picture or a video that somebody sent."""
+        """Open the world with an uploaded image or video."""
         if not FILMS.match(content):
             size = self._library.world(self._folder).size
             picture = video.decode_image(content, size, max_pixels=MAX_UPLOAD_PIXELS)
             return for_visitors(self._library.open_frames(self._folder, picture[None]))
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "video.mp4"  # of whatever kind
+            path = Path(folder) / "video.mp4"  # whatever its format is
             path.write_bytes(content)
             try:
                 check_film(path)
                 return for_visitors(self._library.open(self._folder, path))
-            except UserError as error:  # which names a file that nobody knows
+            except UserError as error:  # it names the temporary file
                 raise UserError(str(error).replace(str(path), "the file")) from error
 
     def _facts(self) -> dict[str, Any]:
@@ -298,18 +298,18 @@ def serve(
     """Serve a world until Ctrl-C.
 
     Args:
-        library: opens it.
-        folder: of the world.
+        library: opens the world.
+        folder: folder of the world.
         prompt: file to start with; the world's own prompts follow.
         host: address to listen on.
-        port: to listen on.
-        max_players: how many may play at once.
-        allow: names by which proxies or tunnels in front of this server are reached.
+        port: port to listen on.
+        max_players: maximum number of simultaneous players.
+        allow: host names of proxies or tunnels in front of this server.
 
     Raises:
         UserError: if the world or the prompt cannot be read, or the port is taken.
     """
-    listener = _listener(host, port)  # first, for loading a world takes a while
+    listener = _listener(host, port)  # fails before the world is loaded, which takes a while
     with listener:
         prompts = _open_prompts(library, folder, prompt)
         room = Room(library, folder, prompts, max_players=max_players)
@@ -320,15 +320,15 @@ def serve(
 
 
 def make_app(room: Room, host: str, allow: Sequence[str] = ()) -> App:
-    """The application that a server runs. Args: host: that it listens on; allow: see `serve`."""
-    # Whoever listens for a whole network is called by names that nobody knows beforehand.
+    """The application that the server runs. Args: host, allow: see `serve`."""
+    # A server that listens on a network has host names that cannot be known here.
     names = LOOPBACK | {host.lower()} if host in LOOPBACK else None
     allowed = frozenset(name.lower() for name in allow)
     return OwnPagesOnly(Starlette(routes=room.routes()), names, allowed)
 
 
 def make_config(app: App) -> uvicorn.Config:
-    """The limits under which it runs."""
+    """The server's configuration, with its limits."""
     return uvicorn.Config(
         app,
         log_level="error",
@@ -354,7 +354,7 @@ def _listener(host: str, port: int) -> socket.socket:
         except OSError:
             listener.close()
             raise
-    except (OSError, UnicodeError) as error:  # a name may be none that can be looked up
+    except (OSError, UnicodeError) as error:  # UnicodeError: the name cannot be looked up
         why = getattr(error, "strerror", None) or error
         wrong = "--port" if getattr(error, "errno", None) in PORT_ERRORS else "--host"
         raise UserError(f"cannot listen on {host}:{port} ({why}): give another {wrong}") from error
@@ -362,7 +362,7 @@ def _listener(host: str, port: int) -> socket.socket:
 
 
 def _open_prompts(library: Library, folder: Path, prompt: Path | None) -> list[Opening]:
-    """The given prompt, then the world's own and those for any world."""
+    """Open the given prompt, the world's own, and those for any world."""
     files = [prompt] if prompt else []
     files += prompts_for(folder)
     openings = [for_visitors(library.open(folder, path)) for path in files]
@@ -372,7 +372,7 @@ def _open_prompts(library: Library, folder: Path, prompt: Path | None) -> list[O
 
 
 async def _first_end(*tasks: Awaitable[None]) -> None:
-    """Run all until one ends or fails; the others are stopped."""
+    """Run all tasks until one ends or fails, then cancel the others."""
     running = [asyncio.ensure_future(task) for task in tasks]
     try:
         done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -386,22 +386,22 @@ async def _first_end(*tasks: Awaitable[None]) -> None:
 
 async def _send_away(connection: WebSocket, closed: Closed) -> None:
     code, reason = closed.args
-    with suppress(WebSocketDisconnect, RuntimeError, OSError):  # it has gone by itself
+    with suppress(WebSocketDisconnect, RuntimeError, OSError):  # it is closed already
         async with asyncio.timeout(CLOSE_SECONDS):
             await connection.close(code, reason)
 
 
 def for_visitors(opening: Opening) -> Opening:
-    """The same with the legend's keys: those that this machine's person bound are theirs alone."""
+    """Return the opening with the legend's keys: the bindings stored here are not the visitors'."""
     beside = for_visitors(opening.beside) if opening.beside else None
     return replace(opening, keymap=opening.legend_keymap, beside=beside)
 
 
 def check_film(path: Path) -> None:
-    """Refuse a video that would keep this machine busy.
+    """Check that an uploaded video does not take too long to decode.
 
     Raises:
-        UserError: naming it.
+        UserError: if it is broken, or has too many frames or pixels.
     """
     with decoding.open_video(path) as container:
         track = container.streams.video[0]
@@ -410,7 +410,7 @@ def check_film(path: Path) -> None:
             num_packets = sum(1 for _ in islice(container.demux(track), MAX_FILM_FRAMES + 2))
         except Exception as error:  # a broken file makes the demuxers raise nearly anything
             raise UserError(f"{path} is broken: {in_one_line(error)}") from error
-    if num_packets > MAX_FILM_FRAMES + 1:  # the last is empty
+    if num_packets > MAX_FILM_FRAMES + 1:  # the last packet is empty
         raise UserError(f"{path} has more than {MAX_FILM_FRAMES} frames: cut it")
 
 

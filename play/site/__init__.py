@@ -1,0 +1,1 @@
+"""A world as a static site: the page plays it in the browser, without a server of ours."""

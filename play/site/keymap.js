@@ -1,0 +1,67 @@
+// Keys to latent actions: held keys in, one action (or null) out, as in play/keymap.py.
+
+const ALIASES = { a: "left", d: "right", w: "up", s: "down" };
+
+export class KeyMap {
+  constructor(bindings, numActions) {
+    this.bindings = new Map(Object.entries(bindings));
+    this.numDigits = Math.min(numActions, 9);
+  }
+
+  // The action for these keys, oldest first: the most recent one wins, alone or in a chord.
+  choose(held) {
+    const meant = held.map((key) => (this.bindings.has(key) ? key : (ALIASES[key] ?? key)));
+    for (let last = meant.length - 1; last >= 0; last--) {
+      const chosen = this.chord(meant.slice(0, last + 1)) ?? this.single(meant[last]);
+      if (chosen !== null) return chosen;
+    }
+    return this.bindings.get("none") ?? null;
+  }
+
+  chord(held) {
+    const last = held.at(-1);
+    for (const earlier of held.slice(0, -1).reverse())
+      for (const chord of [`${last}_${earlier}`, `${earlier}_${last}`])
+        if (this.bindings.has(chord)) return this.bindings.get(chord);
+    return null;
+  }
+
+  single(key) {
+    if (/^[0-9]+$/.test(key)) return key >= 1 && key <= this.numDigits ? key - 1 : null;
+    return this.bindings.get(key) ?? null;
+  }
+}
+
+// Keys that are down. A tap shorter than a tick still counts for one tick.
+export class HeldKeys {
+  constructor() {
+    this.held = new Set();
+    this.pressedNow = new Set();
+    this.releasedNow = new Set();
+  }
+
+  get names() {
+    return [...this.held];
+  }
+
+  press(name) {
+    this.held.delete(name);
+    this.held.add(name);
+    this.pressedNow.add(name);
+    this.releasedNow.delete(name);
+  }
+
+  release(name) {
+    if (this.pressedNow.has(name)) this.releasedNow.add(name);
+    else this.held.delete(name);
+  }
+
+  // The names, and the end of the tick.
+  take() {
+    const taken = this.names;
+    for (const name of this.releasedNow) this.held.delete(name);
+    this.pressedNow.clear();
+    this.releasedNow.clear();
+    return taken;
+  }
+}

@@ -1,0 +1,267 @@
+"""A world as a static site, on a plain file server, played in headless Chromium."""
+
+import base64
+import functools
+import http.server
+import io
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+from test_browser import (
+    chromium,  # noqa: F401 - a fixture
+    download,
+    needs_browser,
+    position,
+    shown,
+    wait_for,
+)
+
+from genie.legend import NAMES
+from play.keymap import KeyMap
+from play.recording import Recording
+from play.site.export import smallest
+from play.worlds import Library
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+COINRUN = REPOSITORY / "checkpoints" / "coinrun"
+RIGHT, LEFT, UP = 7, 3, 0
+# A worker without a page: takes these actions one by one and gives all frames, from the prompt on.
+STEPS = """async (actions) => {
+    const worker = new Worker("worker.js", {type: "module"});
+    const send = (message) => worker.postMessage(JSON.stringify(message));
+    let newest, hear;
+    worker.onmessage = ({data}) => {
+        if (typeof data !== "string") newest = new Uint8Array(data, 18);
+        else if (JSON.parse(data).is === "state") hear(JSON.parse(data));
+    };
+    const frameOf = (isIt) => new Promise((resolve) => {
+        hear = (state) => isIt(state) && resolve(btoa(String.fromCharCode(...newest)));
+    });
+    send({do: "pause"});
+    const frames = [await frameOf((state) => state.paused)];
+    for (const action of actions) {
+        send({do: "keys", held: [String(action + 1)], at: 1});
+        send({do: "step"});
+        frames.push(await frameOf((state) => state.position === frames.length));
+    }
+    worker.terminate();
+    return frames;
+}"""
+
+
+def export(*options: object, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "play", "--export-site", *map(str, options)]
+    variables = os.environ | environment
+    return subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site with the shipped world, in a folder of the folder that is served."""
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm: apt-get install npm")
+    folder = tmp_path_factory.mktemp("served") / "games" / "world"
+    done = export(folder)
+    if "npm cannot download" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+    assert "MB written to" in done.stdout
+    return folder
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(site: Path):
+    serve = functools.partial(Quiet, directory=site.parents[1])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/games/world/"
+        server.shutdown()
+
+
+@pytest.fixture
+def page(chromium, address: str):  # noqa: F811
+    """The site in a browser; it may neither complain nor ask for anything elsewhere."""
+    complaints, elsewhere = [], []
+    with chromium.new_context(accept_downloads=True) as context:
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        # The page itself shows files from its memory, and sketches.
+        kinds = (address, "blob:", "data:")
+        context.on(
+            "request", lambda asked: asked.url.startswith(kinds) or elsewhere.append(asked.url)
+        )
+        page.goto(address)
+        page.wait_for_function("document.getElementById('screen').dataset.frame")
+        yield page
+    assert not complaints
+    assert not elsewhere
+
+
+def hold(page, key: str, until: int) -> None:
+    page.keyboard.down(key)
+    wait_for(lambda: position(page) >= until)
+    page.keyboard.up(key)
+
+
+@needs_browser
+def test_frames_are_those_of_the_desktop(chromium, address: str):  # noqa: F811
+    actions = [RIGHT] * 8 + [UP] * 4 + [LEFT] * 6 + [1, 2, 4, 5, 6] * 2
+    page = chromium.new_page()
+    page.goto(f"{address}icon.svg")
+    pixels = [base64.b64decode(frame) for frame in page.evaluate(STEPS, actions)]
+    page.close()
+    frames = [np.frombuffer(each, np.uint8).reshape(64, 64, 3) for each in pixels]
+    opening = Library(engine="onnxruntime").open(COINRUN, COINRUN / "prompts" / "1.png")
+    session = opening.start(0, opening.settings)
+    wanted = [session.frame, *(session.step(action) for action in actions)]
+    errors = [
+        np.abs(ours - frame.astype(int)).max() for ours, frame in zip(wanted, frames, strict=True)
+    ]
+    assert max(errors) <= 1, "float sums in another order may round a pixel differently"
+    assert errors.count(0) > 0.7 * len(errors)
+
+
+@needs_browser
+def test_keys_mean_what_they_mean_on_the_desktop(chromium, address: str):  # noqa: F811
+    draw = random.Random(0)
+    names = [*sorted(NAMES), "left_right", "1", "5", "9"]
+    singles = [name for name in names if "_" not in name and name != "none"]
+    cases = []
+    for _ in range(300):
+        bindings = {name: draw.randrange(6) for name in names if draw.random() < 0.4}
+        cases.append((bindings, draw.sample(singles, draw.randrange(5))))
+    page = chromium.new_page()
+    page.goto(f"{address}icon.svg")
+    chosen = page.evaluate(
+        """async (cases) => {
+            const { KeyMap } = await import("./keymap.js");
+            return cases.map(([bindings, held]) => new KeyMap(bindings, 6).choose(held));
+        }""",
+        cases,
+    )
+    page.close()
+    for (bindings, held), ours in zip(cases, chosen, strict=True):
+        press = KeyMap(num_actions=6, bindings=bindings, has_legend=True).choose(held)
+        assert ours == (press.action if press else None), (bindings, held)
+
+
+@needs_browser
+def test_keys_time_and_settings(page):
+    assert page.evaluate("crossOriginIsolated"), "threads need it"
+    assert not page.is_visible("[data-save=mp4]")
+    page.keyboard.press("p")
+    page.keyboard.press("r")
+    wait_for(lambda: "paused" in page.inner_text("#state") and position(page) == 0)
+    first = shown(page)
+    page.click("#bookmark")
+    page.keyboard.press("p")
+    page.keyboard.down("ArrowRight")
+    wait_for(lambda: "active" in page.get_attribute(f"[data-action='{RIGHT}']", "class"))
+    wait_for(lambda: position(page) >= 16)
+    page.locator("#temperature").evaluate("(it) => { it.value = 0; it.onchange(); }")
+    wait_for(lambda: page.inner_text("#temperature-now") == "0")
+    page.keyboard.up("ArrowRight")
+    page.keyboard.press("p")
+    page.keyboard.down("Backspace")
+    wait_for(lambda: (shown(page) == first).all())
+    page.keyboard.up("Backspace")
+    page.keyboard.press(".")
+    wait_for(lambda: (shown(page) != first).any())
+    page.click("#back")
+    wait_for(lambda: (shown(page) == first).all())
+    page.keyboard.press("Shift+R")
+    wait_for(lambda: "seed 1" in page.inner_text("#state"))
+
+
+@needs_browser
+def test_a_sketch_is_played_and_saved(page, tmp_path: Path):
+    prompt = shown(page)
+    page.click("#draw")
+    paper = page.locator("#paper").bounding_box()
+    page.mouse.move(paper["x"] + 20, paper["y"] + paper["height"] * 0.7)
+    page.mouse.down()
+    page.mouse.move(paper["x"] + paper["width"] - 20, paper["y"] + paper["height"] * 0.7, steps=8)
+    page.mouse.up()
+    page.click("#go")
+    wait_for(lambda: (shown(page) != prompt).any() and position(page) < 16)
+    hold(page, "ArrowLeft", until=16)
+    page.keyboard.press("p")
+    wait_for(lambda: "paused" in page.inner_text("#state"))
+    with Image.open(io.BytesIO(download(page, "gif"))) as film:
+        frames = [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
+    assert len(frames) == position(page) + 1
+    error = frames[-1][::4, ::4].astype(int) - shown(page)
+    assert np.abs(error).mean() < 3, "a GIF has 256 colours, no more"
+    with Image.open(io.BytesIO(download(page, "png"))) as strip:
+        assert strip.size == (12 * 256, 256)
+    path = tmp_path / "play.json"
+    path.write_bytes(download(page, "json"))
+    recording = Recording.load(path)
+    assert recording.engine == "onnxruntime-web" and len(recording.actions) == position(page)
+    command = [sys.executable, "-m", "play", "--replay", path, "--export", tmp_path / "play.gif"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0 or "recorded in a browser" in done.stdout, done.stderr
+
+
+@needs_browser
+def test_what_if_and_pictures(page, tmp_path: Path):
+    page.keyboard.press("Tab")
+    panels = page.locator("#futures button")
+    wait_for(lambda: page.is_visible("#what-if") and panels.count() == 8)
+    page.keyboard.press("1")
+    wait_for(lambda: "15 frames on, up" in page.inner_text("#notice"))
+    assert not page.is_visible("#what-if")
+    Image.new("RGB", (300, 200), (200, 30, 90)).save(tmp_path / "red.png")
+    before = shown(page)
+    page.set_input_files("#file", tmp_path / "red.png")
+    wait_for(lambda: position(page) < 16 and (shown(page) != before).mean() > 0.9)
+    (tmp_path / "film.gif").write_bytes(b"GIF89a, but no picture")
+    page.set_input_files("#file", tmp_path / "film.gif")
+    wait_for(lambda: "takes images, but no videos" in page.inner_text("#notice"))
+
+
+def test_weights_are_halved_only_if_that_loses_nothing():
+    rounded = np.array([1.5, -(2.0**-24), 65504.0], dtype=np.float32)
+    for exact in (rounded.astype(np.float16), rounded, rounded + np.float32(0.01), rounded * 2):
+        stored = smallest(exact)
+        assert (stored == exact).all()
+        assert stored.dtype == (np.float16 if exact[0] == 1.5 else np.float32)
+
+
+def refuse(*options: object, **environment: str) -> str:
+    done = export(*options, **environment)
+    assert done.returncode == 2, done.stdout
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def test_no_other_file_is_harmed(tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert "is not empty" in refuse(tmp_path)
+    assert "not a folder" in refuse(tmp_path / "mine.txt" / "site")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_what_is_missing_is_told(tmp_path: Path):
+    shutil.copytree(COINRUN, tmp_path / "bare")
+    (tmp_path / "bare" / "graphs.json").unlink()
+    told = refuse(tmp_path / "site", "--world", tmp_path / "bare")
+    assert "python -m train.graphs" in told
+    nowhere = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PATH": str(tmp_path)}
+    assert "install Node.js" in refuse(tmp_path / "site", **nowhere)
+    assert not (tmp_path / "site").exists()
+    assert "--headless does not apply" in refuse(tmp_path / "site", "--headless")
