@@ -214,7 +214,10 @@ class _Start:
         self._world = open_world(folder, engine)
         paths = sorted((folder / "prompts").glob("*")) if prompts is None else prompts
         if not paths:
-            raise UserError(f"{folder} has no prompts of its own: name pictures in prompts=[...]")
+            lacking = (
+                f"{folder} has no prompts of its own" if prompts is None else "prompts is empty"
+            )
+            raise UserError(f"{lacking}: name pictures in prompts=[...]")
         pictures = [video.read_image(path, self._world.size) for path in paths]
         self._prompts = np.stack(pictures).transpose(0, 3, 1, 2)[:, None]  # n 1 c h w
         self.fps = self._world.fps

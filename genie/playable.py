@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -92,8 +92,11 @@ def open_world(folder: Path, engine: EngineName | None = None) -> Playable:
         engine: None takes PyTorch on a GPU, else onnxruntime if there are graphs, else PyTorch.
 
     Raises:
-        UserError: if the folder is no world, or the engine cannot play it or is not installed.
+        UserError: if the folder is no world, or the engine is unknown, cannot play it or is not
+            installed.
     """
+    if engine not in (None, *get_args(EngineName)):
+        raise UserError(f"no engine {engine!r}: choose one of {', '.join(get_args(EngineName))}")
     if engine == "torch" or (engine is None and _has_gpu()):
         return _load_into_torch(folder, "this engine")
     card = _read_card(folder)

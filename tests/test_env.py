@@ -101,7 +101,7 @@ def test_rows_are_truncated_by_their_own_age(options: dict):
 def test_what_is_wrong_is_told_in_one_line(options: dict, tiny_world_folder: Path):
     with pytest.raises(UserError, match="is not a world"):
         gymnasium.make("GenieWorld-v0", world=tiny_world_folder / "none")
-    with pytest.raises(UserError, match="no prompts"):
+    with pytest.raises(UserError, match="prompts is empty"):
         gymnasium.make("GenieWorld-v0", world=tiny_world_folder, prompts=[])
     with pytest.raises(UserError, match="use 1 or more"):
         genie.env.GenieVectorEnv(0, **options)

@@ -1,4 +1,4 @@
-"""A world before and after it was trained further: what it learnt and what it forgot.
+"""Compare a world before and after further training: what it learnt and what it forgot.
 
     python -m train.compare --before checkpoints/coinrun --after checkpoints/my-world --data DATA
 
@@ -19,7 +19,7 @@ from train.errors import one_line_errors
 from train.measure.evaluation import draw_choice, evaluate
 from train.measure.rollouts import check_sizes
 
-STEP = 4  # as in the paper
+STEP = 4  # frames after the prompt, as in the paper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +27,9 @@ class CompareConfig:
     """Measure two worlds on the same held-out videos."""
 
     before: Path
-    """The world that was started from."""
+    """Checkpoint folder of the world that further training started from."""
     after: Path
-    """The world that came of it."""
+    """Checkpoint folder of the world that resulted."""
     data: str
     """Prepared folder of the new game."""
     replay: str | None = None
@@ -39,11 +39,11 @@ class CompareConfig:
     seed: int = 0
     """Draws clips, random actions and the sampler's noise."""
     out: Path = Path("report")
-    """Folder for comparison.json; made if need be."""
+    """Folder for comparison.json; created if necessary."""
 
 
 def main(config: CompareConfig) -> dict[str, dict[str, dict[str, float]]]:
-    """Measure, print and write; gives figures by game and world.
+    """Measure, print and write; return the figures by game and world.
 
     Raises:
         UserError: if a world or folder does not fit.
@@ -77,7 +77,7 @@ def _figures(world: World, store: FrameStore, config: CompareConfig) -> dict[str
 
 
 def table(figures: dict[str, dict[str, dict[str, float]]]) -> str:
-    """The figures for people: rollout, copying and delta PSNR after four frames, in dB."""
+    """Format the figures; rollout, copying and delta PSNR are in dB, after `STEP` frames."""
     columns = list(next(iter(next(iter(figures.values())).values())))
     lines = [f"{'':18}" + "".join(f"{column:>13}" for column in columns)]
     for game, worlds in figures.items():

@@ -2,9 +2,9 @@
 
     python -m train.evaluate WORLD DATA --true-actions data/coinrun/true_actions.npz --out report
 
-Every figure comes from videos that training never saw, see `train.measure.evaluation`. Writes
-`metrics.json`, pictures, and `report.html`, which holds all of it.
-Does not judge: the reader compares the figures with the baselines beside them.
+All figures come from videos that training never saw, see `train.measure.evaluation`. Writes
+`metrics.json`, pictures, and `report.html`, which contains all of them.
+Does not rate the world: it shows baselines to compare the figures with.
 """
 
 import json
@@ -44,22 +44,22 @@ class EvaluateConfig:
     data: tyro.conf.Positional[Path]
     """Folder made by train.prepare; only its held-out videos are read."""
     true_actions: Path | None = None
-    """true_actions.npz of the recording, or the folder of recordings, one a game; adds NMI and
+    """true_actions.npz of the recording, or a folder with one recording per game; adds NMI and
     probe."""
     num_clips: int = 256
     """Held-out clips to roll out (fewer if there are fewer)."""
     horizon: int = 15
     """Frames to generate from each prompt frame."""
     long_steps: int = 1000
-    """Frames that some films run on for, to see how long the world holds up: up to 1,000, and
-    looked at after 10, 50, 100, 300 and 1,000 of them. Below 10 leaves it out."""
+    """Length of the long rollouts in frames, up to 1,000; they are measured after 10, 50, 100, 300
+    and 1,000 frames. Below 10: none."""
     protocol: Path | None = None
-    """File of train.protocol that names the clips; num_clips, horizon and seed are the file's
-    then."""
+    """File of train.protocol that names the clips; its clips, horizon and seed replace num_clips,
+    horizon and seed."""
     against: Path | None = None
-    """metrics.json of another world on the same clips, to be held beside."""
+    """metrics.json of another world on the same clips, to compare with."""
     lpips_network: Path | None = None
-    """TorchScript file of LPIPS, for which two batches of frames in -1..1 are a distance each."""
+    """TorchScript file of LPIPS: maps two batches of frames in -1..1 to one distance per pair."""
     fvd_network: Path | None = None
     """TorchScript file of I3D, such as i3d_torchscript.pt."""
     fid_network: Path | None = None
@@ -67,12 +67,12 @@ class EvaluateConfig:
     seed: int = 0
     """Draws clips, random actions and the sampler's noise."""
     out: Path = Path("report")
-    """Folder for report.html, metrics.json and the pictures; made if need be."""
+    """Folder for report.html, metrics.json and the pictures; created if necessary."""
 
 
 @dataclass(frozen=True)
 class OtherWorld:
-    """What another world's metrics.json holds to compare with."""
+    """What is compared of another world's metrics.json."""
 
     path: Path
     world: str
@@ -86,13 +86,13 @@ class OtherWorld:
         """Read metrics.json.
 
         Raises:
-            UserError: if the file is missing or does not come from this version.
+            UserError: if the file is missing or is not of this version.
         """
         try:
             figures = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise UserError(
-                f"cannot read {path} ({error}): give metrics.json of a report"
+                f"cannot read {path} ({error}): give the metrics.json of a report"
             ) from error
         try:
             if figures["version"] != FORMAT_VERSION:
@@ -102,8 +102,8 @@ class OtherWorld:
             return cls(path, str(figures["world"]), main, clips)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{path} does not hold figures of this version: give metrics.json of its "
-                "train.evaluate"
+                f"{path} has no figures of this version: run train.evaluate again and give its "
+                "metrics.json"
             ) from error
 
     def check_same_clips(self, choices: Mapping[str, ClipChoice]) -> None:
@@ -115,7 +115,8 @@ class OtherWorld:
         if choices.keys() != self.clips.keys():
             here, there = (", ".join(games) or "none by name" for games in (choices, self.clips))
             raise UserError(
-                f"{self.path} was measured on other games ({there}) than these ({here})"
+                f"{self.path} was measured on other games ({there}) than these ({here}): "
+                "evaluate both worlds with the same data"
             )
         for game, choice in choices.items():
             here, there = asdict(choice.facts), asdict(self.clips[game])
@@ -145,7 +146,7 @@ def main(config: EvaluateConfig) -> None:
         other.check_same_clips(choices)
     truth = TrueActions.open(config.true_actions) if config.true_actions else None
     supplied = Supplied.open(config.lpips_network, config.fvd_network, config.fid_network)
-    if truth:  # refuses what does not fit before the minutes of rollouts
+    if truth:  # refuse files that do not fit before the minutes of rollouts
         for choice in choices.values():
             truth.of_store(choice.store)
     games = {
@@ -162,21 +163,20 @@ def main(config: EvaluateConfig) -> None:
             choices.items(), "games", leave=False, disable=len(choices) == 1 or None
         )
     }
-    beside = "\n".join(_beside(world.name, games, other)) if other else ""
-    html = page(world.name, games, config.out, other.world if other else "", beside)
+    compared = "\n".join(_compare(world.name, games, other)) if other else ""
+    html = page(world.name, games, config.out, other.world if other else "", compared)
     figures = json.dumps(to_json(world.name, games), indent=2) + "\n"
     write(config.out / "metrics.json", figures.encode())
     write(config.out / "report.html", html.encode())
-    print(*filter(None, (table(world.name, games), beside)), sep="\n")
+    print(*filter(None, (table(world.name, games), compared)), sep="\n")
     print(f"written to {config.out}: report.html, metrics.json and pictures")
 
 
 def choose_clips(config: EvaluateConfig, store: FrameStore) -> dict[str, ClipChoice]:
-    """The clips of each game, as the protocol names them or as the seed draws them.
+    """Choose the clips of each game: those of the protocol, or those that the seed draws.
 
     Raises:
-        UserError: if the protocol is not for these videos, or lacks a game of theirs, or they are
-            too short.
+        UserError: if the protocol does not fit these videos, or they are too short.
     """
     if not config.protocol:
         return {
@@ -193,7 +193,7 @@ def choose_clips(config: EvaluateConfig, store: FrameStore) -> dict[str, ClipCho
 
 
 def to_json(world: str, games: Mapping[str, Figures]) -> dict:
-    """What metrics.json holds: the figures, or those of each game, and the main ones by name."""
+    """The content of metrics.json: the figures, by game if games have names, and the main ones."""
     by_game = {game: asdict(figures) for game, figures in games.items()}
     figures = by_game[""] if by_game.keys() == {""} else {"games": by_game}
     return {"version": FORMAT_VERSION, "world": world, "main": main_figures(games)} | figures
@@ -203,7 +203,7 @@ def _by_game(figures: dict) -> dict[str, dict]:
     return figures.get("games") or {"": figures}
 
 
-def _beside(world: str, games: Mapping[str, Figures], other: OtherWorld) -> Iterator[str]:
+def _compare(world: str, games: Mapping[str, Figures], other: OtherWorld) -> Iterator[str]:
     return comparison(world, main_figures(games), other.world, other.main)
 
 

@@ -1,10 +1,10 @@
-"""A protocol: on which clips worlds are scored, so that any implementation can be scored on them.
+"""A protocol lists the clips on which worlds are scored, so that any implementation can use them.
 
     python -m train.protocol DATA... --out protocol.json --recorded-by "python examples/..."
 
-In: prepared folders. Out: a JSON file that names, for every set of held-out videos, the prompt of
-each clip by its video and frame, and how to come by the videos. The videos of each game are a set.
-`train.evaluate --protocol` takes the sets that were made from its data. Measures nothing.
+In: prepared folders. Out: a JSON file with the video and the frame of every clip's prompt, and the
+commands that make the videos again. The held-out videos of each game are one set of clips.
+`train.evaluate --protocol` uses the sets that were made from its data. Measures nothing.
 """
 
 import json
@@ -26,33 +26,33 @@ from train.measure.rollouts import HISTORY, check_seed, draw_rows, find_videos
 
 FORMAT_VERSION = 1
 RULES = (
-    "Every clip has a prompt frame; the model gets it and nothing else of the true video but the "
-    "latent actions that it infers from the clip, of which it may see so many frames before the "
-    "prompt as `history` says. It then makes `horizon` frames by itself. PSNR is the mean over "
-    "clips of each frame's, RGB, 0..255. Delta PSNR at t is that under inferred actions less that "
-    "under uniformly random ones, each clip's mean over three draws. Long films start at the "
-    "prompts of `long` and follow the true video's actions while it lasts, then those of others."
+    "Of each true video, the model gets only the prompt frame and the latent actions that it "
+    "infers from the clip, for which it may see `history` frames before the prompt. It then "
+    "generates `horizon` frames by itself. PSNR is each frame's, RGB, 0..255, averaged over clips. "
+    "Delta PSNR at t is the PSNR under inferred actions minus that under uniformly random ones, "
+    "averaged over three draws per clip. Long rollouts start at the prompts of `long`, and follow "
+    "the actions of the true video and, after its end, those of others."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A frame from which a world runs by itself."""
+    """A frame from which a rollout starts."""
 
     video: str
     """Name of the held-out video, as its recorder gave it."""
     frame: int
-    """Among the frames that were kept of it, from 0."""
+    """Its number among the video's prepared frames, from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSet:
-    """Held-out videos of one kind."""
+    """Clips from the held-out videos of one game."""
 
     name: str
-    """The prepared folder's, and the game's."""
+    """Name of the prepared folder, followed by that of the game, if it has one."""
     data: str
-    """Fingerprint of the held-out videos, as the prepared folder's card has it."""
+    """Fingerprint of the held-out videos, from the prepared folder's card."""
     game: str = ""
     """See `genie.data.card.game_of`."""
     height: int
@@ -64,11 +64,11 @@ class ClipSet:
     history: int
     """True frames before a prompt that the latent action model may see."""
     horizon: int
-    """Frames after it."""
+    """Frames to generate after each prompt."""
     clips: tuple[Prompt, ...]
-    """To be rolled out beside the truth."""
+    """Prompts of the rollouts that are compared with the truth."""
     long: tuple[Prompt, ...]
-    """To run on for a thousand frames."""
+    """Prompts of the long rollouts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +76,15 @@ class Protocol:
     """Everything that a score depends on besides the model."""
 
     version: int = FORMAT_VERSION
-    """Of the file's format."""
+    """Version of the file's format."""
     rules: str = RULES
-    """What is done with the clips."""
+    """How the clips are used, in words."""
     recorded_by: tuple[str, ...] = ()
     """Commands that make the videos again."""
     seed: int = 0
-    """Drew the clips; draws random actions and the sampler's noise."""
+    """Draws the clips, random actions and the sampler's noise."""
     sets: tuple[ClipSet, ...]
-    """Kinds of held-out videos, each scored by itself."""
+    """One per game of each folder, each scored separately."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +92,15 @@ class ProtocolConfig:
     """Draw the clips of a protocol from the held-out videos of prepared folders."""
 
     data: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders made by train.prepare; levels and games that training never sees are best two."""
+    """Folders made by train.prepare; best use separate ones for unseen levels and unseen games."""
     out: Path
-    """Where the JSON file goes."""
+    """The JSON file to write, or to check."""
     check: bool = False
-    """Write nothing: only tell whether the file that is there fits these folders."""
+    """Write nothing; only say whether the existing file fits these folders."""
     recorded_by: tuple[str, ...] = ()
     """Commands that make the videos again, each in quotes."""
     num_clips: int = 256
-    """Clips of each set."""
+    """Number of clips in each set."""
     horizon: int = 15
     """Frames after each prompt."""
     seed: int = 0
@@ -111,12 +111,12 @@ def main(config: ProtocolConfig) -> None:
     """Draw and write, or check.
 
     Raises:
-        UserError: if a folder has no scene that is long enough, or the file cannot be written, or
+        UserError: if a folder has no scene that is long enough, or the file cannot be written or
             does not fit.
     """
     check_seed(config.seed)
     if not config.data:
-        raise UserError("no folder is named: give one or more made by train.prepare")
+        raise UserError("no folder is given: name one or more made by train.prepare")
     if config.check:
         for folder in config.data:
             print(f"{config.out} fits {folder}: {', '.join(_check(config.out, folder))}")
@@ -133,7 +133,7 @@ def main(config: ProtocolConfig) -> None:
 
 
 def _check(path: Path, folder: Path) -> Iterator[str]:
-    """What a protocol has of a folder."""
+    """Check a protocol against a folder; describe each of the folder's sets."""
     _, sets = find_sets(path, FrameStore.open(folder, "heldout"))
     for clips, part in sets:
         place(clips, part)
@@ -141,7 +141,7 @@ def _check(path: Path, folder: Path) -> Iterator[str]:
 
 
 def _check_distinct(sets: Sequence[ClipSet]) -> None:
-    """Refuse the same videos twice.
+    """Refuse two sets of the same videos.
 
     Raises:
         UserError: naming them.
@@ -181,13 +181,13 @@ def _prompts(store: FrameStore, rows: np.ndarray) -> tuple[Prompt, ...]:
 
 
 def read_protocol(path: Path, data: str) -> tuple[Protocol, dict[str, ClipSet]]:
-    """A protocol, and by game its sets that were made from these videos.
+    """Read a protocol and, by game, its sets that were made from these videos.
 
     Args:
         data: fingerprint of the held-out videos.
 
     Raises:
-        UserError: if the file is none, was made from others, or contradicts itself.
+        UserError: if the file is not a protocol, is for other videos, or contradicts itself.
     """
     try:
         values = json.loads(path.read_text())
@@ -202,17 +202,17 @@ def read_protocol(path: Path, data: str) -> tuple[Protocol, dict[str, ClipSet]]:
     if not sets:
         known = ", ".join(f"{clips.name} ({clips.data})" for clips in protocol.sets) or "none"
         raise UserError(
-            f"{path} is for other videos than these ({data}): it has {known}; prepare those that "
-            "it names, or make it again"
+            f"{path} is for other videos than these ({data}): it has {known}; prepare those videos "
+            "or make the protocol again"
         )
     return protocol, sets
 
 
 def find_sets(path: Path, store: FrameStore) -> tuple[Protocol, list[tuple[ClipSet, FrameStore]]]:
-    """A protocol, and its sets of a split, each with the videos of its game.
+    """Read a protocol and, with the videos of its game, each set that was made from this split.
 
     Raises:
-        UserError: as `read_protocol`, or if the games are not the same.
+        UserError: see `read_protocol`; or if the games are not the same.
     """
     protocol, sets = read_protocol(path, store.split_fingerprint)
     stores = store.by_game()
@@ -226,11 +226,11 @@ def find_sets(path: Path, store: FrameStore) -> tuple[Protocol, list[tuple[ClipS
 
 
 def place(clips: ClipSet, store: FrameStore) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of a store at which the clips begin, their history included, and the long films.
+    """Find the rows of a store at which clips and long rollouts begin, their history included.
 
     Raises:
-        UserError: if there are none, the frames have another size or rate, or a clip is not within
-            a scene of its video.
+        UserError: if there are no prompts, the frames have another size or rate, or a clip is not
+            within a scene of its video.
     """
     if ((clips.height, clips.width), clips.fps) != (store.size, store.fps):
         raise UserError(
@@ -252,17 +252,17 @@ def place(clips: ClipSet, store: FrameStore) -> tuple[np.ndarray, np.ndarray]:
     for prompt, row in zip(clips.long, placed[1].tolist(), strict=True):
         if row not in starts:
             raise UserError(
-                f"the protocol's long film at frame {prompt.frame} of {prompt.video} is not at a "
-                "scene's beginning: make it again"
+                f"the protocol's long rollout at frame {prompt.frame} of {prompt.video} is not at "
+                "a scene's beginning: make it again"
             )
     return placed[0], placed[1]
 
 
 def _row(prompt: Prompt, horizon: int, store: FrameStore) -> int:
-    """The row of a prompt that has its history before it and its horizon behind it.
+    """The row of a prompt, checked to have its history and its horizon within one scene.
 
     Raises:
-        UserError: if there is no such place.
+        UserError: if the video or the frames are missing, or a cut is between them.
     """
     if prompt.video not in store.video_names:
         raise UserError(f"the protocol's video {prompt.video} is not in the data: make it again")

@@ -1,13 +1,13 @@
-"""`python -m train.sampling WORLD DATA`: which way of drawing frames a world plays best with.
+"""`python -m train.sampling WORLD DATA`: find the settings with which a world draws frames best.
 
-Every combination of passes, temperatures, bounds and guidance rolls out from the same held-out
-frames under the same actions. Compared are the share of patches that real frames never show, the
-sharpness that is left, the agreement of held actions, and time. The best is chosen step by step:
-keep those whose sharpness is within `AS_SHARP` of the one nearest to real frames (an empty picture
-shows no strange patch, but is not sharp), of these those within `NEAR_BEST` points of the fewest
-never-seen patches, of these those within `AS_OBEDIENT` of the best agreement; take the quickest.
-PSNR is printed, but does not count: it prefers a blur to a definite picture. The first row is the
-world's present setting. The world's folder is not changed.
+Rolls out every combination of passes, temperatures, entropy bounds and guidance from the same
+held-out frames under the same actions, and compares never-seen patches, sharpness, the agreement of
+held actions, and time. The best is chosen step by step: keep the settings whose sharpness deviates
+from real frames' by at most `AS_SHARP` more than that of the best (an empty picture has no strange
+patch, but is not sharp); of these, those within `NEAR_BEST` percentage points of the fewest
+never-seen patches; of these, those within `AS_OBEDIENT` of the best agreement; take the fastest.
+PSNR is printed but does not count: it prefers a blur to a sharp picture. The first row shows the
+world's present settings. Does not change the world's folder.
 """
 
 import json
@@ -44,44 +44,44 @@ PSNR_STEPS = (4, 15)
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSweep:
-    """Measure a world under several ways of drawing its frames."""
+    """Measure a world with several settings of its sampling."""
 
     world: tyro.conf.Positional[Path]
     """Checkpoint folder of the world."""
     data: tyro.conf.Positional[Path]
     """Folder made by train.prepare; only its held-out videos are read."""
     passes: tuple[int, ...] = (1, 4, 8)
-    """MaskGIT passes over a frame at most."""
+    """Largest number of MaskGIT passes over a frame."""
     entropy_bounds: tuple[float, ...] = (0.0, 0.25, 0.5)
-    """Nats a token that a pass may leave open; 0: always all passes."""
+    """Nats per token of a frame up to which one pass reveals tokens; 0: always all passes."""
     temperatures: tuple[float, ...] = (0.3, 1.0)
-    """Of the token draws."""
+    """Temperature of the token draws."""
     choice_temperatures: tuple[float, ...] = (0.0,)
-    """Noise in the order of revealing; 0: the surest first."""
+    """Noise in the order in which tokens are revealed; 0: the most confident first."""
     guidances: tuple[float, ...] = (1.0,)
-    """By the action."""
+    """Factor on the action's effect on the logits in the first pass; 1: no guidance."""
     num_clips: int = 64
-    """Held-out clips to roll out for PSNR, from some of which actions are held."""
+    """Held-out clips to roll out for PSNR; actions are held from the first 32 of them."""
     horizon: int = 300
-    """Frames that films run on for; the last 10 are looked at."""
+    """Length of the long rollouts in frames; the last 10 are measured."""
     seed: int = 0
     """Draws clips, patches and the sampler's noise."""
     out: Path = Path("report")
-    """Folder for sampling.json; made if need be."""
+    """Folder for sampling.json; created if necessary."""
 
 
 @dataclass(frozen=True)
 class Course:
-    """What every way of drawing is sent through."""
+    """The clips, actions and real frames with which every setting is measured."""
 
     store: FrameStore
     ruler: Ruler
     known: KnownPatches
     clips: UInt8[Tensor, "b t 3 h w"]
     actions: Int[Tensor, "b t"]
-    """That lead from the prompts on."""
+    """Inferred actions from the prompts on."""
     scenes: np.ndarray
-    """Numbers of the scenes from whose beginnings films run on."""
+    """Numbers of the scenes from whose beginning long rollouts start."""
     horizon: int
     seed: int
 
@@ -90,20 +90,20 @@ class Course:
         """Draw clips and patches.
 
         Raises:
-            UserError: if the videos do not fit or are too few.
+            UserError: if the videos have another size, are of several games, or are too few.
         """
         store = FrameStore.open(config.data, "heldout")
         check_sizes(world, store)
         games = store.by_game()
         if len(games) > 1:
             raise UserError(
-                f"{config.data} has several games ({', '.join(games)}): prepare one by itself"
+                f"{config.data} has several games ({', '.join(games)}): prepare one separately"
             )
         clips, _ = draw_clips(store, config.num_clips, max(PSNR_STEPS), config.seed)
         ruler = Ruler.of(store, config.seed)
         if ruler.known is None:
             raise UserError(
-                f"{config.data} holds out too few videos to look patches up in others: hold out "
+                f"{config.data} has too few held-out videos to look patches up in others: hold out "
                 f"{FEWEST_VIDEOS} or more"
             )
         actions = infer(world, clips)[:, HISTORY:]
@@ -113,27 +113,27 @@ class Course:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One way of drawing frames, and what was measured about it."""
+    """Settings, and what was measured with them."""
 
     sampling: SamplingConfig
     never_seen: float
-    """Percent of patches after `horizon` frames."""
+    """Percent of patches that real frames never show, after `horizon` frames."""
     sharpness: float
-    """Share of real frames'."""
+    """Relative to real frames."""
     agreement: float
-    """See `HeldActions`, as is the next."""
+    """See `HeldActions`; likewise the next."""
     eta_squared: float
     psnr: dict[int, float]
     """dB, by the number of frames since the prompt."""
     passes: float
-    """Of a frame, on average."""
+    """Per frame, on average."""
     ms: float
-    """Of a frame, on average."""
+    """Per frame, on average."""
 
 
 @torch.no_grad()
 def main(config: SamplingSweep) -> None:
-    """Print a table as it comes, and write it.
+    """Measure every setting; print each row once it is there, and write all of them.
 
     Raises:
         UserError: if a file or a flag does not fit, or `config.out` cannot be written.
@@ -152,11 +152,11 @@ def main(config: SamplingSweep) -> None:
     chosen = choose(rows)
     found = {"rows": [asdict(row) for row in rows], "chosen": asdict(chosen)}
     write_whole(config.out / "sampling.json", json.dumps(found, indent=1))
-    print(f"the quickest of those that look and obey about as well as the best:\n{line(chosen)}")
+    print(f"the fastest of those that look and obey nearly as well as the best:\n{line(chosen)}")
 
 
 def settings(config: SamplingSweep) -> list[SamplingConfig]:
-    """All combinations, but those that differ in what a single pass does not use.
+    """All combinations, without repeats that differ only in what a single pass does not use.
 
     Raises:
         UserError: if a value is out of range, or there is no combination.
@@ -171,7 +171,7 @@ def settings(config: SamplingSweep) -> list[SamplingConfig]:
         config.guidances,
     )
     if not all(axes):
-        raise UserError("every option of the sweep wants at least one value")
+        raise UserError("an option of the sweep is empty: give at least one value for each")
     ways = [
         SamplingConfig(
             maskgit_steps=steps,
@@ -186,16 +186,16 @@ def settings(config: SamplingSweep) -> list[SamplingConfig]:
 
 
 def measure(world: World, course: Course) -> Row:
-    """Send the world's present way of drawing through the course."""
-    films = run_on(world, course.store, course.scenes, (course.horizon,), course.seed)
-    last = films.windows[course.horizon]
+    """Measure the world with its present settings."""
+    run = run_on(world, course.store, course.scenes, (course.horizon,), course.seed)
+    last = run.windows[course.horizon]
     prompts = course.clips[:, HISTORY]
     frames = roll(world, prompts, course.actions, course.seed, "rollout")
     held = held_action_figures(world, prompts[:NUM_HELD_PROMPTS], course.seed)
     latency = latency_figures(world, prompts[0], course.seed)
     return Row(
         sampling=world.config.sampling,
-        never_seen=course.known.never_seen(last, films.videos, course.seed),
+        never_seen=course.known.never_seen(last, run.videos, course.seed),
         sharpness=course.ruler.looks(last).sharpness,
         agreement=held.agreement,
         eta_squared=held.eta_squared.across,
@@ -211,14 +211,14 @@ def measure(world: World, course: Course) -> Row:
 
 
 def choose(rows: list[Row]) -> Row:
-    """The quickest row that is near the best in looks and in obedience."""
-    nearest = min(abs(row.sharpness - 1) for row in rows)
-    lively = [row for row in rows if abs(row.sharpness - 1) <= nearest + AS_SHARP]
-    fewest = min(row.never_seen for row in lively)
-    looks_well = [row for row in lively if row.never_seen <= fewest + NEAR_BEST]
-    best = max(row.agreement for row in looks_well)
-    obeys = [row for row in looks_well if row.agreement >= best - AS_OBEDIENT]
-    return min(obeys, key=lambda row: row.ms)
+    """The fastest row among those that look and obey nearly best; see the module."""
+    least = min(abs(row.sharpness - 1) for row in rows)
+    sharp = [row for row in rows if abs(row.sharpness - 1) <= least + AS_SHARP]
+    fewest = min(row.never_seen for row in sharp)
+    clean = [row for row in sharp if row.never_seen <= fewest + NEAR_BEST]
+    best = max(row.agreement for row in clean)
+    obedient = [row for row in clean if row.agreement >= best - AS_OBEDIENT]
+    return min(obedient, key=lambda row: row.ms)
 
 
 COLUMNS: dict[str, tuple[Callable[[Row], float], str]] = {
@@ -239,7 +239,7 @@ COLUMNS: dict[str, tuple[Callable[[Row], float], str]] = {
 
 
 def header(horizon: int) -> str:
-    """Names of the columns of `line`."""
+    """The title and the column names above the lines of `line`."""
     names = "".join(f"{name:>{_width(name)}}" for name in COLUMNS)
     return f"patches never seen (%) after {horizon} frames\n{names}"
 

@@ -54,8 +54,10 @@ def export(library: Library, folder: Path, prompt: Path | None, site: Path) -> i
             cannot provide the packages.
     """
     site = check_folder(site).resolve()
+    if (site / "world" / "world.json").is_file():
+        raise UserError(f"{site} holds a site already: delete it first, or choose a new folder")
     if site.exists() and any(site.iterdir()):
-        raise UserError(f"{site} is not empty: delete it or choose a new folder")
+        raise UserError(f"{site} is not empty: choose a new folder")
     card = read_card(folder)
     if card is None:
         raise UserError(

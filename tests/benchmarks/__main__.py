@@ -1,6 +1,6 @@
-"""`make bench`: every figure of speed that the README gives, on this machine, in one table.
+"""`make bench`: measure the speeds that the README gives on this machine, and print one table.
 
-Ratios come from things that took turns in one run, so that a machine with moods does them no harm.
+What a ratio compares is timed in turns, so that changes of the machine's speed affect both alike.
 """
 
 import json
@@ -31,16 +31,16 @@ class Options:
     """Measure speed."""
 
     only: tuple[str, ...] = ()
-    """Sections to measure; without it, all."""
+    """Sections to measure; by default all."""
     out: Path = Path("bench")
     """Folder for bench.json and bench.txt."""
     frames: int = 10_000
-    """How long the long session is."""
+    """Frames that the session of the section "long" runs for."""
 
 
 def sections(options: Options) -> dict[str, Section]:
-    """What is measured, in the order in which it is."""
-    shipped, paper = worlds.shipped_world, worlds.paper_world  # made for who wants them
+    """The sections, in the order in which they are measured."""
+    shipped, paper = worlds.shipped_world, worlds.paper_world  # made when first called
     return {
         "engines": lambda: [
             *engines.compare("coinrun", rounds=5, num_frames=120),
@@ -90,7 +90,7 @@ def main(options: Options) -> None:
         started = time.perf_counter()
         figures[name] = chosen[name]()
         lines += ["", f"{name} ({time.perf_counter() - started:.0f} s)", *table(figures[name])]
-        # After every section: whatever ends the next one takes nothing away.
+        # Written after every section, so that an interruption loses only the present one.
         write_whole(out / "bench.json", json.dumps(figures, indent=1) + "\n")
         write_whole(out / "bench.txt", "\n".join(lines) + "\n")
     print("\n".join(lines))
@@ -98,7 +98,7 @@ def main(options: Options) -> None:
 
 
 def this_machine() -> str:
-    """In words."""
+    """Describe the machine in words."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -119,7 +119,7 @@ def table(figures: Row | list[Row]) -> Iterator[str]:
 
 
 def flatten(row: Row, prefix: str = "") -> Row:
-    """Figures of figures get both names."""
+    """Flatten nested figures; names are joined by a space."""
     flat: Row = {}
     for name, value in row.items():
         whole = f"{prefix} {name}".strip()
@@ -128,7 +128,7 @@ def flatten(row: Row, prefix: str = "") -> Row:
 
 
 def brief(value: object) -> str:
-    """A figure as a person reads it."""
+    """Format a figure for people."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

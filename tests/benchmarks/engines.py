@@ -1,6 +1,6 @@
-"""What computes a frame: onnxruntime and PyTorch, each as play starts it, alone and beside others.
+"""onnxruntime and PyTorch, each as play starts it: alone, and next to busy processes.
 
-Every run is a process of its own, for the threads of one engine would disturb those of the other.
+Every run has its own process, since the threads of one engine would disturb those of the other.
 """
 
 import json
@@ -22,11 +22,11 @@ from play.worlds import first_prompt
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENGINES: tuple[EngineName, ...] = ("torch", "onnxruntime")
-HELD_FRAMES = 8  # of a key, as somebody plays
+HELD_FRAMES = 8  # frames for which a key is held, as a player does
 
 
 def compare(world: str, rounds: int, num_frames: int) -> list[dict]:
-    """Medians over runs that take turns: start-up, and frames one after the other."""
+    """Medians over alternating runs: start-up, and frames one after the other."""
     rows = []
     for num_busy in (0, os.cpu_count() or 1):
         runs: dict[str, list[dict]] = {engine: [] for engine in ENGINES}
@@ -43,7 +43,7 @@ def compare(world: str, rounds: int, num_frames: int) -> list[dict]:
 
 @contextmanager
 def _busy(count: int) -> Iterator[None]:
-    """So many processes that only count."""
+    """Run `count` processes that keep a core busy each."""
     command = [sys.executable, "-c", "while True: pass"]
     processes = [subprocess.Popen(command) for _ in range(count)]
     try:
@@ -66,7 +66,7 @@ def _medians(runs: list[dict]) -> dict:
 
 
 def play(world: str, engine: EngineName, num_frames: int, started: float) -> dict:
-    """Play in this process, which was started at that time."""
+    """Play in this process, which was started at `started` seconds since the epoch."""
     folder = REPOSITORY / "checkpoints" / world
     opened = open_world(folder, engine)
     session = opened.start(video.read_image(first_prompt(folder), opened.size)[None], seed=0)

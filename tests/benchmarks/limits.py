@@ -1,4 +1,4 @@
-"""How near a pass over one frame is to what the machine could do, measured in the same turns."""
+"""How close a pass over one frame comes to the machine's limits, which are measured in turns."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ COPIED_BYTES = 2**28
 
 
 def one_pass(world: World, rounds: int) -> list[dict]:
-    """Counted operations over the matrix rate, and counted bytes over the copying rate."""
+    """Rates of operations and of bytes, relative to those of matrix products and of copying."""
     ways = [False, True] if has_compiler(world.device) else [False]
     passes = {compiled: OnePass(world, compiled) for compiled in ways}
     with FlopCounterMode(display=False) as counter:
@@ -24,7 +24,7 @@ def one_pass(world: World, rounds: int) -> list[dict]:
     functions = {"matrices": Matrices(world), "copies": Copies(world)}
     functions |= {f"compiled {compiled}": each for compiled, each in passes.items()}
     seconds = take_turns(functions, rounds)
-    # Turn by turn, so that both have the same machine.
+    # Of each turn, so that a pass is compared with the rates of its own turn.
     rate = functions["matrices"].operations / seconds["matrices"]
     bandwidth = 2 * COPIED_BYTES / seconds["copies"]
     rows = []
@@ -47,7 +47,7 @@ def one_pass(world: World, rounds: int) -> list[dict]:
 
 
 class OnePass:
-    """One pass of the dynamics over a frame after a full window."""
+    """One pass of the dynamics over a frame, with a full window of past frames."""
 
     def __init__(self, world: World, compiled: bool) -> None:
         self.dynamics = TorchEngine(world, world.config.sampling, compile=compiled).dynamics
@@ -70,7 +70,7 @@ class OnePass:
 
 
 class Matrices:
-    """Large products in the number format of the world's passes."""
+    """Large matrix products in the number format of the world's passes."""
 
     def __init__(self, world: World) -> None:
         side = MATRIX_SIDE[world.device.type]
@@ -83,7 +83,7 @@ class Matrices:
 
 
 class Copies:
-    """Reads and writes a block that no cache holds."""
+    """Copies a block that is larger than any cache."""
 
     def __init__(self, world: World) -> None:
         self.source = torch.zeros(COPIED_BYTES, dtype=torch.uint8, device=world.device)

@@ -1,4 +1,4 @@
-"""Frames per second from a prepared folder into batches that a net can take, on one core."""
+"""Frames per second from a prepared folder to batches for a net, on one core."""
 
 import tempfile
 import time
@@ -21,7 +21,7 @@ NUM_VIDEOS, NUM_FRAMES = 8, 256
 
 
 def loader(num_batches: int) -> list[dict]:
-    """Clips of the tokenizer's and the latent action model's shape."""
+    """Load clips of the tokenizer's and of the latent action model's shape."""
     with tempfile.TemporaryDirectory() as folder:
         store = make_store(Path(folder))
         return [measure(store, frames, batch, num_batches) for frames, batch in ((8, 4), (6, 16))]
@@ -39,7 +39,7 @@ def make_store(folder: Path) -> FrameStore:
 
 
 def measure(store: FrameStore, num_frames: int, batch: int, num_batches: int) -> dict:
-    """Shuffled windows, collated and turned into floats."""
+    """Load shuffled clips, collated and converted to floats."""
     clips = Clips(store, num_frames)
     config = LoopConfig(num_steps=num_batches, batch_size=batch, learning_rate=1.0)
     batches = iter(
@@ -55,7 +55,7 @@ def measure(store: FrameStore, num_frames: int, batch: int, num_batches: int) ->
         seconds.append(time.perf_counter() - started)
     torch.set_num_threads(threads)
     frames = batch * num_frames
-    # The mean is what training gets; a median far above it tells that the machine was disturbed.
+    # The mean is what training gets; a median far above it means that the machine was disturbed.
     return {
         "clip": num_frames,
         "batch": batch,

@@ -1,4 +1,4 @@
-"""What the web page adds to a frame: from a command sent to the picture received, over a socket."""
+"""Time that the web page adds to a frame: from sending a command to receiving the picture."""
 
 import json
 import socket
@@ -16,7 +16,7 @@ from tests.benchmarks.timing import spread_ms, take_turns
 
 
 def round_trips(count: int) -> list[dict]:
-    """A single step of the shipped world, directly and through a forwarded port."""
+    """Single steps of the shipped world, directly and through a forwarded port."""
     with (
         _serving() as port,
         _forwarding(port) as forwarded,
@@ -44,11 +44,11 @@ def _step(page: ClientConnection) -> None:
     while not isinstance(message := page.recv(timeout=60), bytes):
         pass
     page.send(json.dumps({"do": "seen", "frame": wire.HEADER.unpack_from(message)[4]}))
-    page.recv(timeout=60)  # what stands beside the picture
+    page.recv(timeout=60)  # the state that goes with the picture
 
 
 def _model_ms(page: ClientConnection) -> float:
-    """Of the newest steps, as the server takes it."""
+    """Time of the newest steps without the page, as the server measures it."""
     page.send(json.dumps({"do": "step"}))
     while isinstance(message := page.recv(timeout=60), bytes):
         pass
@@ -57,7 +57,7 @@ def _model_ms(page: ClientConnection) -> float:
 
 @contextmanager
 def _player(port: int) -> Iterator[ClientConnection]:
-    """Somebody who has paused the world."""
+    """Connect a player and pause its world."""
     with connect(f"ws://127.0.0.1:{port}/play") as page:
         page.send(json.dumps({"do": "pause"}))
         while not (
@@ -86,7 +86,7 @@ def _serving() -> Iterator[int]:
 
 @contextmanager
 def _forwarding(port: int) -> Iterator[int]:
-    """A port that leads to another one, as ssh -L has it."""
+    """Forward a new port to another one, as ssh -L does."""
     with closing(socket.create_server(("127.0.0.1", 0))) as entrance:
         threading.Thread(target=_forward, args=(entrance, port), daemon=True).start()
         yield entrance.getsockname()[1]

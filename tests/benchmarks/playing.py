@@ -1,4 +1,4 @@
-"""A frame of a running world: by history, by the passes it takes, alone and among many."""
+"""Time of a frame in a running world: by history, by passes, alone and among many worlds."""
 
 import time
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from tests.benchmarks.timing import ratio, spread_ms, take_turns, wait
 from tests.benchmarks.worlds import Uncached, start
 
 HISTORIES = (1, 4, 15, 63, 1000, 10_000)
-LONGEST_UNCACHED = 63  # longer ones take minutes or all memory, which is the point
+LONGEST_UNCACHED = 63  # longer ones take minutes, or more memory than there is
 ROWS = (1, 2, 4, 8, 16, 32)
-HELD_FRAMES = 8  # of a key, when a player plays
+HELD_FRAMES = 8  # frames for which a key is held, as a player does
 
 
 class Player:
-    """Takes steps under random actions and keeps the time of those parts that a person waits."""
+    """Takes steps with random actions and records how long a player would wait for each."""
 
     def __init__(self, world: World, running: Sessions, *, has_idle_time: bool = False) -> None:
         self.running, self.has_idle_time = running, has_idle_time
@@ -39,12 +39,12 @@ class Player:
 
 
 def by_history(world: World, steps: int, rounds: int) -> list[dict]:
-    """Cost of a frame of `steps` passes by the length of what came before."""
+    """Time of a frame of `steps` passes, by the number of frames before it."""
     return [frame_cost(world, age, steps, rounds) for age in HISTORIES]
 
 
 def frame_cost(world: World, age: int, steps: int, rounds: int, compile: bool = False) -> dict:
-    """Sustained, from key to picture if there was idle time before, and without caches."""
+    """Time of a frame: one after the other, from key to picture after idle time, and uncached."""
     players = {
         name: Player(world, start(world, age, 1, compile, maskgit_steps=steps), has_idle_time=idle)
         for name, idle in (("sustained", False), ("key to picture", True))
@@ -66,14 +66,14 @@ def frame_cost(world: World, age: int, steps: int, rounds: int, compile: bool = 
 
 
 def uncached_frame(world: World, age: int, steps: int, rounds: int) -> dict:
-    """The plain way alone."""
+    """Time of an uncached frame alone."""
     sampling = replace(world.config.sampling, maskgit_steps=steps)
     seconds = take_turns({"": Uncached(world, age, sampling).step}, rounds, warm_up=0)[""]
     return {"world": world.name, "history": age, "passes": steps, "uncached": spread_ms(seconds)}
 
 
 def old_and_young(world: World, num_frames: int, rounds: int) -> dict:
-    """Really play `num_frames` frames: does a frame then cost more, or the session hold more?"""
+    """Play `num_frames` frames: does a frame then take longer, or the session more memory?"""
     process = psutil.Process()
     old, memory = Player(world, start(world, 1)), []
     for index in range(num_frames):
@@ -91,7 +91,7 @@ def old_and_young(world: World, num_frames: int, rounds: int) -> dict:
 
 
 def many_at_once(world: World, rounds: int) -> list[dict]:
-    """Frames per second of B worlds in one forward pass."""
+    """Frames per second of several worlds in one forward pass."""
     players = {str(rows): Player(world, start(world, 15, rows)) for rows in ROWS}
     seconds = take_turns(players, rounds)
     return [
@@ -100,14 +100,14 @@ def many_at_once(world: World, rounds: int) -> list[dict]:
 
 
 def foresight(world: World, num_frames: int) -> list[dict]:
-    """From key to picture while keys are held for a while, by what idle time is spent on."""
+    """Time from key to picture while keys are held, by what idle time is spent on."""
     waited: dict[str, list[float]] = {way: [] for way in ("nothing", "the past", "a guess")}
     functions = {way: _held_keys(world, way, times) for way, times in waited.items()}
     take_turns(functions, num_frames, warm_up=HELD_FRAMES)
-    kept = {way: np.array(times[HELD_FRAMES:]) for way, times in waited.items()}
+    measured = {way: np.array(times[HELD_FRAMES:]) for way, times in waited.items()}
     return [
         {"idle time is spent on": way, **spread_ms(times), "mean_ms": float(1000 * times.mean())}
-        for way, times in kept.items()
+        for way, times in measured.items()
     ]
 
 

@@ -1,6 +1,6 @@
-"""Preparing videos beside merely decoding them, in one process each.
+"""Speed of preparing videos, compared with only decoding them, in one process.
 
-What a decoder gives is YUV; to RGB is what any use of the frames needs besides.
+Decoders give YUV; decoding to RGB includes the conversion that any use of the frames needs.
 """
 
 import tempfile
@@ -26,7 +26,7 @@ NUM_VIDEOS = 4
 
 
 def throughput(rounds: int) -> list[dict]:
-    """Frames a second of a recording, of small and of usual video; H.264 at 30 frames a second."""
+    """Frames per second for videos of each of `KINDS`, H.264 at 30 frames per second."""
     return [_measure(name, *kind, rounds) for name, kind in KINDS.items()]
 
 
@@ -71,7 +71,7 @@ def _decode_to_rgb(path: Path) -> int:
 
 
 def _record(folder: Path, height: int, width: int, lossless: bool, num_videos: int) -> None:
-    """A view that scrolls over a landscape of blocks and noise."""
+    """Write videos of a view that scrolls over a landscape of blocks and noise."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     blocks = rng.integers(0, 200, (2 * height // 16 + 1, 2 * width // 16 + 1, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Times things that take turns, so that a machine with moods is fair to all of them."""
+"""Time functions in turns, so that changes of the machine's speed affect all of them alike."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ import torch
 
 
 def wait() -> None:
-    """Until an accelerator has done what it was given."""
+    """Wait until an accelerator, if there is one, has finished its work."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
 

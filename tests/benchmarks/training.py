@@ -1,4 +1,4 @@
-"""A training step as it is against a plain one: float32, eager, the optimiser as it comes."""
+"""Our training step compared with a plain one: float32, eager, with PyTorch's AdamW."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +26,7 @@ def whole_preset(name: str, rounds: int) -> list[dict]:
     """A row for each stage, and one for all their steps together."""
     rows = [step_times(name, stage, rounds) for stage in NETS]
     total = {"preset": name, "stage": "all steps"}
-    for way in ("plain", "ours", "compiled"):  # the last where there is a compiler
+    for way in ("plain", "ours", "compiled"):  # without a compiler, the last repeats ours
         ms = sum(row["steps"] * row.get(way, row["ours"])["ms"] for row in rows)
         total[way] = {"ms": ms}
         total[way]["times faster"] = total["plain"]["ms"] / ms
@@ -34,9 +34,9 @@ def whole_preset(name: str, rounds: int) -> list[dict]:
 
 
 def step_times(name: str, stage: str, rounds: int, num_clips: int | None = None) -> dict:
-    """Frames per second, share of the matrix rate, and against the plain step.
+    """Frames per second, share of the matrix rate, and speed relative to the plain step.
 
-    Args: num_clips: instead of the preset's batch.
+    Args: num_clips: per step; None takes the preset's.
     """
     config = fitted(name, stage)
     clips = num_clips or config.loop.batch_size
@@ -67,7 +67,7 @@ def step_times(name: str, stage: str, rounds: int, num_clips: int | None = None)
 
 
 def fitted(name: str, stage: str):
-    """A stage's preset; the dynamics takes tokens as the preset's tokenizer makes them."""
+    """A stage's preset; that of the dynamics gets the sizes of the preset's tokenizer."""
     config = getattr(PRESETS[name], stage)
     if stage != "dynamics":
         return config
@@ -77,7 +77,7 @@ def fitted(name: str, stage: str):
 
 
 def make_batch(stage: str, config, clips: int) -> tuple[torch.Tensor, ...]:
-    """Random, in the shape that the stage's data has."""
+    """Random data in the shape of the stage's batches."""
     if stage != "dynamics":
         size = config.model.height, config.model.width
         return (torch.rand(clips, config.clip_frames, 3, *size, device=DEVICE),)
@@ -89,7 +89,7 @@ def make_batch(stage: str, config, clips: int) -> tuple[torch.Tensor, ...]:
 
 
 def plain_step(net: nn.Module, batch: tuple[torch.Tensor, ...]) -> Callable[[], None]:
-    """What a first draft would do."""
+    """A step without any of our optimisations."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
 
     def step() -> None:
@@ -104,7 +104,7 @@ def plain_step(net: nn.Module, batch: tuple[torch.Tensor, ...]) -> Callable[[], 
 def our_step(
     net: nn.Module, batch: tuple[torch.Tensor, ...], config: LoopConfig
 ) -> Callable[[], None]:
-    """What train/loop/trainer.py does, without its bookkeeping."""
+    """The step of train/loop/trainer.py, without its bookkeeping."""
     optimizers = make_optimizers(net, config)
 
     def step() -> None:

@@ -1,4 +1,4 @@
-"""The worlds that are timed, and the plain way of running them that others take."""
+"""The worlds that are timed, and the uncached way in which others run them."""
 
 from dataclasses import replace
 from functools import cache
@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @cache
 def shipped_world() -> World:
-    """The one in checkpoints."""
+    """The shipped CoinRun."""
     return genie.load(REPOSITORY / "checkpoints" / "coinrun")
 
 
@@ -37,7 +37,7 @@ def paper_world() -> World:
     return World(
         WorldConfig(
             tokenizer=pixels,
-            latent_action=PRESETS["nano"].latent_action.model,  # plays no part in a frame
+            latent_action=PRESETS["nano"].latent_action.model,  # not used to generate frames
             dynamics=replace(PRESETS["paper"].dynamics.model, **shape),
             sampling=PRESETS["paper"].dynamics.sampling,
         ),
@@ -49,7 +49,7 @@ def paper_world() -> World:
 def start(world: World, age: int, rows: int = 1, compile: bool = False, **sampling) -> Sessions:
     """Sessions that have run for `age` frames.
 
-    The ring is filled frame by frame; then the clock is set, for what lies before does not matter.
+    Fills the ring frame by frame and then only sets the clock: older frames have no effect.
     """
     prompts = torch.randint(256, (rows, 1, 3, *world.size), dtype=torch.uint8)
     config = replace(world.config.sampling, **sampling)
@@ -66,7 +66,7 @@ def start(world: World, age: int, rows: int = 1, compile: bool = False, **sampli
 class Uncached:
     """The same weights, number format and passes, but the whole history in every pass.
 
-    So do the open re-implementations of Genie: no cache, logits of every frame, all decoded. Eager.
+    As in open re-implementations of Genie: no cache, logits of every frame, all decoded; eager.
     """
 
     @torch.inference_mode()
@@ -80,7 +80,7 @@ class Uncached:
 
     @torch.inference_mode()
     def step(self) -> UInt8[Tensor, "1 3 h w"]:
-        """One frame."""
+        """Generate one frame."""
         n, mask_id = self.past.shape[2], self.nets.mask_id
         tokens = fill_frame(self._reveal, np.full((1, n), mask_id), mask_id, self.sampling)
         newest = torch.from_numpy(tokens).to(self.device)
@@ -95,13 +95,13 @@ class Uncached:
 
     def _logits(self, newest: Int[Tensor, "1 n"], *, guided: bool) -> Tensor:
         clip = torch.cat([self.past, newest[:, None]], dim=1)
-        led = self._pass(clip, self.actions)
+        conditional = self._pass(clip, self.actions)
         if self.sampling.guidance == 1 or not guided:
-            return led
+            return conditional
         unknown = self.actions.clone()
         unknown[:, -1] = self.nets.dynamics.no_action
-        unled = self._pass(clip, unknown)
-        return unled + self.sampling.guidance * (led - unled)
+        unconditional = self._pass(clip, unknown)
+        return unconditional + self.sampling.guidance * (conditional - unconditional)
 
     def _pass(self, clip: Int[Tensor, "1 t n"], actions: Int[Tensor, "1 t"]) -> Tensor:
         dynamics = self.nets.dynamics

@@ -1,1 +1,1 @@
-"""Every figure of a finished world, and how figures are shown."""
+"""All figures of finished worlds, and the tables, pages and pictures that show them."""

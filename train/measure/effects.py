@@ -1,8 +1,7 @@
-"""What holding each latent action does on the screen, its name, and the key that it gets.
+"""The effect of holding each latent action, and the name and the key that the action gets from it.
 
-In: a world and prompt frames. Out: one `Effect` an action, keys, and the world's legend. Latent
-actions come without names; these are measured on the world's own free-running rollouts, so no label
-is needed.
+In: a world and prompt frames. Out: one `Effect` per action, keys, and the world's legend. Effects
+are measured on the world's own free-running rollouts, so that no labels are needed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,20 +20,20 @@ from train.measure import metrics
 
 HELD_STEPS = 8
 STRIP_EVERY = 2  # frames between two pictures of a strip
-MOVED = 3  # pixels in all over HELD_STEPS frames from which on a view counts as moved
+MOVED = 3  # total scroll in pixels from which on the view counts as moved
 ROLLED_AT_ONCE = 32
-CLEAR = 0.8  # agreement from which on an action has a name
-LIKELY = 0.5  # agreement from which on it has at least a guess, and may get an arrow
-FEWEST_PROMPTS = 0.1  # share of prompts from which something must be possible before it is a name
-SLOW = 2 / 3  # of the fastest that goes by the same name
+CLEAR = 0.8  # least agreement for a name without "mostly"
+LIKELY = 0.5  # least agreement for a name with "mostly", and for an arrow key
+FEWEST_PROMPTS = 0.1  # least share of prompts that leave room for an outcome, for it to count
+SLOW = 2 / 3  # speed below which an action is slow, relative to the fastest of the same name
 LETTERS = "zxcbnjkluiyefq"
-"""Keys of the actions that no arrow has, in this order."""
+"""Keys of the actions without an arrow, in this order."""
 OUTCOMES = ("left", "right", "up", "down", "still")
 
 
 @runtime_checkable
 class Rollable(Protocol):
-    """What a legend is measured on: a `World`, or anything else that can be rolled out."""
+    """What a legend can be measured on: a `World`, or anything else with these two members."""
 
     @property
     def num_actions(self) -> int:
@@ -50,36 +49,37 @@ class Rollable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """What the view does while one latent action is held, over several prompts."""
+    """How the view moves while one latent action is held, over several prompts."""
 
     name: str
-    """Such as "left", "up", "slow right, rising" or "stay"; "mostly ..." or "unclear" if it does
-    not do the same from 80 % of the prompts."""
+    """Such as "left", "up", "slow right, rising" or "stay"; "mostly ..." if it agrees with less
+    than 80 % of the prompts, "unclear" if with less than 50 %."""
     agreement: float
-    """With what the name says."""
+    """Smallest of the `agreements` of the outcomes in the name; the largest of all if "unclear"."""
     agreements: Mapping[str, float]
-    """For each of `OUTCOMES`: of the prompts from which any action has it, or this one has the
-    opposite, the share from which this one has it. (At a wall on the left, nothing goes left.)"""
+    """For each of `OUTCOMES`: the share of prompts from which this action has it, among those from
+    which any action has it or this one has the opposite. (At a wall on the left nothing goes left,
+    so that such prompts do not count against "left".)"""
     median_dx: float
-    """Pixels in all; right is positive."""
+    """Median over the prompts of the total scroll in pixels; right is positive."""
     median_dy: float
-    """Pixels in all; up is positive."""
+    """Likewise; up is positive."""
     right: float
-    """Share of all prompts from which the view ends up to the right."""
+    """Share of all prompts from which the view ends further right."""
     left: float
     """Likewise."""
     up: float
-    """Share of all prompts from which it gets up; a jump that has landed is still a jump."""
+    """Share of all prompts from which it rises, even if it falls again."""
     down: float
-    """Share of all prompts from which it falls further than under most actions."""
+    """Share of all prompts from which it falls further than under the median action."""
     still: float
-    """Share of all prompts from which it does none of these."""
+    """Share of all prompts from which none of these happens."""
 
 
 def hold_actions(
     world: Rollable, prompts: UInt8[Tensor, "p 3 h w"], num_steps: int, seed: int
 ) -> UInt8[Tensor, "p a t 3 h w"]:
-    """From every prompt, the prompt and `num_steps` frames under each held action, on the CPU."""
+    """Hold each action from each prompt: the prompt and `num_steps` frames, on the CPU."""
     num_actions = world.num_actions
     starts = repeat(prompts, "p c h w -> (p a) c h w", a=num_actions)
     held = repeat(torch.arange(num_actions), "a -> (p a) s", p=len(prompts), s=num_steps)
@@ -88,20 +88,20 @@ def hold_actions(
         world.rollout(start[:, None], actions, seed=seed + number).cpu()
         for number, (start, actions) in enumerate(parts)
     ]
-    films = torch.cat([starts[:, None], torch.cat(frames)], dim=1)
-    return rearrange(films, "(p a) t c h w -> p a t c h w", a=num_actions)
+    clips = torch.cat([starts[:, None], torch.cat(frames)], dim=1)
+    return rearrange(clips, "(p a) t c h w -> p a t c h w", a=num_actions)
 
 
-def scrolls(films: UInt8[Tensor, "p a t 3 h w"]) -> Int[Tensor, "p a t-1 2"]:
+def scrolls(clips: UInt8[Tensor, "p a t 3 h w"]) -> Int[Tensor, "p a t-1 2"]:
     """Motion of the view between neighbouring frames, (dx, dy) in pixels, right and up positive."""
     shifts = [
-        metrics.scroll(to_float(film[:-1]), to_float(film[1:])) for film in films.flatten(0, 1)
+        metrics.scroll(to_float(clip[:-1]), to_float(clip[1:])) for clip in clips.flatten(0, 1)
     ]
-    return rearrange(shifts, "(p a) s xy -> p a s xy", p=len(films))
+    return rearrange(shifts, "(p a) s xy -> p a s xy", p=len(clips))
 
 
 def effects(shifts: Int[Tensor, "p a s 2"]) -> list[Effect]:
-    """One effect an action, named beside the others."""
+    """One effect per action; whether its name says "slow" depends on the other actions."""
     done = outcomes(shifts)
     shares, agreements = (
         [dict(zip(OUTCOMES, of_action, strict=True)) for of_action in figures.tolist()]
@@ -126,25 +126,25 @@ def effects(shifts: Int[Tensor, "p a s 2"]) -> list[Effect]:
 
 
 def outcomes(shifts: Int[Tensor, "p a s 2"]) -> Bool[Tensor, "p a 5"]:
-    """Whether from each prompt each action does each of `OUTCOMES`."""
+    """Whether each of `OUTCOMES` happens, for each prompt and action."""
     dx, dy = shifts.sum(dim=2).unbind(-1)
     highest = shifts[..., 1].cumsum(dim=2).amax(dim=2)
-    # From mid-air the view falls whatever is held.
+    # In mid-air the view falls under every action: only what falls further counts as down.
     usual = dy.double().quantile(0.5, dim=1, keepdim=True)
     left, right, up, down = dx <= -MOVED, dx >= MOVED, highest >= MOVED, dy - usual <= -MOVED
     return torch.stack([left, right, up, down, ~(left | right | up | down)], dim=-1)
 
 
 def assign_keys(effects: Sequence[Effect]) -> dict[str, int]:
-    """The latent action of each arrow and chord for which there is a likely one, by its name.
+    """The latent action of each key: arrows, chords and "none" if one fits, letters for the rest.
 
-    Names: left, right, up, down, left_up, right_up, none; actions that are left over get letters.
-    An arrow gets the action that agrees best with it and least with the arrows across it.
+    An arrow gets the action that most often does what the arrow says, among those that do so more
+    often than they move across it.
     """
     keys: dict[str, int] = {}
 
     def best(name: str, wanted: Sequence[str], unwanted: Sequence[str]) -> None:
-        """Give `name` to an action that does all that is wanted, and nothing unwanted as well."""
+        """Give `name` to the free action that most often does all `wanted`, if one is likely to."""
         scores = {}
         for action, of in enumerate(effect.agreements for effect in effects):
             likely = min(of[word] for word in wanted)
@@ -168,16 +168,16 @@ def assign_keys(effects: Sequence[Effect]) -> dict[str, int]:
 def write_legend(
     world: Rollable, prompts: UInt8[Tensor, "p 3 h w"], folder: Path
 ) -> tuple[list[Effect], dict[str, int]]:
-    """Measure a world's legend and write it into its checkpoint folder; gives effects and keys.
+    """Measure a world's legend and write it into `folder`; return the effects and the keys.
 
     Raises:
         UserError: if the folder cannot be written.
     """
-    films = hold_actions(world, prompts, HELD_STEPS, seed=0)
-    shifts = scrolls(films)
+    clips = hold_actions(world, prompts, HELD_STEPS, seed=0)
+    shifts = scrolls(clips)
     measured = effects(shifts)
     keys = assign_keys(measured)
-    strip = _strip(films[_most_typical(outcomes(shifts))])
+    strip = _strip(clips[_most_typical(outcomes(shifts))])
     video.write_image(folder / legend.STRIP_NAME, to_pictures(strip))
     facts = {"num_prompts": len(prompts), "held_frames": HELD_STEPS}
     legend.save(folder, keys, [asdict(effect) for effect in measured], **facts)
@@ -185,7 +185,7 @@ def write_legend(
 
 
 def _agreements(done: Bool[Tensor, "p a 5"]) -> Float[Tensor, "a 5"]:
-    """Share of the prompts that leave room for an outcome, or show the opposite, that have it."""
+    """Share of prompts with each outcome, see `Effect.agreements`."""
     left, right, up, down, still = done.unbind(-1)
     opposite = torch.stack([right, left, down, up, ~still], dim=-1)
     counted = done.any(dim=1, keepdim=True) | opposite
@@ -208,7 +208,7 @@ def _name(agreement: dict[str, float]) -> tuple[str, float]:
 
 
 def _with_speeds(names: Sequence[str], speeds: Sequence[float]) -> list[str]:
-    """Say which of the actions that go by one name is slow."""
+    """Mark actions as slow that go sideways much slower than the fastest of the same name."""
     sideways = [name.startswith(("left", "right")) for name in names]
     fastest = {
         name: max(speed for other, speed in zip(names, speeds, strict=True) if other == name)
@@ -221,10 +221,10 @@ def _with_speeds(names: Sequence[str], speeds: Sequence[float]) -> list[str]:
 
 
 def _most_typical(done: Bool[Tensor, "p a 5"]) -> int:
-    """The prompt from which the actions do most nearly what they do from most prompts."""
+    """The prompt from which the outcomes are closest to their means over all prompts."""
     usual = done.double().mean(dim=0)
     return int((done.double() - usual).abs().sum(dim=(1, 2)).argmin())
 
 
-def _strip(film: UInt8[Tensor, "a t 3 h w"]) -> UInt8[Tensor, "3 H W"]:
-    return rearrange(film[:, ::STRIP_EVERY], "a t c h w -> c (a h) (t w)")
+def _strip(clips: UInt8[Tensor, "a t 3 h w"]) -> UInt8[Tensor, "3 H W"]:
+    return rearrange(clips[:, ::STRIP_EVERY], "a t c h w -> c (a h) (t w)")

@@ -1,9 +1,8 @@
-"""Everything that is measured about a world on the held-out videos of one game.
+"""All figures of a world on the held-out videos of one game.
 
-In: a world and the clips to measure it on. Out: `Figures`, which JSON takes as they are, and
-pictures. Rollouts run free from one prompt frame: the true video contributes its latent actions,
-which the latent action model infers, and nothing else. The same seed gives the same figures again,
-except for the latency.
+In: a world and the clips to measure it on. Out: `Figures`, dataclasses of numbers, and pictures.
+Rollouts are free-running: besides the prompt frame, the world gets only the latent actions that it
+infers from the true video. The same seed gives the same figures, except for the latency.
 """
 
 from dataclasses import dataclass
@@ -53,9 +52,9 @@ class ClipChoice:
 
     store: FrameStore
     rows: Int[np.ndarray, " b"]
-    """Where clips begin, their history included."""
+    """Rows of the store at which the clips begin, their history included."""
     scenes: Int[np.ndarray, " f"]
-    """Numbers of the scenes whose first frames start long rollouts."""
+    """Numbers of the scenes from whose beginning long rollouts start."""
     horizon: int
     """Frames to generate from each prompt frame."""
     seed: int
@@ -63,14 +62,14 @@ class ClipChoice:
 
     @property
     def facts(self) -> "Facts":
-        """What has to be the same for figures to be comparable."""
+        """What must be equal for figures to be comparable."""
         data = self.store.split_fingerprint
         return Facts(data=data, num_clips=len(self.rows), horizon=self.horizon, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What has to be the same for the figures of two worlds to be comparable."""
+    """What must be equal for the figures of two worlds to be comparable."""
 
     data: str
     """Fingerprint of the held-out videos."""
@@ -85,7 +84,7 @@ class Figures:
 
     clips: Facts
     num_videos: int
-    """Videos that the clips come from."""
+    """Number of videos that the clips come from."""
     tokenizer: Likeness
     """Of true frames, encoded and decoded."""
     rollout: dict[int, RolloutStep]
@@ -96,17 +95,17 @@ class Figures:
     """dB, by the number of frames since the prompt: the paper's controllability."""
     latent_action: ActionUse
     true_actions: dict[str, Agreement] | None
-    """By labelling of the true actions; None where these are unknown."""
+    """By labelling, see `TrueActions.merges`; None if the true actions are unknown."""
     held_actions: HeldActions
     long: LongFigures | None
-    """None where no film was to run on."""
+    """None if there were no long rollouts."""
     latency: Latency
 
 
 def draw_choice(
     store: FrameStore, num_clips: int = 256, horizon: int = 15, seed: int = 0
 ) -> ClipChoice:
-    """Clips drawn by the seed, fewer if there are fewer, and the longest scenes.
+    """Draw clips by the seed, or all if there are fewer, and choose the longest scenes.
 
     Raises:
         UserError: if no video is long enough.
@@ -131,15 +130,15 @@ def evaluate(
     Args:
         world: in evaluation mode.
         choice: videos and clips, of the world's frame size.
-        truth: the buttons that were pressed; None leaves NMI and probe out.
-        supplied: networks for the figures that need one.
-        long_steps: frames that long rollouts run for; there are none below 10.
+        truth: the buttons that were pressed; None leaves out NMI and probe.
+        supplied: networks for LPIPS, FID and FVD.
+        long_steps: length of the long rollouts in frames; none below 10.
         pictures: folder for pictures; None draws none.
-        player: the world as play opens it, for the latency; None times `world` itself.
+        player: the world as play opens it, to measure its latency; None measures `world`'s.
 
     Raises:
         UserError: if the true actions do not belong to these videos, or are too few; if a supplied
-            network does not take the frames.
+            network does not accept the frames.
     """
     store, horizon, seed = choice.store, choice.horizon, choice.seed
     true_actions = true_action_figures(world, store, truth, horizon, seed) if truth else None
@@ -150,12 +149,12 @@ def evaluate(
     generated = roll(world, prompts, actions[:, HISTORY:], seed, "rollout")
     networks = (supplied or Supplied()).figures(generated, future, prompts)
     steps = steps_to_look_at(long_steps)
-    running_on = run_on(world, store, choice.scenes, steps, seed) if steps else None
+    long_run = run_on(world, store, choice.scenes, steps, seed) if steps else None
     if pictures:
         (pictures / "long.png").unlink(missing_ok=True)  # of an earlier evaluation
         draw_pictures(world, clips[:, HISTORY:], generated, pictures, seed=seed)
-    if pictures and running_on:
-        draw_long(running_on.windows, pictures)
+    if pictures and long_run:
+        draw_long(long_run.windows, pictures)
     rollout = rollout_figures(generated, future, prompts, rendered[:, HISTORY + 1 :], video_ids)
     return Figures(
         clips=choice.facts,
@@ -168,6 +167,6 @@ def evaluate(
         latent_action=latent_action_figures(clips, actions, world.num_actions),
         true_actions=true_actions,
         held_actions=held_action_figures(world, prompts[:NUM_HELD_PROMPTS], seed),
-        long=long_figures(world, store, running_on, seed) if running_on else None,
+        long=long_figures(world, store, long_run, seed) if long_run else None,
         latency=latency_figures(player or world, prompts[0], seed),
     )

@@ -25,9 +25,9 @@ from train.measure.rollouts import reconstruct, roll
 
 DELTA_STEPS = range(1, 11)
 FIRST_FRAMES = 10
-NUM_DRAWS = 3  # of random actions
+NUM_DRAWS = 3  # draws of random actions for each clip
 LATENCY_STEPS = 60
-CONFIDENCE = 1.96  # standard errors on either side of a mean, for 95 %
+CONFIDENCE = 1.96  # half the width of a 95 % interval, in standard errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +44,18 @@ class Likeness:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over clips and how certain it is."""
+    """A mean over clips and its uncertainty."""
 
     mean: float
     standard_error: float | None
     """None if all clips are of one video."""
     interval: tuple[float, float]
-    """Of 95 %."""
+    """95 % confidence interval of the mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutStep:
-    """Rollouts so many frames after the prompt, beside their floor and their ceiling."""
+    """Rollouts a given number of frames after the prompt, with a floor and a ceiling for them."""
 
     generated: Likeness
     copy_last_frame: Likeness
@@ -86,32 +86,32 @@ class EtaSquared:
 
 @dataclass(frozen=True, kw_only=True)
 class ActionUse:
-    """What the latent action model makes of true transitions."""
+    """Which actions the latent action model infers from true transitions."""
 
     eta_squared: EtaSquared
-    """Of the true motion from frame to frame. It needs no dynamics, so that latent action models
-    can be compared before one is trained on them."""
+    """Of the true motion from frame to frame. Latent action models can be compared by it before any
+    dynamics is trained."""
     num_actions: int
     num_transitions: int
     usage: float
     """Share of the actions that occur."""
     perplexity: float
-    """Between 1 and `num_actions`, where all are equally frequent."""
+    """Effective number of actions in use; `num_actions` if all are equally frequent."""
     histogram: list[int]
-    """Transitions of each action."""
+    """Number of transitions with each action."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldActions:
-    """How the view moves in all while each latent action is held."""
+    """How far the view moves in total while each latent action is held."""
 
     num_prompts: int
     num_steps: int
     eta_squared: EtaSquared
     """Of the total motion."""
     agreement: float
-    """Mean over the actions of `Effect.agreement`: how far an action does the same from prompt to
-    prompt."""
+    """Mean of `Effect.agreement` over the actions: how consistently an action has the same effect
+    from prompt to prompt."""
     actions: list[Effect]
 
 
@@ -123,7 +123,7 @@ class Latency:
     p95_ms: float
     mean_ms: float
     passes: float
-    """MaskGIT passes of a frame, on average."""
+    """MaskGIT passes per frame, on average."""
     num_steps: int
     computed_by: str
     """Device and engine."""
@@ -154,7 +154,7 @@ def rollout_figures(
     """Compare rollouts with the truth, by the number of frames since the prompt.
 
     Args:
-        rendered: the true frames after the tokenizer.
+        rendered: the true frames, encoded and decoded by the tokenizer.
         videos: the number of the video that each clip is from.
     """
     steps = {}
@@ -171,7 +171,7 @@ def rollout_figures(
 
 
 def first_frames(steps: dict[int, RolloutStep]) -> FirstFrames:
-    """Average the first `FIRST_FRAMES` frames of rollouts."""
+    """Average over the first `FIRST_FRAMES` frames of rollouts, or all if they are shorter."""
     chosen = [at for step, at in steps.items() if step <= FIRST_FRAMES]
     return FirstFrames(
         num_frames=len(chosen),
@@ -205,8 +205,8 @@ def delta_psnr_figures(
     drawn = rearrange(drawn, "(d b) s c h w -> d b s c h w", d=NUM_DRAWS)
     figures = {}
     for step in (step for step in DELTA_STEPS if step <= num_steps):
-        truth, led = (to_float(frames[:, step - 1]) for frames in (future, generated))
-        gains = [metrics.delta_psnr(truth, led, to_float(draw[:, step - 1])) for draw in drawn]
+        truth, inferred = (to_float(frames[:, step - 1]) for frames in (future, generated))
+        gains = [metrics.delta_psnr(truth, inferred, to_float(draw[:, step - 1])) for draw in drawn]
         figures[step] = estimate(torch.stack(gains).mean(dim=0), videos)
     return figures
 
@@ -219,11 +219,11 @@ def estimate(values: Float[Tensor, " b"], videos: Int[np.ndarray, " b"]) -> Esti
     With few videos the interval is too narrow; with one video it has no width.
     """
     mean = values.mean().item()
-    off = np.bincount(videos, weights=(values - mean).double().numpy())
+    residuals = np.bincount(videos, weights=(values - mean).double().numpy())
     count = len(np.unique(videos))
-    error = (count / (count - 1) * (off**2).sum()) ** 0.5 / len(values) if count > 1 else None
-    reach = CONFIDENCE * (error or 0)
-    return Estimate(mean=mean, standard_error=error, interval=(mean - reach, mean + reach))
+    error = (count / (count - 1) * (residuals**2).sum()) ** 0.5 / len(values) if count > 1 else None
+    margin = CONFIDENCE * (error or 0)
+    return Estimate(mean=mean, standard_error=error, interval=(mean - margin, mean + margin))
 
 
 def latent_action_figures(
@@ -242,9 +242,9 @@ def latent_action_figures(
 
 def held_action_figures(world: World, prompts: UInt8[Tensor, "p 3 h w"], seed: int) -> HeldActions:
     """Hold each latent action from each prompt and return how the view moves."""
-    films = hold_actions(world, prompts, HELD_STEPS, seed)
-    films[:, :, 0] = reconstruct(world, prompts[:, None])  # as the player sees the prompt
-    shifts = scrolls(films)
+    clips = hold_actions(world, prompts, HELD_STEPS, seed)
+    clips[:, :, 0] = reconstruct(world, prompts[:, None])  # as the player sees the prompt
+    shifts = scrolls(clips)
     total = rearrange(shifts.sum(dim=2).double(), "p a xy -> xy (p a)")
     action = repeat(torch.arange(world.num_actions), "a -> (p a)", p=len(prompts))
     measured = effects(shifts)

@@ -1,10 +1,10 @@
-"""Long rollouts: a world runs for a thousand frames by itself, beside real frames.
+"""Long rollouts: a world runs by itself for up to 1,000 frames, and is compared with real frames.
 
-In: a world and held-out videos. Out: figures by the number of frames it has run: how far its
-pictures still look like the game's and, while the true video lasts, how close they are to it.
-Actions are those that the latent action model infers from the true video and, after its end, from
-other true videos, one after the other. Random actions would not do: nobody plays like that, so the
-views would differ from real ones for that reason alone.
+In: a world and held-out videos. Out: figures by the number of generated frames: how much frames
+still look like the game's and, while the true video lasts, how close they are to it. Actions are
+inferred from the true video and, after its end, from true videos drawn at random. Random actions
+would not do: nobody plays like that, so the frames would differ from real ones for that reason
+alone.
 """
 
 from collections.abc import Sequence
@@ -26,31 +26,31 @@ from train.measure.rollouts import HISTORY, find_videos, infer, reconstruct
 
 LONG_STEPS = (10, 50, 100, 300, 1000)
 NUM_FILMS = 32
-WINDOW = 10  # frames up to a step that its figures are taken over
-NUM_REAL = 500  # pairs of real frames to hold films beside
-NUM_DRAWS = 8  # sets of real stretches that show how near real films are to them
-LEAST = 1e-6  # that a share is taken of
-CONTEXT = 8  # true frames before one, for the tokenizer to keep it as it does in a clip
+WINDOW = 10  # frames up to a step from which its figures are computed
+NUM_REAL = 500  # pairs of real frames that clips are compared with
+NUM_DRAWS = 8  # draws of real clips, whose figures show what real clips reach and how they vary
+LEAST = 1e-6  # smallest divisor
+CONTEXT = 8  # true frames given to the tokenizer, which decodes the last of them as in a clip
 
 
 @dataclass(frozen=True)
 class LongRun:
-    """Films that run on from real frames."""
+    """Rollouts from real frames."""
 
     truths: list[UInt8[Tensor, "t 3 h w"]]
-    """The true video of each from its prompt on, as long as it lasts."""
+    """The true video of each, from its prompt to the end of the scene."""
     windows: dict[int, UInt8[Tensor, "b s 3 h w"]]
-    """By step the last frames up to it."""
+    """By step, the last `WINDOW` frames up to it."""
     videos: Int[np.ndarray, " b"]
-    """The number of the video that each starts in."""
+    """The number of the video in which each starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Looks:
-    """How far films look like the game."""
+    """How much frames look like the game's."""
 
     sharpness: float
-    """Share of real frames' sharpness: 1 is as sharp; likewise the next two."""
+    """Relative to that of real frames; likewise the next two."""
     contrast: float
     motion: float
     colour: float
@@ -59,10 +59,10 @@ class Looks:
 
 @dataclass(frozen=True, kw_only=True)
 class LongStep(Looks):
-    """Films after so many frames; `Likeness` to the truth where a true video lasts as long."""
+    """Rollouts after so many frames; compared with the true videos that last as long, if any."""
 
     num_true: int
-    """True videos that last as long."""
+    """Number of true videos that last as long."""
     generated: Likeness | None = None
     copy_last_frame: Likeness | None = None
     tokenizer: Likeness | None = None
@@ -73,36 +73,36 @@ class NeverSeen:
     """Percent of patches unlike any in real frames, see `train.measure.patches`."""
 
     real: float
-    """Of real films: the mean over `NUM_DRAWS` draws of them."""
+    """Of real clips: the mean over `NUM_DRAWS` draws."""
     real_range: tuple[float, float]
-    """The least and the greatest of these draws."""
+    """The smallest and the largest of these draws."""
     tokenizer: float
-    """Of real films, encoded and decoded."""
+    """Of real clips, encoded and decoded."""
     steps: dict[int, float]
     """Of rollouts, by the number of frames since the prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LongFigures:
-    """Long rollouts beside real films, which are stretches of different scenes."""
+    """Figures of long rollouts and, for comparison, of real clips from different scenes."""
 
     real: Looks
-    """Means over `NUM_DRAWS` draws of real films."""
+    """Of real clips: means over `NUM_DRAWS` draws."""
     tokenizer: Looks
-    """Real films, encoded and decoded."""
+    """Of real clips, encoded and decoded."""
     steps: dict[int, LongStep]
     """By the number of frames since the prompt."""
     never_seen: NeverSeen | None
-    """None where there are too few videos."""
+    """None if there are too few videos."""
 
 
 def long_figures(world: World, store: FrameStore, run: LongRun, seed: int) -> LongFigures:
-    """Measure films that `run_on` made, beside real ones of the same store."""
+    """Measure the rollouts of `run_on`, and real clips of the same store."""
     ruler = Ruler.of(store, seed)
-    num_films, num_frames = next(iter(run.windows.values())).shape[:2]
-    draws = [_draw_films(store, num_films, num_frames, [seed, n]) for n in range(NUM_DRAWS)]
-    films, videos = draws[0]
-    rendered = reconstruct(world, films)
+    num_clips, num_frames = next(iter(run.windows.values())).shape[:2]
+    draws = [_draw_real(store, num_clips, num_frames, [seed, n]) for n in range(NUM_DRAWS)]
+    clips, videos = draws[0]
+    rendered = reconstruct(world, clips)
     never_seen = None
     if ruler.known:
         shares = [ruler.known.never_seen(*draw, seed) for draw in draws]
@@ -116,7 +116,7 @@ def long_figures(world: World, store: FrameStore, run: LongRun, seed: int) -> Lo
             },
         )
     return LongFigures(
-        real=_mean([ruler.looks(films) for films, _ in draws]),
+        real=_mean([ruler.looks(clips) for clips, _ in draws]),
         tokenizer=ruler.looks(rendered),
         steps={
             step: _long_step(world, run, step, ruler.looks(window))
@@ -129,10 +129,11 @@ def long_figures(world: World, store: FrameStore, run: LongRun, seed: int) -> Lo
 def run_on(
     world: World, store: FrameStore, scenes: np.ndarray, steps: Sequence[int], seed: int
 ) -> LongRun:
-    """Roll out from the beginning of held-out scenes, of which the numbers are given.
+    """Roll out from the beginning of held-out scenes.
 
     Args:
-        steps: numbers of frames after which films are looked at; the greatest is the last.
+        scenes: numbers of the scenes.
+        steps: numbers of frames after which the rollouts are measured; they end at the largest.
     """
     clips = [store.read(*store.scene_starts[scene : scene + 2].tolist()) for scene in scenes]
     skipped = [min(HISTORY, len(clip) - 1) for clip in clips]
@@ -140,39 +141,39 @@ def run_on(
     inferred = [
         infer(world, clip[None])[0, skip:] for clip, skip in zip(clips, skipped, strict=True)
     ]
-    actions = _go_on(inferred, max(steps), seed)
+    actions = _extend(inferred, max(steps), seed)
     prompts = torch.stack([truth[:1] for truth in truths])
     running = world.start_many(prompts, seeds=[seed + 2**32 * n for n in range(len(prompts))])
-    films: dict[int, list[Tensor]] = {step: [] for step in steps}
+    frames: dict[int, list[Tensor]] = {step: [] for step in steps}
     for now in tqdm(range(1, max(steps) + 1), desc="long rollouts", leave=False, disable=None):
         frame = torch.from_numpy(running.step(actions[:, now - 1]))
         for step in steps:
             if step - WINDOW < now <= step:
-                films[step].append(frame)
-    windows = {step: torch.stack(film, dim=1) for step, film in films.items()}
+                frames[step].append(frame)
+    windows = {step: torch.stack(window, dim=1) for step, window in frames.items()}
     return LongRun(truths, windows, find_videos(store, store.scene_starts[scenes]))
 
 
 def steps_to_look_at(num_steps: int) -> list[int]:
-    """Those of `LONG_STEPS` that films of so many frames reach."""
+    """Return those of `LONG_STEPS` that rollouts of `num_steps` frames reach."""
     return [step for step in LONG_STEPS if step <= num_steps]
 
 
 def longest_scenes(store: FrameStore) -> np.ndarray:
-    """The numbers of the longest scenes, in the order of the store."""
+    """The numbers of the `NUM_FILMS` longest scenes, in the order of the store."""
     lengths = np.diff(store.scene_starts)
     return np.sort(np.argsort(-lengths, kind="stable")[:NUM_FILMS])
 
 
 def scenes_of(rows: np.ndarray, store: FrameStore) -> np.ndarray:
-    """The numbers of the scenes that these rows are in."""
+    """The numbers of the scenes that contain these rows."""
     return np.searchsorted(store.scene_starts, rows, side="right") - 1
 
 
-def _go_on(inferred: list[Int[Tensor, " _"]], num_steps: int, seed: int) -> Int[Tensor, "b s"]:
-    """Each video's actions, then those of videos drawn at random.
+def _extend(inferred: list[Int[Tensor, " _"]], num_steps: int, seed: int) -> Int[Tensor, "b s"]:
+    """Each video's actions, followed by those of videos drawn at random, to `num_steps` in all.
 
-    A film's draws are its own, so that its actions do not depend on how long the films run on.
+    Each rollout has its own random generator, so that its actions do not depend on `num_steps`.
     """
     rows = []
     for number, own in enumerate(inferred):
@@ -185,7 +186,7 @@ def _go_on(inferred: list[Int[Tensor, " _"]], num_steps: int, seed: int) -> Int[
 
 @dataclass(frozen=True)
 class Statistics:
-    """What frames look like, averaged over films; colours 0..1."""
+    """Appearance of frames, averaged over clips; colours 0..1."""
 
     sharpness: float
     contrast: float
@@ -193,36 +194,36 @@ class Statistics:
     colour: Float[Tensor, "3"]
 
     @classmethod
-    def of(cls, films: UInt8[Tensor, "b s 3 h w"]) -> "Statistics":
-        """Measure films."""
-        clips = to_float(films)
+    def of(cls, clips: UInt8[Tensor, "b s 3 h w"]) -> "Statistics":
+        """Measure clips."""
+        frames = to_float(clips)
         return cls(
-            sharpness=metrics.sharpness(clips).mean().item(),
-            contrast=clips.std(dim=(-2, -1)).mean().item(),
-            motion=(clips[:, 1:] - clips[:, :-1]).abs().mean().item(),
-            colour=clips.mean(dim=(0, 1, 3, 4)),
+            sharpness=metrics.sharpness(frames).mean().item(),
+            contrast=frames.std(dim=(-2, -1)).mean().item(),
+            motion=(frames[:, 1:] - frames[:, :-1]).abs().mean().item(),
+            colour=frames.mean(dim=(0, 1, 3, 4)),
         )
 
 
 @dataclass(frozen=True)
 class Ruler:
-    """Real frames with which films are compared."""
+    """Statistics and patches of real frames, with which clips are compared."""
 
     real: Statistics
     known: KnownPatches | None
 
     @classmethod
     def of(cls, store: FrameStore, seed: int) -> "Ruler":
-        """Take it from all videos."""
+        """Measure real frames drawn from all videos."""
         rows = Clips(store, 2).rows
         count = min(NUM_REAL, len(rows))
         chosen = np.random.default_rng(seed).choice(rows, count, replace=False)
         pairs = _read(store, np.sort(chosen), 2)
         return cls(Statistics.of(pairs), KnownPatches.of(store, seed))
 
-    def looks(self, films: UInt8[Tensor, "b s 3 h w"]) -> Looks:
-        """Compare films with real frames."""
-        found, real = Statistics.of(films), self.real
+    def looks(self, clips: UInt8[Tensor, "b s 3 h w"]) -> Looks:
+        """Compare clips with real frames."""
+        found, real = Statistics.of(clips), self.real
         return Looks(
             sharpness=found.sharpness / max(real.sharpness, LEAST),
             contrast=found.contrast / max(real.contrast, LEAST),
@@ -231,14 +232,14 @@ class Ruler:
         )
 
 
-def _draw_films(
-    store: FrameStore, num_films: int, num_frames: int, seed: list[int]
+def _draw_real(
+    store: FrameStore, num_clips: int, num_frames: int, seed: list[int]
 ) -> tuple[UInt8[Tensor, "b s 3 h w"], Int[np.ndarray, " b"]]:
-    """Stretches of real frames, each of another scene as films are, and their videos' numbers."""
+    """Real clips from different scenes, as the rollouts are, and the numbers of their videos."""
     rng, rows = np.random.default_rng(seed), Clips(store, num_frames).rows
     shuffled = rng.permutation(rows)
     _, first = np.unique(scenes_of(shuffled, store), return_index=True)
-    chosen = np.sort(shuffled[rng.permutation(first)[:num_films]])
+    chosen = np.sort(shuffled[rng.permutation(first)[:num_clips]])
     return _read(store, chosen, num_frames), find_videos(store, chosen)
 
 
@@ -252,7 +253,7 @@ def _read(store: FrameStore, rows: np.ndarray, num_frames: int) -> UInt8[Tensor,
 
 
 def _long_step(world: World, run: LongRun, step: int, looks: Looks) -> LongStep:
-    """Add PSNR and SSIM of the films whose true video has not ended before this step."""
+    """Add PSNR and SSIM of the rollouts whose true video lasts beyond this step."""
     lasting = [n for n, truth in enumerate(run.truths) if len(truth) > step]
     if not lasting:
         return LongStep(**asdict(looks), num_true=0)

@@ -1,10 +1,10 @@
-"""Figures about finished worlds: pure functions of tensors, without state, files or models.
+"""Figures of finished worlds: pure functions of tensors, without state, files or models.
 
-Frames come in as floats in 0..1; whoever holds stored uint8 frames converts them first
-(`frames.to_float`). Actions come in as 0-based ids.
+In: frames as floats in 0..1 (`frames.to_float` converts stored ones), actions as 0-based ids. Out:
+numbers.
 Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 4, for `delta_psnr`; SSIM after
 Wang et al. 2004.
-Does not judge: no thresholds here, and no network whose weights would have to be downloaded.
+Sets no thresholds, and uses no network whose weights would have to be downloaded.
 """
 
 import torch
@@ -23,8 +23,8 @@ def delta_psnr(
 ) -> Float[Tensor, "*b"]:
     """Controllability of each frame in dB, the paper's delta-t PSNR.
 
-    How much closer to the truth a rollout comes when it is led by the actions inferred from the
-    true video (`inferred`) than by actions drawn at random (`drawn`). Zero: actions do nothing.
+    How much closer to the truth rollouts are under the actions inferred from the true video
+    (`inferred`) than under actions drawn at random (`drawn`). Zero if actions have no effect.
     """
     return psnr(inferred, target) - psnr(drawn, target)
 
@@ -32,10 +32,10 @@ def delta_psnr(
 def ssim(
     frames: Float[Tensor, "*b 3 h w"], target: Float[Tensor, "*b 3 h w"]
 ) -> Float[Tensor, "*b"]:
-    """Structural similarity of each frame, -1..1, averaged over channels and places.
+    """Structural similarity of each frame, -1..1, averaged over channels and positions.
 
-    Gaussian window of 11x11 pixels with deviation 1.5, K1 = 0.01, K2 = 0.03, only where the
-    window fits. Frames narrower than 11 pixels get a window as wide as the narrower side.
+    Gaussian window of 11x11 pixels with standard deviation 1.5, K1 = 0.01, K2 = 0.03, only where
+    the window fits. If a side is below 11 pixels, the window is as wide as the shorter side.
     """
     images, shape = pack([frames], "* c h w")
     others, _ = pack([target], "* c h w")
@@ -50,12 +50,12 @@ def ssim(
 
 
 def _blur(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
-    """Gaussian mean round every place where the window fits."""
+    """Gaussian mean around every position at which the window fits."""
     height, width = images.shape[-2:]
     side = min(11, height, width)
     offsets = torch.arange(side, device=images.device, dtype=images.dtype) - (side - 1) / 2
     weights = torch.softmax(-(offsets**2) / (2 * 1.5**2), dim=0)
-    # As two products with a band matrix; convolving is ten times slower on a CPU.
+    # As products with two band matrices: a convolution is ten times slower on a CPU.
     down, across = (
         torch.stack([F.pad(weights, (k, size - side - k)) for k in range(size - side + 1)])
         for size in (height, width)
@@ -69,11 +69,11 @@ def scroll(
     """Motion of the view from one frame to the next in whole pixels, as (dx, dy).
 
     Positive dx: the view moved right (the picture's content moved left). Positive dy: the view
-    moved up (the content moved down). Every shift of up to `max_shift` pixels, at most half the
-    frame, is tried on each axis; the one under which the overlapping parts tell most about each
-    other wins: overlap times the mutual information of two Gaussians with their correlation.
-    That prefers neither a flat corner (correlation 0) nor a small lucky one. Where several shifts
-    are as good, as in flat or periodic pictures, the smallest wins.
+    moved up (the content moved down). Of all shifts of up to `max_shift` pixels, at most half the
+    frame, on each axis, the one wins at which the overlapping parts have the most information in
+    common: the overlap times the mutual information of two Gaussians with the parts' correlation.
+    So neither a flat corner (correlation 0) nor a chance match of a small part wins. Among equally
+    good shifts, as in flat or periodic pictures, the smallest wins.
     """
     height, width = before.shape[-2:]
     up, right = (min(max_shift, side // 2) for side in (height, width))
@@ -81,7 +81,7 @@ def scroll(
     information = -overlap * torch.log1p(-(correlation.clamp(0, 0.9999) ** 2))
     dy = torch.arange(-up, up + 1, device=before.device)
     dx = torch.arange(-right, right + 1, device=before.device)
-    # A pull towards no motion, far below what a real match gains and above rounding.
+    # Prefer small shifts, by much less than a real match gains, but by more than rounding errors.
     information = information - 0.1 * (dy[:, None] ** 2 + dx**2).sqrt()
     best = rearrange(information, "b y x -> b (y x)").argmax(dim=1)
     return torch.stack([dx[best % len(dx)], dy[best // len(dx)]], dim=1)
@@ -90,17 +90,17 @@ def scroll(
 def _overlaps(
     before: Float[Tensor, "b 3 h w"], after: Float[Tensor, "b 3 h w"], up: int, right: int
 ) -> tuple[Float[Tensor, "1 y x"], Float[Tensor, "b y x"]]:
-    """Pixels in the overlap, and correlation of both frames there, for every motion (dy, dx)."""
+    """Number of pixels in the overlap, and their correlation, for every motion (dy, dx)."""
     ones = torch.ones_like(before[:1, :1])
     overlap = _slide(ones, ones, up, right).round()
     middle = reduce(before, "b c h w -> b c 1 1", "mean")
-    before, after = before - middle, after - middle  # so that float32 sums keep their digits
+    before, after = before - middle, after - middle  # keeps float32 sums exact enough
     mean_a = _slide(before, ones, up, right) / overlap
     mean_b = _slide(ones, after, up, right) / overlap
     variance_a = _slide(before**2, ones, up, right) / overlap - mean_a**2
     variance_b = _slide(ones, after**2, up, right) / overlap - mean_b**2
     covariance = _slide(before, after, up, right) / overlap - mean_a * mean_b
-    # Noise of 1/100 of the range is always assumed, so that flat parts tell nothing.
+    # Assume noise of 1/100 of the range, so that flat parts are uncorrelated.
     spread_a, spread_b = (
         reduce(variance.clamp(min=0) + 0.01**2, "b c y x -> b y x", "sum")
         for variance in (variance_a, variance_b)
@@ -114,7 +114,7 @@ def _slide(
 ) -> Float[Tensor, "#b #c y x"]:
     """Sum of a times b over their overlap, for every motion of the view from a to b.
 
-    Through the Fourier transform; the zeros beside the frames keep them from meeting wrapped.
+    By Fourier transform; zero padding keeps the frames from overlapping around the edges.
     """
     size = (a.shape[-2] + up, a.shape[-1] + right)
     spectrum = torch.fft.rfft2(a, s=size).conj() * torch.fft.rfft2(b, s=size)
@@ -126,7 +126,7 @@ def _slide(
 def eta_squared(values: Float[Tensor, " n"], groups: Int[Tensor, " n"]) -> float:
     """Share of the variance of `values` that their group explains, 0..1.
 
-    0 where the values do not vary at all. By chance alone about (groups - 1) / (values - 1).
+    0 if all values are equal. By chance alone it is about (groups - 1) / (values - 1).
     """
     values = values.double()
     _, group = groups.unique(return_inverse=True)
@@ -147,11 +147,11 @@ def sharpness(frames: Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b"]:
 
 
 def frechet_distance(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> float:
-    """How far two sets of features are apart, taken for normal distributions; 0 if they are alike.
+    """Squared Fréchet distance of two sets of features, taken for Gaussians; 0 if they are alike.
 
-    The squared distance of Fréchet (Dowson and Landau 1982): that of the means, plus what the
-    covariances differ by. Few samples make it too large, so hold it beside real against real.
-    Needs two samples or more of either.
+    The squared distance of the means plus a term for the covariances (Dowson and Landau 1982). It
+    is too large for few samples: compare it with the distance of two real sets. Needs two samples
+    or more of each.
     """
     a, b = a.double(), b.double()
     root = _square_root(a.T.cov())
@@ -161,6 +161,6 @@ def frechet_distance(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> float:
 
 
 def _square_root(matrix: Float[Tensor, "f f"]) -> Float[Tensor, "f f"]:
-    """The symmetric root of a symmetric matrix without negative eigenvalues but by rounding."""
+    """The symmetric root of a symmetric matrix; negative eigenvalues count as rounding errors."""
     values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
     return vectors * values.clamp(min=0).sqrt() @ vectors.T

@@ -1,15 +1,15 @@
 """Never-seen patches: how much of what a world draws looks like nothing in the game.
 
 In: frames. Out: shares of patches in percent. A patch is a square anywhere in the frame, a quarter
-of its shorter side long; it is looked up among patches of real frames of *other* videos. It is
-strange by as much as it is further from the nearest of them than that one is from the rest, and
-counts as never seen if it is stranger than 95 % of the patches of real frames are. Walls that run
-ragged, holes and blobs show here, and only here: PSNR prefers a blur to a definite wall somewhere
-else, and a distance between distributions of features averages over places. (A distance that is not
-held beside the neighbour's own prefers a blur, too: in a game full of detail real patches are far
-from one another, and a smear is far from none.)
-Source: precision by nearest neighbours, each with a radius of its own (Kynkäänniemi et al. 2019,
-arXiv:1904.06991), of patches in pixels instead of pictures in a network's features.
+of its shorter side long. Its nearest neighbour is searched among patches of real frames of *other*
+videos. Its strangeness is its distance to that neighbour, relative to the neighbour's distance to
+its own nearest one; it counts as never seen if it is stranger than 95 % of the patches of real
+frames. This detects ragged walls, holes and blobs, and no other figure does: PSNR prefers a blur to
+a sharp wall in the wrong place, and a distance between distributions of features averages over
+positions. (The distance alone would prefer a blur, too: in a game full of detail, real patches are
+far from one another, but a blurred one is far from none.)
+Source: precision by nearest neighbours, each with its own radius (Kynkäänniemi et al. 2019,
+arXiv:1904.06991), for patches of pixels instead of images in a network's feature space.
 """
 
 from dataclasses import dataclass, replace
@@ -25,35 +25,35 @@ from genie.data.clips import FrameStore
 from genie.frames import to_float
 from train.measure.rollouts import find_videos
 
-SIDE = 8  # pixels of a patch when it is compared
-FRAME_SHARE = 4  # patches are that part of a frame's shorter side
-NUM_KNOWN = 100_000
-NUM_ASKED = 8_000
-PATCHES_A_FRAME = 10  # that are known
-USUAL = 0.95  # of the patches of real frames are seen
-ALIKE = 0.02  # 5 of 255 shades: patches that are nearer than this are one and the same
-FEWEST_VIDEOS = 2  # so that there is another than the own
+SIDE = 8  # pixels to which patches are resized for comparison
+FRAME_SHARE = 4  # frame's shorter side over patch side
+NUM_KNOWN = 100_000  # most patches of real frames to search in
+NUM_ASKED = 8_000  # patches that a share is measured on
+PATCHES_A_FRAME = 10  # most known patches per real frame, on average
+USUAL = 0.95  # share of the patches of real frames that count as seen
+ALIKE = 0.02  # added to every radius, so that distances below it (5 of 255) hardly count
+FEWEST_VIDEOS = 2  # patches are searched for in other videos than their own
 AT_ONCE = 250
 READ_AT_ONCE = 2_000
 
 
 @dataclass(frozen=True)
 class KnownPatches:
-    """Patches of real frames, and how strange real ones of other videos are among them."""
+    """Patches of real frames to search in, and the strangeness that is usual for real patches."""
 
     patches: Float[Tensor, "n p"]
     videos: Int[Tensor, " n"]
-    """The number of the video that each is from."""
+    """The number of each patch's video."""
     radii: Float[Tensor, " n"]
-    """Distance to the nearest of another video; NaN until it is asked for."""
+    """Distance to the nearest patch of another video; NaN until it is needed."""
     usual: float = 0.0
-    """Strangeness that a share of `USUAL` of the real patches stays below."""
+    """Strangeness below which a share of `USUAL` of real patches lies."""
 
     @classmethod
     def of(cls, store: FrameStore, seed: int) -> "KnownPatches | None":
-        """Draw patches all over the videos; None if there are too few videos to look up in others.
+        """Draw patches from all videos; None if there are fewer than `FEWEST_VIDEOS`.
 
-        The numbers depend on the seed and the videos alone.
+        The result depends only on the seed and the videos.
         """
         rng = np.random.default_rng(seed)
         count = min(NUM_KNOWN, PATCHES_A_FRAME * len(store))
@@ -65,27 +65,27 @@ class KnownPatches:
         return replace(known, usual=strangeness.quantile(USUAL).item())
 
     def never_seen(
-        self, films: UInt8[Tensor, "b s 3 h w"], videos: Int[np.ndarray, " b"], seed: int
+        self, clips: UInt8[Tensor, "b s 3 h w"], videos: Int[np.ndarray, " b"], seed: int
     ) -> float:
-        """Percent of the films' patches that real frames never show.
+        """Percent of the clips' patches that real frames never show.
 
         Args:
-            films: all their frames are looked at.
-            videos: the number of the video that each goes out from, which is not looked up in.
+            clips: patches are drawn from all their frames.
+            videos: the number of the video in which each starts, which is left out of the search.
             seed: draws the patches.
         """
         rng = np.random.default_rng(seed)
-        frames = rng.integers(films.shape[0] * films.shape[1], size=NUM_ASKED)
-        height, width = films.shape[-2:]
+        frames = rng.integers(clips.shape[0] * clips.shape[1], size=NUM_ASKED)
+        height, width = clips.shape[-2:]
         tops, lefts = _places((height, width), NUM_ASKED, rng)
-        patches = _cut(films.flatten(0, 1), frames, tops, lefts)
-        own = torch.from_numpy(np.asarray(videos)[frames // films.shape[1]])
+        patches = _cut(clips.flatten(0, 1), frames, tops, lefts)
+        own = torch.from_numpy(np.asarray(videos)[frames // clips.shape[1]])
         return 100 * (self._strangeness(patches, own) > self.usual).double().mean().item()
 
     def _strangeness(
         self, patches: Float[Tensor, "m p"], own: Int[Tensor, " m"]
     ) -> Float[Tensor, " m"]:
-        """How far the nearest known patch is, over how far that one is from its own nearest."""
+        """Distance to the nearest known patch, relative to that patch's radius."""
         distances, nearest = self._nearest(patches, own)
         new = nearest[self.radii[nearest].isnan()].unique()
         if len(new):
@@ -95,20 +95,20 @@ class KnownPatches:
     def _nearest(
         self, patches: Float[Tensor, "m p"], own: Int[Tensor, " m"]
     ) -> tuple[Float[Tensor, " m"], Int[Tensor, " m"]]:
-        """Root mean square to the nearest known patch of another video than the own, and which."""
+        """Root mean square distance to the nearest known patch of another video, and its index."""
         sizes, found = self.patches.square().sum(dim=1), []
         for some, videos in zip(patches.split(AT_ONCE), own.split(AT_ONCE), strict=True):
             squares = torch.addmm(sizes[None], some, self.patches.T, alpha=-2)
             found.append(squares.masked_fill_(videos[:, None] == self.videos, torch.inf).argmin(1))
         nearest = torch.cat(found)
-        # Taken anew: what is left of two large sums depends on how many are asked for at once.
+        # Computed again: the difference of large sums in `squares` depends on the batch's size.
         return (patches - self.patches[nearest]).square().mean(dim=1).sqrt(), nearest
 
 
 def _draw_real(
     store: FrameStore, count: int, rng: np.random.Generator
 ) -> tuple[Float[Tensor, "n p"], Int[Tensor, " n"]]:
-    """Patches of frames drawn at random, and the videos that they are from."""
+    """Patches of frames drawn at random, and the numbers of their videos."""
     rows = np.sort(rng.choice(len(store), min(len(store), count), replace=False))
     rows = rows[rng.integers(len(rows), size=count)]
     tops, lefts = _places(store.size, count, rng)
@@ -123,7 +123,7 @@ def _draw_real(
 def _places(
     size: tuple[int, int], count: int, rng: np.random.Generator
 ) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
-    """Upper left corners of patches anywhere in frames of this size."""
+    """Random upper left corners of patches in frames of this size."""
     side = _side(size)
     tops, lefts = (rng.integers(whole - side, size=count, endpoint=True) for whole in size)
     return tops, lefts
@@ -139,7 +139,7 @@ def _cut(
     tops: Int[np.ndarray, " m"],
     lefts: Int[np.ndarray, " m"],
 ) -> Float[Tensor, "m p"]:
-    """The patch of each chosen frame that begins there, as `SIDE` x `SIDE` pixels."""
+    """Cut a patch from each chosen frame and resize it to `SIDE` x `SIDE` pixels."""
     height, width = frames.shape[-2:]
     within = np.arange(_side((height, width)))
     rows, columns = (tops[:, None] + within)[:, :, None], (lefts[:, None] + within)[:, None]

@@ -1,7 +1,7 @@
-"""Contact sheets and an animation of what a world does, for the eye.
+"""Contact sheets and an animation of what a world does, to look at.
 
-In: a world, clips and what it made of them. Out: PNG and GIF files, each written whole or not at
-all. Measures only to find the best and the worst.
+In: a world, clips and its rollouts. Out: PNG and GIF files, each written whole or not at all.
+Measures only to find the best and the worst rollouts.
 """
 
 import io
@@ -34,32 +34,32 @@ def draw_pictures(
     *,
     seed: int,
 ) -> None:
-    """Write what actions do, and rollouts beside the clips from whose first frame they come.
+    """Write what each action does, and rollouts next to the true clips.
 
-    `rollouts.png` has the first clips, not picked; `best.png` and `worst.png` those that gain most
-    and least over copying the prompt.
+    `rollouts.png` shows the first clips, without selection; `best.png` and `worst.png` those with
+    the largest and the smallest gain over copying the prompt.
 
     Raises:
         UserError: if a file cannot be written.
     """
     prompts, horizon = real[:, 0], generated.shape[1]
     draw_actions(world, prompts[:NUM_DRAWN_PROMPTS], folder, horizon=horizon, seed=seed)
-    future, films = to_float(real[:, 1:]), to_float(generated)
-    gains = psnr(films, future) - psnr(to_float(prompts)[:, None].expand_as(future), future)
+    future, rollouts = to_float(real[:, 1:]), to_float(generated)
+    gains = psnr(rollouts, future) - psnr(to_float(prompts)[:, None].expand_as(future), future)
     order = gains.mean(dim=1).argsort(descending=True, stable=True)
     first = torch.arange(len(real))
-    films_from_prompts = torch.cat([prompts[:, None], generated], dim=1)
+    with_prompts = torch.cat([prompts[:, None], generated], dim=1)
     for name, clips in (("rollouts", first), ("best", order), ("worst", order.flip(0))):
         chosen = clips[:NUM_DRAWN_CLIPS]
-        pairs = torch.stack([real[chosen], films_from_prompts[chosen]], dim=1)
+        pairs = torch.stack([real[chosen], with_prompts[chosen]], dim=1)
         rows = [f"clip {clip + 1}\n{what}" for clip in chosen for what in ("real", "world")]
         sheet = contact_sheet(pairs.flatten(0, 1), rows, _times(horizon))
         write(folder / f"{name}.png", png(sheet))
 
 
 def draw_long(windows: dict[int, UInt8[Tensor, "b s 3 h w"]], folder: Path) -> None:
-    """Write `long.png`: the last frame up to each step, of the first films."""
-    shown = torch.stack([films[:NUM_DRAWN_CLIPS, -1] for films in windows.values()], dim=1)
+    """Write `long.png`: the frame at each step, of the first rollouts."""
+    shown = torch.stack([window[:NUM_DRAWN_CLIPS, -1] for window in windows.values()], dim=1)
     rows = [f"film {number}" for number in range(1, len(shown) + 1)]
     write(folder / "long.png", png(contact_sheet(shown, rows, [f"t={step}" for step in windows])))
 
@@ -67,13 +67,13 @@ def draw_long(windows: dict[int, UInt8[Tensor, "b s 3 h w"]], folder: Path) -> N
 def draw_actions(
     world: World, prompts: UInt8[Tensor, "p 3 h w"], folder: Path, *, horizon: int, seed: int
 ) -> None:
-    """Write `actions.png` and `actions.gif`: every action held from every prompt."""
-    films = hold_actions(world, prompts, horizon, seed)
-    starts = [f"start {number}" for number in range(1, len(films) + 1)]
+    """Write `actions.png` and `actions.gif`: each action held from each prompt."""
+    clips = hold_actions(world, prompts, horizon, seed)
+    starts = [f"start {number}" for number in range(1, len(clips) + 1)]
     actions = [f"action {action}" for action in range(world.num_actions)]
     rows = [f"{start}\n{action}" for start in starts for action in actions]
-    write(folder / "actions.png", png(contact_sheet(films.flatten(0, 1), rows, _times(horizon))))
-    moments = [contact_sheet(moment, starts, actions) for moment in films.unbind(2)]
+    write(folder / "actions.png", png(contact_sheet(clips.flatten(0, 1), rows, _times(horizon))))
+    moments = [contact_sheet(moment, starts, actions) for moment in clips.unbind(2)]
     video.write(folder / "actions.gif", moments, fps=world.fps)
 
 
@@ -84,7 +84,7 @@ def _times(horizon: int) -> list[str]:
 def contact_sheet(
     pictures: UInt8[Tensor, "r c 3 h w"], row_names: list[str], column_names: list[str]
 ) -> np.ndarray:
-    """Lay out pictures in named rows and columns, twice as large: uint8 (height, width, 3)."""
+    """Lay out pictures in named rows and columns, at twice their size: uint8 (h, w, 3)."""
     margin, line, height, width = 60, 16, *(2 * (side + 2) for side in pictures.shape[-2:])
     tiles = F.pad(pictures, (1, 1, 1, 1), value=255)
     board = (
@@ -101,17 +101,17 @@ def contact_sheet(
 
 
 def png(sheet: np.ndarray) -> bytes:
-    """A picture as a PNG file's content."""
+    """Encode a picture as PNG."""
     content = io.BytesIO()
     Image.fromarray(sheet).save(content, format="png")
     return content.getvalue()
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; its folder is made if need be.
+    """Write a file whole or not at all; creates its folder if necessary.
 
     Raises:
-        UserError: if the place cannot be written.
+        UserError: if it cannot be written.
     """
     with writing(path):
         write_whole(path, content)

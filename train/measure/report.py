@@ -1,6 +1,6 @@
-"""One page that shows what an evaluation found: figures, curves and pictures in a single file.
+"""One page with the results of an evaluation: figures, curves and pictures in a single file.
 
-In: the figures by game, and a folder with the pictures. Out: HTML that needs no other file.
+In: the figures by game, and the folder of the pictures. Out: HTML that needs no other file.
 Measures nothing.
 """
 
@@ -30,17 +30,17 @@ Points = Sequence[tuple[int, float]]
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over steps."""
+    """Curves over the number of frames since the prompt."""
 
     title: str
     curves: Mapping[str, Points]
 
     def svg(self) -> str:
-        """The curves with their axes and names."""
+        """Draw the curves with their axes and names."""
         xs = sorted({x for points in self.curves.values() for x, _ in points})
         ys = [y for points in self.curves.values() for _, y in points]
         low, high = min(*ys, 0.0), max(*ys, 0.0) or 1.0
-        # Steps are spread evenly: 1,000 beside 10 would leave no room for the others.
+        # Steps are spaced evenly: on a linear axis up to 1,000, the smaller ones would coincide.
         place = {
             x: MARGIN + (WIDTH - 2 * MARGIN) * n / max(1, len(xs) - 1) for n, x in enumerate(xs)
         }
@@ -72,7 +72,7 @@ class Chart:
 
 
 def charts(figures: Figures) -> list[Chart]:
-    """The curves that an evaluation has."""
+    """The charts of an evaluation's figures."""
     likeness: dict[str, Points] = {
         name.replace("_", " "): [(t, getattr(at, name).psnr) for t, at in figures.rollout.items()]
         for name in YARDSTICKS
@@ -111,7 +111,7 @@ figure { margin: 1.5em 0 } img { max-width: 100%; image-rendering: pixelated }
 </style>
 <h1>{{ world }}</h1>
 {% if summary %}<pre>{{ summary }}</pre>{% endif %}
-{% if comparison %}<h2>Beside {{ other }}</h2><pre>{{ comparison }}</pre>{% endif %}
+{% if comparison %}<h2>Compared with {{ other }}</h2><pre>{{ comparison }}</pre>{% endif %}
 {% for part in parts %}
 {% if part.game %}<h2>{{ part.game }}</h2>{% endif %}
 <p>{{ part.figures.clips.num_clips }} held-out clips of {{ part.figures.num_videos }} videos, seed
@@ -134,8 +134,9 @@ def page(
 
     Args:
         games: figures by game.
-        folder: with the pictures, each game's in a folder of its name.
-        other: the name of another world that `comparison` holds the figures of.
+        folder: of the pictures, with a subfolder for each game that has a name.
+        other: the name of the world that this one is compared with.
+        comparison: the main figures of both as text, see `table.comparison`.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
     return environment.from_string(TEMPLATE).render(

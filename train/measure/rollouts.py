@@ -1,7 +1,7 @@
-"""Held-out clips, and what a world makes of them: frames and latent actions, but no figures.
+"""Held-out clips, and a world's rollouts, reconstructions and latent actions for them.
 
-In: a world and held-out videos. Out: uint8 frames and action ids, on the CPU. Rollouts run free
-from one prompt frame: the actions are all that leads them.
+In: a world and held-out videos. Out: uint8 frames and action ids, on the CPU. Rollouts are
+free-running: they depend on one prompt frame and the actions only.
 Does not measure, and does not know the true actions.
 """
 
@@ -19,22 +19,22 @@ from genie.errors import UserError
 from genie.frames import to_float, to_uint8
 from genie.world import World
 
-HISTORY = 3  # true frames before the prompt; only the latent action model sees them
+HISTORY = 3  # true frames before the prompt, which only the latent action model sees
 BATCH = 32
 
 
 def check_seed(seed: int) -> None:
-    """Refuse what not every random generator takes.
+    """Refuse a seed that not every random generator accepts.
 
     Raises:
-        UserError: if it is below 0 or beyond 32 bits.
+        UserError: if it is negative or has more than 32 bits.
     """
     if not 0 <= seed < 2**32:
-        raise UserError(f"the seed is {seed}: one from 0 to {2**32 - 1} is wanted")
+        raise UserError(f"the seed is {seed}: give 0 to {2**32 - 1}")
 
 
 def check_sizes(world: World, store: FrameStore) -> None:
-    """Refuse frames that the world was not made for.
+    """Refuse frames of another size than the world's.
 
     Raises:
         UserError: if the sizes differ.
@@ -42,7 +42,7 @@ def check_sizes(world: World, store: FrameStore) -> None:
     if tuple(world.size) != tuple(store.size):
         wanted, got = ("x".join(map(str, size)) for size in (world.size, store.size))
         raise UserError(
-            f"the world wants frames of {wanted} but the data has {got}: "
+            f"the world takes frames of {wanted} but the data has {got}: "
             "prepare the videos again at the world's size"
         )
 
@@ -62,12 +62,12 @@ def draw_clips(
 
 
 def draw_rows(store: FrameStore, num_clips: int, horizon: int, seed: int) -> np.ndarray:
-    """Draw where clips of `HISTORY` frames, the prompt and `horizon` frames more begin.
+    """Draw the rows at which clips begin: `HISTORY` frames, the prompt and `horizon` more frames.
 
-    They do not overlap, unless there would be too few of them then.
+    Clips overlap only if there would be fewer than `num_clips` otherwise.
 
     Raises:
-        UserError: if no video is long enough, or the seed is none.
+        UserError: if no video is long enough, or a number is out of range.
     """
     check_seed(seed)
     if num_clips < 1 or horizon < 1:
@@ -77,7 +77,7 @@ def draw_rows(store: FrameStore, num_clips: int, horizon: int, seed: int) -> np.
     if longest < num_frames:
         raise UserError(
             f"the longest held-out scene{_of_game(store)} has {longest} frames but {num_frames} "
-            "are wanted: give longer or more held-out videos, or a smaller --horizon"
+            "are needed: give longer or more held-out videos, or a smaller --horizon"
         )
     clips = Clips(store, num_frames, stride=num_frames)
     if len(clips) < num_clips:
@@ -94,7 +94,7 @@ def _of_game(store: FrameStore) -> str:
 def read_clips(
     store: FrameStore, rows: np.ndarray, horizon: int
 ) -> tuple[UInt8[Tensor, "b t 3 h w"], np.ndarray]:
-    """The clips that begin at these rows, and the number of the video that each comes from."""
+    """Read the clips that begin at these rows; also return the number of each clip's video."""
     num_frames = HISTORY + 1 + horizon
     clips = torch.stack([store.read(row, row + num_frames) for row in rows.tolist()])
     return clips, find_videos(store, rows)
@@ -106,7 +106,7 @@ def find_videos(store: FrameStore, rows: np.ndarray) -> np.ndarray:
 
 
 def reconstruct(world: World, clips: UInt8[Tensor, "b t 3 h w"]) -> UInt8[Tensor, "b t 3 h w"]:
-    """Return what is left of `clips` after the tokenizer, each clip encoded as a whole."""
+    """Encode and decode clips with the tokenizer, each clip as a whole."""
     return torch.cat(
         [
             to_uint8(world.tokenizer.decode(world.tokenizer.encode(frames))).cpu()
@@ -133,12 +133,12 @@ def roll(
     seed: int,
     doing: str,
 ) -> UInt8[Tensor, "b s 3 h w"]:
-    """Generate frames from one prompt frame each, led by `actions`, nothing else being given."""
+    """Generate one rollout from each prompt frame, given nothing else but `actions`."""
     pairs = list(zip(prompts.split(BATCH), actions.split(BATCH), strict=True))
     return torch.cat(
         [
-            world.rollout(prompt[:, None], led_by, seed=seed + number).cpu()
-            for number, (prompt, led_by) in enumerate(
+            world.rollout(prompt[:, None], taken, seed=seed + number).cpu()
+            for number, (prompt, taken) in enumerate(
                 tqdm(pairs, desc=doing, leave=False, disable=None)
             )
         ]

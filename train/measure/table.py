@@ -1,8 +1,7 @@
-"""The figures that matter most, as text of a few lines.
+"""The main figures of an evaluation, as a few lines of text.
 
-In: the figures of an evaluation, by game. Out: lines to print, and the main figures by name, which
-worlds are compared by.
-Measures nothing.
+In: figures by game. Out: lines to print, and the main figures by name, by which worlds are
+compared. Measures nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -65,7 +64,7 @@ MAIN_FIGURES: dict[str, Read] = {
 
 
 def main_figures(games: Mapping[str, Figures]) -> dict[str, float]:
-    """The figures that matter most by name, each the mean over the games that have it."""
+    """The main figures by name, each averaged over the games that have it."""
     means = {}
     for name, read in MAIN_FIGURES.items():
         values = [value for figures in games.values() if (value := read(figures)) is not None]
@@ -75,7 +74,7 @@ def main_figures(games: Mapping[str, Figures]) -> dict[str, float]:
 
 
 def table(world: str, games: Mapping[str, Figures]) -> str:
-    """The figures that matter most as text: of one game in full, of several in a column each."""
+    """Figures as text: one game in full, or the main figures of several games, a column each."""
     if len(games) == 1:
         return game_table(world, *games.values())
     columns = {name: main_figures({name: figures}) for name, figures in games.items()}
@@ -189,9 +188,9 @@ def _long_lines(long: LongFigures) -> Iterator[str]:
 def comparison(
     world: str, figures: Mapping[str, float], other: str, others: Mapping[str, float]
 ) -> Iterator[str]:
-    """Yield the main figures of two worlds beside each other, where both have one, as text.
+    """Yield lines that compare the main figures that both worlds have.
 
-    Whoever compares has to see to it that the clips are the same.
+    The caller must ensure that both were measured on the same clips.
     """
     yield _row("", [world[-9:], other[-9:], "gain"])
     for name in (name for name in figures if name in others):

@@ -1,8 +1,8 @@
-"""How far latent actions agree with the buttons that were really pressed.
+"""How well latent actions agree with the buttons that were really pressed.
 
 In: the true_actions.npz and recording.json of `examples/record_game.py`, a world and held-out
 videos. Out: mutual information and the balanced accuracy of a probe.
-The one file of `train/` that opens true actions; generates no frames.
+The only file of `train/` that reads true actions. Generates no frames.
 """
 
 import json
@@ -32,7 +32,7 @@ from train.measure.rollouts import BATCH, HISTORY, find_videos
 
 FILE_NAME = "true_actions.npz"
 MAX_PROBE_CLIPS = 2048
-# What numpy and json raise for files that are missing, cut off or something else altogether.
+# What numpy and json raise for files that are missing, truncated or of another kind.
 UNREADABLE = (
     OSError,
     EOFError,
@@ -50,7 +50,7 @@ class TrueActions:
     """The buttons that were pressed in each recorded video."""
 
     by_video: dict[str, np.ndarray]
-    """Name of the video to ids; action t leads from frame t to frame t+1."""
+    """Ids by the name of the video; action t leads from frame t to frame t+1."""
     names: list[str]
     """Buttons of each id, joined by "+"."""
 
@@ -59,11 +59,11 @@ class TrueActions:
         """Read a recording: the npz file and the recording.json beside it.
 
         Args:
-            path: of the npz file, or of a folder with recordings in it, whose videos are then
-                named as they are where the folder is prepared.
+            path: of the npz file, or of a folder that contains recordings; videos are then named
+                as in the data that train.prepare makes of that folder.
 
         Raises:
-            UserError: if one is missing or is not what `examples/record_game.py` writes.
+            UserError: if a file is missing or was not written by `examples/record_game.py`.
         """
         if not path.is_dir():
             return cls(*_read(path))
@@ -76,17 +76,18 @@ class TrueActions:
         names = list(dict.fromkeys(name for _, own in recordings.values() for name in own))
         by_video = {}
         for folder, (actions, own) in recordings.items():
-            # An id beyond the names stays beyond them, and is refused where it is met.
+            # An id without a name maps to one without a name, which `of` refuses.
             ids = np.array([*(names.index(name) for name in own), len(names)])
             for video_name, taken in actions.items():
                 by_video[str(folder / video_name)] = ids[taken.clip(max=len(own))]
         return cls(by_video, names)
 
     def of(self, name: str, numbers: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
-        """Return the id that led on from each of a video's frames; -1 where no next one is kept.
+        """Return for each frame the id that led to the next frame; -1 if the data lacks the next.
 
         Args:
-            numbers: which frames of the recorded video they are.
+            name: of the video.
+            numbers: the frames' numbers in the recorded video, in ascending order.
 
         Raises:
             UserError: if the recording has no such video, or a shorter one.
@@ -103,7 +104,7 @@ class TrueActions:
         return found
 
     def of_store(self, store: FrameStore) -> Int[Tensor, " rows"]:
-        """The same for every row of a store.
+        """Return the result of `of` for every row of a store.
 
         Raises:
             UserError: see `of`.
@@ -117,7 +118,7 @@ class TrueActions:
         )
 
     def merges(self) -> dict[str, Int[Tensor, " i"]]:
-        """Return labellings of the ids: all of them, and merged to what moves the view."""
+        """Return labellings of the ids: all distinct, or merged by how they move the view."""
         pressed = [name.split("+") for name in self.names]
         across = ["left" if "LEFT" in b else "right" if "RIGHT" in b else "none" for b in pressed]
         upward = ["up" if "UP" in b else "not" for b in pressed]
@@ -131,21 +132,21 @@ class TrueActions:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far latent actions agree with the true ones.
+    """How well latent actions agree with the true ones.
 
-    The probe is a table from latent to true action, a majority vote over one half of the videos;
-    it is scored on the other half.
+    The probe predicts the true action that is most frequent for the latent action in one half of
+    the videos; it is scored on the other half.
     """
 
     num_transitions: int
     nmi: float
     """Normalised mutual information, 0..1."""
     ami: float
-    """The same adjusted for chance: 0 by chance, 1 at best."""
+    """The same, adjusted for chance: 0 by chance, 1 at best."""
     balanced_accuracy: float
     """Of the probe, 0..1."""
     balanced_accuracy_weighted_vote: float
-    """The same where every true action has the same weight in the vote, as it has in the score."""
+    """The same with equal weights of all true actions in the vote, as in the score."""
     chance: float
     """Balanced accuracy of guessing."""
 
@@ -153,7 +154,7 @@ class Agreement:
 def true_action_figures(
     world: World, store: FrameStore, truth: TrueActions, horizon: int, seed: int
 ) -> dict[str, Agreement]:
-    """Compare latent with true actions, for each of the labellings of `TrueActions.merges`.
+    """Compare latent with true actions, for each labelling of `TrueActions.merges`.
 
     Raises:
         UserError: if there are clips of one video only.
@@ -180,7 +181,7 @@ def true_action_figures(
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """One recording's ids by video, and what the ids mean."""
+    """Read one recording: its ids by video, and the ids' names."""
     recording = path.with_name("recording.json")
     try:
         with np.load(path) as arrays:
@@ -196,14 +197,14 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
 
 @dataclass(frozen=True)
 class Meeting:
-    """Which true buttons one latent action meets on held-out transitions."""
+    """Which buttons were pressed in the held-out transitions with one latent action."""
 
     share: dict[str, float]
-    """Of this action's transitions, the share with LEFT, RIGHT and UP pressed."""
+    """Share of this action's transitions with LEFT, RIGHT and UP pressed."""
     everywhere: dict[str, float]
-    """The same share of all transitions: what chance gives."""
+    """The same for all transitions: what chance would give."""
     num_transitions: int
-    """How many have this action."""
+    """Number of transitions with this action."""
 
     def __str__(self) -> str:
         """Such as "LEFT 71% (all 36%), ..."."""
@@ -216,7 +217,7 @@ class Meeting:
 def meetings(
     world: World, store: FrameStore, truth: TrueActions, horizon: int, seed: int = 0
 ) -> dict[int, Meeting]:
-    """Return for each latent action the buttons that were really pressed where it was inferred."""
+    """Return for each latent action the buttons pressed in the transitions that it labels."""
     latent, true, _ = label_transitions(world, store, truth, horizon, seed)
     pressed = {
         button: torch.tensor([button in name.split("+") for name in truth.names])[true]
@@ -232,7 +233,7 @@ def meetings(
 
 
 def _probe(table: Int[Tensor, " a"], latent: Int[Tensor, " n"], true: Int[Tensor, " n"]) -> float:
-    """Mean over the true actions that occur of the share recognised, 0..1."""
+    """Balanced accuracy: mean share recognised of each true action that occurs, 0..1."""
     score = recall_score(true, table[latent], labels=true.unique(), average="macro")
     return float(score)
 
@@ -240,17 +241,17 @@ def _probe(table: Int[Tensor, " a"], latent: Int[Tensor, " n"], true: Int[Tensor
 def cross_table(
     a: Int[Tensor, " n"], b: Int[Tensor, " n"], num_a: int = 0, num_b: int = 0
 ) -> Int[Tensor, "i j"]:
-    """Counts of each pair of labels; `num_a`, `num_b`: at least so many rows and columns."""
+    """Count each pair of labels; `num_a` and `num_b`: least number of rows and columns."""
     num_a, num_b = max(num_a, int(a.max()) + 1), max(num_b, int(b.max()) + 1)
     counts = torch.bincount(a.long() * num_b + b.long(), minlength=num_a * num_b)
     return counts.reshape(num_a, num_b)
 
 
 def vote(table: Int[Tensor, "a c"], weighted: bool = False) -> Int[Tensor, " a"]:
-    """The true action that each latent action most often stands for, from their counts.
+    """The most frequent true action for each latent action, from the counts of `cross_table`.
 
-    `weighted`: every true action has the same weight in total, so that a frequent one does not
-    win every latent action. Ties, and latent actions never seen, go to the more frequent.
+    `weighted`: every true action has the same total weight, so that a frequent one does not win
+    every latent action. Ties, and latent actions never seen, go to the most frequent one overall.
     """
     frequency = table.sum(dim=0).double()
     shares = table / frequency.clamp(min=1) if weighted else table.double()
@@ -260,10 +261,10 @@ def vote(table: Int[Tensor, "a c"], weighted: bool = False) -> Int[Tensor, " a"]
 def label_transitions(
     world: World, store: FrameStore, truth: TrueActions, horizon: int, seed: int
 ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " n"]]:
-    """Return latent action, true action and video of as many held-out transitions as practical.
+    """Return latent action, true action and video of transitions in up to `MAX_PROBE_CLIPS` clips.
 
-    The first `HISTORY` transitions of each window only give the latent action model its history;
-    the windows overlap by as much.
+    The first `HISTORY` transitions of each clip are only history for the latent action model;
+    neighbouring clips overlap by as many.
     """
     clips = Clips(store, HISTORY + 1 + horizon, stride=horizon)
     order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(seed))
