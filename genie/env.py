@@ -26,7 +26,7 @@ from genie import video
 from genie.errors import UserError
 from genie.places import find_world
 from genie.playable import open_world
-from genie.session import EngineName, Sessions
+from genie.session import EngineName, Sessions, as_pictures
 
 MAX_EPISODE_STEPS = 300
 
@@ -98,7 +98,7 @@ class GenieEnv(gymnasium.Env[np.ndarray, np.integer]):
 
     def render(self) -> np.ndarray:
         """The present picture, uint8 (h, w, 3)."""
-        return _pictures(self._playing().frames)[0]
+        return as_pictures(self._playing().frames)[0]
 
     def _playing(self) -> Sessions:
         if self._running is None:
@@ -164,7 +164,7 @@ class GenieVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._running = self._start.sessions(self._generators)
         self._ages = np.zeros(self.num_envs, dtype=np.int64)
         self._over = np.zeros(self.num_envs, dtype=bool)
-        return _pictures(self._running.frames), {}
+        return as_pictures(self._running.frames), {}
 
     def step(
         self, actions: np.ndarray
@@ -187,11 +187,11 @@ class GenieVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._ages = np.where(starting, 0, self._ages + 1)
         truncated = self._ages >= self.max_episode_steps
         self._over = ends | truncated
-        return _pictures(self._running.frames), rewards, ends, truncated, {}
+        return as_pictures(self._running.frames), rewards, ends, truncated, {}
 
     def render(self) -> tuple[np.ndarray, ...]:
         """The present picture of each world, uint8 (h, w, 3)."""
-        return tuple(_pictures(self._running.frames))
+        return tuple(as_pictures(self._running.frames))
 
     def _seeds(self, seed: int | list[int | None] | None) -> list[int | None]:
         if isinstance(seed, list):
@@ -243,12 +243,8 @@ def _judge(
 ) -> tuple[Float[np.ndarray, " b"], Bool[np.ndarray, " b"]]:
     if judge is None:
         return np.zeros(len(actions)), np.zeros(len(actions), dtype=bool)
-    rewards, ends = judge(_pictures(before), actions, _pictures(after))
+    rewards, ends = judge(as_pictures(before), actions, as_pictures(after))
     return np.asarray(rewards, dtype=np.float64), np.asarray(ends, dtype=bool)
-
-
-def _pictures(frames: UInt8[np.ndarray, "b 3 h w"]) -> Pictures:
-    return np.ascontiguousarray(np.moveaxis(frames, 1, -1))
 
 
 gymnasium.register(

@@ -100,7 +100,7 @@ class OnnxEngine:
         """
         (height, width), self.num_actions = card.size, card.num_actions
         self.size, self._read_film = (height, width), read_film
-        weights, pool = _load_weights(folder, card), ThreadPoolExecutor(num_threads())
+        weights, pool = load_weights(folder, card), ThreadPoolExecutor(num_threads())
         self._read, self._look_back, self._reveal, self._show = (
             Graph(
                 folder / f"{name}.onnx", {each: weights[each] for each in card.weights[name]}, pool
@@ -172,7 +172,7 @@ def num_threads() -> int:
     return min(cores or 1, MOST_THREADS)
 
 
-def _load_weights(folder: Path, card: Card) -> dict[str, Float32[np.ndarray, "..."]]:
+def load_weights(folder: Path, card: Card) -> dict[str, Float32[np.ndarray, "..."]]:
     """The weights that graphs need, by their names in the world, such as net.layer.weight."""
     wanted = {name for names in card.weights.values() for name in names}
     weights = {}
@@ -208,6 +208,9 @@ class Graph:
         self._path, self._weights, self._pool = path, weights, pool
         self._session = _open(path, weights, num_threads())
         self._shapes = {entry.name: entry.shape for entry in self._session.get_inputs()}
+        self._axes = {
+            name: shape.index(BATCH) for name, shape in self._shapes.items() if BATCH in shape
+        }
         outputs = (entry.shape for entry in self._session.get_outputs())
         self._output_axes = [shape.index(BATCH) for shape in outputs]
 
@@ -229,11 +232,8 @@ class Graph:
             rows: numbers of the rows to compute; None computes all.
         """
         inputs = {name: given[name] for name in self._shapes}
-        batch_size = next(
-            array.shape[shape.index(BATCH)]
-            for array, shape in zip(inputs.values(), self._shapes.values(), strict=True)
-            if BATCH in shape
-        )
+        batched, axis = next(iter(self._axes.items()))
+        batch_size = inputs[batched].shape[axis]
         if batch_size == 1:
             return list(self._session.run(None, inputs))
         numbers, session = range(batch_size) if rows is None else rows.tolist(), self._for_rows
@@ -243,11 +243,11 @@ class Graph:
 
     def _row(self, inputs: Mapping[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
         """The inputs of one row."""
-        axes = (shape.index(BATCH) if BATCH in shape else None for shape in self._shapes.values())
-        return {
-            name: array if axis is None else array[(*[slice(None)] * axis, slice(row, row + 1))]
-            for (name, array), axis in zip(inputs.items(), axes, strict=True)
+        own = slice(row, row + 1)
+        rows = {
+            name: inputs[name][(*[slice(None)] * axis, own)] for name, axis in self._axes.items()
         }
+        return {**inputs, **rows}
 
     def new_ring(self, batch_size: int) -> Ring:
         """An empty past as this graph takes it."""

@@ -281,7 +281,7 @@ class Session:
     @property
     def frame(self) -> np.ndarray:
         """The newest frame, uint8 (h, w, 3); at first the prompt, as the tokenizer decodes it."""
-        return _pictures(self._running.frames)[0]
+        return as_pictures(self._running.frames)[0]
 
     def step(self, action: int) -> np.ndarray:
         """Take an action and return the next frame, uint8 (h, w, 3).
@@ -325,7 +325,7 @@ class Session:
         """
         copies, actions = self._running.fork(self.num_actions), np.arange(self.num_actions)
         while True:
-            yield _pictures(copies.step(actions))
+            yield as_pictures(copies.step(actions))
 
     def snapshot(self) -> tuple[Any, ...]:
         """The present moment, to return to by `restore`."""
@@ -347,7 +347,8 @@ def _as_numpy(values: Any) -> Any:
         return values
 
 
-def _pictures(frames: UInt8[np.ndarray, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
+def as_pictures(frames: UInt8[np.ndarray, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
+    """Frames with channels last, as people and screens take them."""
     return np.ascontiguousarray(np.moveaxis(frames, 1, -1))
 
 

@@ -6,6 +6,7 @@ that the page's link leads to a worker instead of a server.
 """
 
 import io
+import itertools
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -14,13 +15,13 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from PIL import Image
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from genie.decoding import is_film
 from genie.errors import UserError
 from genie.files import check_folder, whole_folder, writing
 from genie.legend import STRIP_NAME
-from genie.onnx_engine import Card, read_card
+from genie.onnx_engine import Card, load_weights, read_card
 from play.browser.wire import MAX_UPLOAD
 from play.site import npm
 from play.worlds import Library, Opening, prompts_for
@@ -101,7 +102,8 @@ def _world(folder: Path, card: Card, openings: list[Opening]) -> dict[str, bytes
     """Graphs, weights, prompts and legend, and a file with all else that the page must know."""
     strip = folder / STRIP_NAME
     facts = _facts(card, openings) | {"has_strip": strip.is_file()}
-    weights = _weights(folder, card)
+    loaded, wanted = load_weights(folder, card), {*itertools.chain(*card.weights.values())}
+    weights = {name: smallest(loaded[name]) for name in wanted}
     places = {name: f"{number:0{len(PLACE)}}" for number, name in enumerate(sorted(weights))}
     files = {"world/world.json": json.dumps(facts, indent=1).encode()}
     files["world/weights.safetensors"] = save({places[name]: weights[name] for name in weights})
@@ -132,24 +134,11 @@ def _facts(card: Card, openings: list[Opening]) -> dict[str, Any]:
     }
 
 
-def _weights(folder: Path, card: Card) -> dict[str, np.ndarray]:
-    """The weights that graphs need, in 16 bits where that loses nothing."""
-    wanted = {name for names in card.weights.values() for name in names}
-    weights = {}
-    for file in (name for name in card.files if name.endswith(".safetensors")):
-        net = file.split(".")[0].split("-")[0]
-        for name, array in load_file(folder / file).items():
-            if f"{net}.{name}" in wanted:
-                weights[f"{net}.{name}"] = smallest(array)
-    return weights
-
-
 def smallest(array: np.ndarray) -> np.ndarray:
-    """An array in float16 if that loses nothing, else in float32."""
-    exact = array.astype(np.float32)
+    """A float32 array in float16 if that loses nothing, else as it is."""
     with np.errstate(over="ignore"):
-        half = exact.astype(np.float16)
-    return half if (half == exact).all() else exact
+        half = array.astype(np.float16)
+    return half if (half == array).all() else array
 
 
 def _with_places(graph: bytes, places: dict[str, str]) -> bytes:
