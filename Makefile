@@ -14,6 +14,7 @@ RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 PROCGEN_STAMP := $(VENV)/.installed-procgen
 ATARI_STAMP := $(VENV)/.installed-atari
+AGENTS_STAMP := $(VENV)/.installed-agents
 
 # On a terminal pip shows its progress; elsewhere only what goes wrong.
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-warn-conflicts \
@@ -43,7 +44,7 @@ HAS_PROCGEN = [ "$$(uname -sm)" = "Linux x86_64" ] && \
 	$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] not in {(3, 11), (3, 12)})'
 
 .DEFAULT_GOAL := help
-.PHONY: help play install test soak lint format bench data train procgen atari clean
+.PHONY: help play install test soak lint format bench data train procgen atari agents clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -86,6 +87,8 @@ procgen: $(RUN_STAMP) ## install the Procgen games (Linux x86-64, Python 3.11 or
 
 atari: $(ATARI_STAMP) ## install the Atari games and Gymnasium
 
+agents: $(AGENTS_STAMP) ## install what learns to play: Stable-Baselines3, Gymnasium, Matplotlib
+
 clean: ## remove .venv, caches and build output; data/, runs/ and checkpoints/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find genie train play examples tests -name __pycache__ -prune -exec rm -rf {} +
@@ -111,4 +114,8 @@ $(PROCGEN_STAMP): $(RUN_STAMP)
 
 $(ATARI_STAMP): $(RUN_STAMP)
 	@$(PIP_INSTALL) -e '.[atari]' || $(SET_UP_FAILED)
+	@touch $@
+
+$(AGENTS_STAMP): $(RUN_STAMP)
+	@$(PIP_INSTALL) -e '.[agents]' || $(SET_UP_FAILED)
 	@touch $@

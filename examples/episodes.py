@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 from games import Games
-from players import Presser
+from players import Player
 
 from genie import video
 from genie.data.parts import FrameOptions
@@ -42,7 +42,7 @@ class Episode:
 
 def play_episodes(
     games: Games,
-    hand: Presser,
+    hand: Player,
     frame_skip: int,
     num_wanted: int,
     take: Callable[[np.ndarray], np.ndarray] = np.copy,
@@ -76,6 +76,7 @@ def play_episodes(
         actions = hand.act(games.pictures)
         # An action that ends an episode or a video leads to no frame of it.
         over = games.advance(actions, frame_skip)
+        hand.restart(over)
         over |= np.array([len(episode.frames) == LONGEST_VIDEO for episode in running])
         for index in np.flatnonzero(~over):
             running[index].actions.append(int(actions[index]))

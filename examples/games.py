@@ -59,6 +59,10 @@ class Games(Protocol):
         """What each game shows now, uint8 (h, w, 3); valid until the next `advance`."""
 
     @property
+    def rewards(self) -> np.ndarray:
+        """What each game paid in the last `advance`, up to a restart, float64 (n)."""
+
+    @property
     def steps_per_second(self) -> float:
         """Game steps per second at the speed at which people play it."""
 
@@ -121,7 +125,8 @@ class ProcgenGames:
         """Args: options: those of `ProcgenGym3Env`."""
         self._env = _import("procgen", "make procgen").ProcgenGym3Env(**options)
         self.combos = list(self._env.combos)
-        self.pictures = self._observe()[0]
+        self.pictures = self._observe()[1]
+        self.rewards = np.zeros(self._env.num)
 
     @property
     def levels(self) -> list[int]:
@@ -131,9 +136,11 @@ class ProcgenGames:
     def advance(self, actions: np.ndarray, frame_skip: int) -> np.ndarray:
         """See `Games`."""
         ended = np.zeros(len(actions), dtype=bool)
+        self.rewards = np.zeros(len(actions))
         for _ in range(frame_skip):
             self._env.act(actions)
-            self.pictures, started = self._observe()
+            paid, self.pictures, started = self._observe()
+            self.rewards += np.where(ended, 0, paid)
             ended |= started
         return ended
 
@@ -141,10 +148,10 @@ class ProcgenGames:
         """See `Games`."""
         self._env.close()
 
-    def _observe(self) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return the pictures, newly copied, and which games have just been started."""
-        _, observation, started = self._env.observe()
-        return list(observation["rgb"]), started
+    def _observe(self) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+        """Return rewards, the pictures, newly copied, and which games have just been started."""
+        rewards, observation, started = self._env.observe()
+        return rewards, list(observation["rgb"]), started
 
 
 class GymnasiumGames:
@@ -179,6 +186,7 @@ class GymnasiumGames:
         self._limit = declared or round(LONGEST_EPISODE_S * self.steps_per_second)
         self._upcoming = levels
         self._ages, self.levels = [0] * num_envs, [0] * num_envs
+        self.rewards = np.zeros(num_envs)
         self.pictures = [np.empty(0, np.uint8)] * num_envs
         self._screens = [Screen(env, name) for env in self._envs]
         self._blends = is_atari
@@ -205,10 +213,12 @@ class GymnasiumGames:
 
     def _advance(self, actions: np.ndarray, frame_skip: int) -> np.ndarray:
         ended = np.zeros(len(actions), dtype=bool)
+        self.rewards = np.zeros(len(actions))
         for index, env in enumerate(self._envs):
             for step in range(frame_skip):
                 action = self._buttons.actions[actions[index]]
-                observation, _, terminated, truncated, _ = env.step(action)
+                observation, reward, terminated, truncated, _ = env.step(action)
+                self.rewards[index] += 0 if ended[index] else reward
                 self._ages[index] += 1
                 if terminated or truncated or self._ages[index] == self._limit:
                     self._start(index)

@@ -7,6 +7,7 @@ Knows no games.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -51,6 +52,20 @@ class Lengths:
         )
 
 
+class Player(Protocol):
+    """Whoever chooses buttons."""
+
+    def act(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the number of the button combination that each game is to hold, int (n).
+
+        Args:
+            pictures: what each game shows now, uint8 (h, w, 3).
+        """
+
+    def restart(self, started: np.ndarray) -> None:
+        """Forget the games that have just been started anew. Args: started: bool (n)."""
+
+
 class Presser:
     """Presses random buttons, each for a few frames. Randomness: `generator` only."""
 
@@ -74,9 +89,18 @@ class Presser:
         self.hold_left = np.where(released, holds, self.hold_left) - 1
         return self.actions
 
+    def restart(self, started: np.ndarray) -> None:
+        """Does nothing: this hand does not mind where an episode begins."""
+
     def choose(self) -> np.ndarray:
         """Return what each game presses next if its present button is released now."""
         return self.generator.integers(self.num_combos, size=len(self.actions))
+
+
+def random_player(num_combos: int, num_games: int, seed: int) -> Presser:
+    """Presses another button at random at every decision."""
+    lengths = Lengths(hold=(1, 1), travel=(1, 1), stuck=1)
+    return Presser(num_combos, num_games, lengths, np.random.default_rng(seed))
 
 
 class Wanderer(Presser):

@@ -35,9 +35,10 @@ from episodes import (
     writing,
 )
 from games import Games, is_procgen, open_games
-from players import HANDS, Lengths, Presser
+from players import HANDS, Lengths, Player, Presser
 from recorders import Tell, side_by_side
 from tqdm import tqdm
+from trained import TrainedPlayer
 
 from genie import video
 from genie.data.card import SPLITS, Card
@@ -68,9 +69,10 @@ class RecordingConfig:
     """Held-out levels, counted from level 1,000,000."""
     distribution: Literal["easy", "hard"] = "easy"
     """Procgen's difficulty."""
-    hand: Literal["wander", "explore"] = "wander"
+    hand: str = "wander"
     """Player of Procgen: wander goes right and left in turn; explore also frees itself where it is
-    stuck, so that it gets to the upper parts of climber and jumper."""
+    stuck, so that it gets to the upper parts of climber and jumper. Of any game: the file of a
+    player that examples/expert.py has trained."""
     plain: bool = False
     """Without Procgen's backgrounds and with a single theme: a far easier world to learn."""
     frame_skip: int = 2
@@ -138,7 +140,11 @@ def check(config: RecordingConfig) -> None:
         if value < least or (most is not None and value > most):
             wanted = f"at least {least}" if most is None else f"{least} to {most}"
             raise UserError(f"--{name.replace('_', '-')} is {value}; give {wanted}")
-    is_default = config.distribution == "easy" and config.hand == "wander" and not config.plain
+    if config.hand not in HANDS and not is_trained(config):
+        raise UserError(
+            f"--hand is {config.hand}: give {', '.join(HANDS)}, or the .zip file of a player"
+        )
+    is_default = config.distribution == "easy" and config.hand != "explore" and not config.plain
     if not is_procgen(config.game) and not is_default:
         raise UserError(
             f"--distribution, --plain and --hand are for Procgen: {config.game} has none of them"
@@ -151,6 +157,11 @@ def check(config: RecordingConfig) -> None:
         )
     if config.out.exists() and not (config.out.is_dir() and not any(config.out.iterdir())):
         raise UserError(f"{config.out} already exists; choose another --out")
+
+
+def is_trained(config: RecordingConfig) -> bool:
+    """Whether a trained player plays."""
+    return config.hand.endswith(".zip")
 
 
 @dataclass(frozen=True)
@@ -328,14 +339,20 @@ def make_keeper(config: RecordingConfig, recorder: Recorder, folder: Path) -> Ke
     return VideoKeeper(folder, config.fps)
 
 
-def make_hand(config: RecordingConfig, recorder: Recorder, split: str, games: Games) -> Presser:
-    """Create the player of a split's games in a process."""
+def make_hand(config: RecordingConfig, recorder: Recorder, split: str, games: Games) -> Player:
+    """Create the player of a split's games in a process.
+
+    Raises:
+        UserError: if the file of a trained player cannot be used.
+    """
     # The first level is part of the seed, so that the two splits are played differently. The last
     # number changes nothing if it is 0.
     seeds = [config.seed, levels_of(config, split)[0], recorder.number]
     generator = np.random.default_rng(seeds)
     lengths = Lengths.at(games.steps_per_second / config.frame_skip, config.hold_s)
     num_envs = len(games.levels)
+    if is_trained(config):
+        return TrainedPlayer(Path(config.hand), len(games.combos), num_envs, generator)
     if is_procgen(config.game):
         return HANDS[config.hand](games.combos, num_envs, lengths, generator)
     return Presser(len(games.combos), num_envs, lengths, generator)

@@ -202,17 +202,22 @@ class CountingHand:
     """Presses 1, 2, 3, ... in turn."""
 
     def __init__(self) -> None:
-        self.pressed = 0
+        self.pressed = self.restarts = 0
 
     def act(self, pictures: list[np.ndarray]) -> np.ndarray:
         self.pressed = self.pressed % 200 + 1
         return np.array([self.pressed], dtype=np.int32)
 
+    def restart(self, started: np.ndarray) -> None:
+        self.restarts += int(started.sum())
+
 
 def test_no_video_crosses_a_reset_and_actions_line_up(record_game):
     games = CountingGames(length=41)  # odd: resets fall inside a stored step of two game steps
-    episodes = list(record_game.play_episodes(games, CountingHand(), 2, 150))
+    hand = CountingHand()
+    episodes = list(record_game.play_episodes(games, hand, 2, 150))
     assert len(episodes) > 3
+    assert hand.restarts == games.episode
     for episode in episodes:
         pixels = np.stack([frame[0, 0] for frame in episode.frames])
         assert set(pixels[:, 0]) == {episode.level}, "a video shows two episodes"

@@ -1,0 +1,100 @@
+"""The real game in which players are scored, on levels that no recording shows.
+
+In: a recording's description and a player. Out: the return of each episode played. Learns nothing.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from games import Games, open_games
+from players import Player
+
+from genie.errors import UserError
+
+# A recording's levels begin at 0 and at 1,000,000.
+FIRST_LEVEL, NUM_LEVELS = 2_000_000, 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arena:
+    """One game, at one difficulty."""
+
+    game: str
+    """See `RecordingConfig`, likewise the others."""
+    distribution: Literal["easy", "hard"] = "easy"
+    plain: bool = False
+    frame_skip: int = 2
+
+    @classmethod
+    def of(cls, recording: Path) -> "Arena":
+        """The game of a recording. Args: recording: the folder.
+
+        Raises:
+            UserError: if the folder holds no recording.
+        """
+        options = read_recording(recording)
+        try:
+            return cls(**{name: options[name] for name in cls.__dataclass_fields__})
+        except KeyError as error:
+            raise _no_recording(recording) from error
+
+    @contextlib.contextmanager
+    def open(
+        self, num_games: int, seed: int, levels: tuple[int, int] = (FIRST_LEVEL, NUM_LEVELS)
+    ) -> Iterator[Games]:
+        """Games side by side. Args: levels: the first level, and how many.
+
+        Raises:
+            UserError: if there is no such game, or it is not installed.
+        """
+        games = open_games(
+            self.game,
+            num_envs=num_games,
+            first_level=levels[0],
+            num_levels=levels[1],
+            seed=seed,
+            distribution=self.distribution,
+            plain=self.plain,
+        )
+        with contextlib.closing(games):
+            yield games
+
+    def returns(self, games: Games, player: Player, per_game: int) -> np.ndarray:
+        """Play the first `per_game` episodes of each game; what each episode earned, float (n).
+
+        The same number in every game: those that end early would be overrepresented otherwise.
+        """
+        num_games = len(games.levels)
+        earned, finished = np.zeros(num_games), [[] for _ in range(num_games)]
+        while min(map(len, finished)) < per_game:
+            over = games.advance(player.act(games.pictures), self.frame_skip)
+            player.restart(over)
+            earned += games.rewards
+            for index in np.flatnonzero(over):
+                finished[index].append(earned[index])
+            earned[over] = 0
+        return np.concatenate([own[:per_game] for own in finished])
+
+
+def read_recording(folder: Path) -> dict[str, Any]:
+    """The content of a recording's description.
+
+    Raises:
+        UserError: if the folder holds no recording.
+    """
+    try:
+        options = json.loads((folder / "recording.json").read_text())
+    except (OSError, ValueError) as error:
+        raise _no_recording(folder) from error
+    if not isinstance(options, dict):
+        raise _no_recording(folder)
+    return options
+
+
+def _no_recording(folder: Path) -> UserError:
+    return UserError(f"{folder} holds no recording: make one with examples/record_game.py")

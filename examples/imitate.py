@@ -1,0 +1,213 @@
+"""Learn to play from videos without labels, then from a few labels which button does what.
+
+In: a world, the recording of an expert's videos, and the real game for the score. Out: a table, and
+the same as `imitation.json` and as a plot, `imitation.png`.
+
+    python examples/imitate.py --world checkpoints/coinrun --expert data/coinrun-expert \
+        --out runs/coinrun-imitation
+
+A world names the latent action between each two frames; a clone learns which one the expert takes.
+Some labelled transitions then tell the buttons. Beside it: an oracle, the same clone trained on all
+true buttons; a clone trained on nothing but those few labels; random buttons; the expert itself.
+
+Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 3.3. Differs: beside the paper's
+dictionary, `Probe` takes the picture into account.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from arena import Arena, read_recording
+from cloning import Clone, ClonePlayer, Demonstrations, fit
+from jaxtyping import Int
+from mapping import Dictionary, Mapping, Probe
+from outcome import Score, Way, plot, table
+from players import Player, random_player
+from torch import Tensor
+from tqdm import tqdm
+from trained import TrainedPlayer
+
+from genie.data.clips import FrameStore
+from genie.errors import UserError
+from genie.files import check_folder, whole, write_whole, writing
+from genie.frames import to_float
+from genie.world import World
+from train.errors import one_line_errors
+from train.measure.true_actions import TrueActions
+
+NUM_GAMES = 64
+EPISODES_EACH = 2  # of each game, in every score
+LABELS_ALONE_STEPS = 300  # for a clone of few labels, which would learn them by heart with more
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImitationConfig:
+    """Compare ways to learn from an expert's videos."""
+
+    world: Path
+    """Checkpoint folder of the world that names the latent actions."""
+    expert: Path
+    """Recording of the expert's videos, by examples/record_game.py --arrays."""
+    player: Path | None = None
+    """The expert itself, by examples/expert.py, to be scored, too."""
+    labels: tuple[int, ...] = (0, 50, 200, 1000)
+    """Numbers of labelled transitions to compare."""
+    seeds: int = 5
+    """Repetitions: each draws labels, levels, first weights and decisions anew."""
+    steps: int = 600
+    """Training steps of a clone."""
+    out: Path = Path("runs/imitation")
+    """Folder for the results; created if necessary."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learnt from, and the game for the score."""
+
+    demonstrations: Demonstrations
+    latents: Int[Tensor, " frames"]
+    """The latent action that led to the next frame; -1 if there is none."""
+    buttons: Int[Tensor, " frames"]
+    """The true buttons, likewise."""
+    sizes: tuple[int, int]
+    """The number of latent actions and of button combinations."""
+    arena: Arena
+
+    @classmethod
+    def open(cls, config: ImitationConfig) -> "Task":
+        """Read the videos and let the world name their latent actions.
+
+        Raises:
+            UserError: if a folder does not hold what it should, or they do not fit.
+        """
+        names = read_recording(config.expert).get("true_actions", [])
+        store = FrameStore.open(config.expert, "train")
+        world = World.from_pretrained(config.world)
+        if store.size != world.size:
+            raise UserError(
+                f"frames of {config.expert} are {store.size}, those of {config.world} {world.size}"
+            )
+        true = TrueActions.open(config.expert / "true_actions.npz").of_store(store)
+        latents = latent_actions(world, store)
+        sizes = world.num_actions, len(names)
+        return cls(Demonstrations(store), latents, true, sizes, Arena.of(config.expert))
+
+    @cached_property
+    def rows(self) -> Int[Tensor, " n"]:
+        """Frames that have a next one."""
+        return ((self.latents >= 0) & (self.buttons >= 0)).nonzero()[:, 0]
+
+
+@torch.inference_mode()
+def latent_actions(world: World, store: FrameStore) -> Int[Tensor, " frames"]:
+    """The latent action that leads from each frame to the next; -1 where a scene ends."""
+    found = torch.full((len(store),), -1)
+    scenes = list(pairwise(store.scene_starts.tolist()))
+    for start, stop in tqdm(scenes, desc="latent actions", leave=False):
+        frames = to_float(store.read(start, stop))
+        found[start : stop - 1] = world.latent_action.infer(frames[None])[0]
+    return found
+
+
+def main(config: ImitationConfig) -> None:
+    """Print and write what each way earns.
+
+    Raises:
+        UserError: a value is out of range, or a file does not fit.
+    """
+    check(config)
+    task = Task.open(config)
+    repetitions = [repeat(config, task, seed) for seed in range(config.seeds)]
+    scores = {name: Score.of([own[name] for own in repetitions]) for name in repetitions[0]}
+    print(table(scores))
+    write(config, task, scores)
+
+
+def repeat(config: ImitationConfig, task: Task, seed: int) -> dict[Way, float]:
+    """What each way earns on average, for one seed."""
+    generator = torch.Generator().manual_seed(seed)
+    mixed = task.rows[torch.randperm(len(task.rows), generator=generator)]
+    num_latents, num_buttons = task.sizes
+
+    def clone(name: str, targets: Tensor, choices: int, rows: Tensor, steps: int) -> Clone:
+        return fit(
+            task.demonstrations, rows, targets[rows], choices, steps=steps, seed=seed, name=name
+        )
+
+    def score(player: Player) -> float:
+        with task.arena.open(NUM_GAMES, seed) as games:
+            return float(task.arena.returns(games, player, EPISODES_EACH).mean())
+
+    def play(net: Clone, mapping: Mapping | None) -> float:
+        return score(ClonePlayer(net, mapping, NUM_GAMES, seed))
+
+    earned: dict[Way, float] = {
+        ("random", None): score(random_player(num_buttons, NUM_GAMES, seed))
+    }
+    if config.player:
+        earned["expert", None] = score(
+            TrainedPlayer(config.player, num_buttons, NUM_GAMES, np.random.default_rng(seed))
+        )
+    oracle = clone("oracle", task.buttons, num_buttons, task.rows, config.steps)
+    earned["oracle", None] = play(oracle, None)
+    imitator = clone("imitator", task.latents, num_latents, task.rows, config.steps)
+    for num_labels in config.labels:
+        rows = mixed[:num_labels]
+        latents, buttons = task.latents[rows].numpy(), task.buttons[rows].numpy()
+        dictionary = Dictionary(latents, buttons, task.sizes)
+        earned["dictionary", num_labels] = play(imitator, dictionary)
+        if len(np.unique(buttons)) < 2:
+            continue  # nothing to tell apart
+        features = features_of(imitator, task.demonstrations.seen(rows))
+        probe = Probe(latents, buttons, features, task.sizes)
+        earned["probe", num_labels] = play(imitator, probe)
+        few_steps = min(config.steps, LABELS_ALONE_STEPS)
+        few = clone("labels alone", task.buttons, num_buttons, rows, few_steps)
+        earned["labels alone", num_labels] = play(few, None)
+    return earned
+
+
+@torch.inference_mode()
+def features_of(clone: Clone, seen: Tensor) -> np.ndarray:
+    """Features of pictures, as an array."""
+    return clone.features(seen).numpy()
+
+
+def check(config: ImitationConfig) -> None:
+    """Reject invalid options before anything is done."""
+    if config.seeds < 2 or config.steps < 1 or min(config.labels, default=-1) < 0:
+        raise UserError("give at least 2 --seeds, 1 --steps and one number of --labels from 0 on")
+    check_folder(config.out)
+
+
+def write(config: ImitationConfig, task: Task, scores: dict[Way, Score]) -> None:
+    """Write the scores as numbers and as a plot.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    ways = [
+        {"way": name, "labels": labels, **asdict(score)} for (name, labels), score in scores.items()
+    ]
+    options = {name: str(value) for name, value in asdict(config).items()}
+    content = {
+        "game": asdict(task.arena),
+        "options": options,
+        "episodes": NUM_GAMES * EPISODES_EACH,
+        "ways": ways,
+    }
+    with writing(config.out):
+        write_whole(config.out / "imitation.json", json.dumps(content, indent=1) + "\n")
+        with whole(config.out / "imitation.png") as partial:
+            plot(task.arena.game, scores).savefig(partial, format="png", dpi=120)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(tyro.cli(ImitationConfig, description=__doc__))

@@ -1,0 +1,70 @@
+"""What ways to learn earn, by the number of labels: as a table and as a plot.
+
+In: the mean return of each way for each seed. Out: text and a figure. Writes no files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+Way = tuple[str, int | None]
+"""A way to learn, and the number of labels that it was given, if it is given any."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """The mean return of an episode, over seeds."""
+
+    mean: float
+    margin: float
+    """Half of the 95 % interval of the mean, by Student's t over seeds."""
+
+    @classmethod
+    def of(cls, means: Sequence[float]) -> "Score":
+        """Args: means: of each seed."""
+        spread = stats.sem(means) * stats.t.ppf(0.975, len(means) - 1) if len(means) > 1 else np.nan
+        return cls(float(np.mean(means)), float(spread))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} +- {self.margin:.2f}"
+
+
+def table(scores: dict[Way, Score]) -> str:
+    """One line per way, with its share of what the oracle earns."""
+    oracle = scores["oracle", None].mean
+    lines = [f"{'way':<14}{'labels':>7}   {'return':<15}of the oracle's"]
+    for (name, labels), score in scores.items():
+        number = "" if labels is None else str(labels)
+        lines.append(f"{name:<14}{number:>7}   {score!s:<15}{score.mean / oracle:.0%}")
+    return "\n".join(lines)
+
+
+def plot(game: str, scores: dict[Way, Score]) -> Figure:
+    """Returns against the number of labels."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name in dict.fromkeys(name for name, _ in scores):
+        own = {labels: score for (way, labels), score in scores.items() if way == name}
+        means = [score.mean for score in own.values()]
+        margins = [score.margin for score in own.values()]
+        if None in own:
+            axes.axhline(means[0], linestyle="--", color="0.6")
+            axes.annotate(name, (1, means[0]), xycoords=("axes fraction", "data"), fontsize=8)
+        else:
+            axes.errorbar(
+                [number or 0 for number in own],
+                means,
+                yerr=margins,
+                capsize=3,
+                marker="o",
+                label=name,
+            )
+    axes.set_xscale("symlog", linthresh=10)
+    axes.set(
+        xlabel="labelled transitions", ylabel=f"return of an episode of {game}", ylim=(0, None)
+    )
+    axes.legend()
+    return figure

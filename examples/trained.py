@@ -1,0 +1,67 @@
+"""A player that `expert.py` trained, from its file.
+
+In: the pictures that games show. Out: a button combination for each game. Learns nothing.
+"""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sight import SHAPE, Sight
+
+from genie.errors import UserError
+
+
+class TrainedPlayer:
+    """Draws each button combination from the distribution that the net gives."""
+
+    def __init__(
+        self, path: Path, num_combos: int, num_games: int, generator: np.random.Generator
+    ) -> None:
+        """Load the net.
+
+        Args:
+            path: the file that `expert.py` wrote.
+            num_combos: of the game that it is to play.
+            num_games: played side by side.
+            generator: of its draws.
+
+        Raises:
+            UserError: if there is no such player, or it was trained in a game with other buttons.
+        """
+        from baselines import PPO
+
+        try:
+            self._net = PPO.load(path, device="cpu").policy
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is no player of examples/expert.py") from error
+        buttons = getattr(self._net.action_space, "n", None)
+        if self._net.observation_space.shape != SHAPE or buttons != num_combos:
+            raise UserError(
+                f"{path} was trained in a game with {buttons} button combinations, this one has "
+                f"{num_combos}: train one with examples/expert.py"
+            )
+        self._sight, self._generator = Sight(num_games), generator
+
+    def restart(self, started: np.ndarray) -> None:
+        """See `Player`."""
+        self._sight.forget(started)
+
+    def act(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """See `Player`."""
+        import torch
+
+        seen, _ = self._net.obs_to_tensor(self._sight.look(pictures))
+        with torch.inference_mode():
+            distribution: Any = self._net.get_distribution(seen).distribution
+        return draw(distribution.probs.double().numpy(), self._generator)
+
+
+def draw(shares: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Draw one number for each row of probabilities, int32 (n). Args: shares: float64 (n, k)."""
+    passed = shares.cumsum(axis=1) <= generator.random((len(shares), 1)) * shares.sum(
+        axis=1, keepdims=True
+    )
+    return passed.sum(axis=1).clip(max=shares.shape[1] - 1).astype(np.int32)

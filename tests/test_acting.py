@@ -1,0 +1,246 @@
+"""Players that learn: rewards counted fairly, what they see, clones, and labels to buttons."""
+
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from genie.data.clips import FrameStore
+from genie.errors import UserError
+
+gymnasium = pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
+pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 is not installed: make agents")
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "examples"))
+COLOURS = np.array([(220, 40, 40), (40, 220, 40), (40, 40, 220)], np.uint8)
+LENGTH = 20
+
+
+class Signs(gymnasium.Env):
+    """Shows a colour; the button of that number earns 1. Episodes last 20 steps."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012
+    observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    action_space = gymnasium.spaces.Discrete(3)
+
+    def __init__(self, render_mode: str = "rgb_array") -> None:
+        self.render_mode, self.age, self.sign = render_mode, 0, 0
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        super().reset(seed=seed)
+        self.age, self.sign = 0, int(self.np_random.integers(3))
+        return self.render(), {}
+
+    def step(self, action: int):
+        earned = float(action == self.sign)
+        self.age, self.sign = self.age + 1, int(self.np_random.integers(3))
+        return self.render(), earned, self.age == LENGTH, False, {}
+
+    def render(self) -> np.ndarray:
+        return np.tile(COLOURS[self.sign], (64, 64, 1))
+
+
+@pytest.fixture(scope="module")
+def signs() -> Any:
+    """The id of the game."""
+    name = "GenieSigns-v0"
+    gymnasium.register(name, Signs)
+    yield name
+    gymnasium.registry.pop(name)
+
+
+def example(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+class Reader:
+    """Presses what the sign says, and the wrong button in every `slip`th game."""
+
+    def __init__(self, slip: int) -> None:
+        self.slip = slip
+
+    def act(self, pictures: list[np.ndarray]) -> np.ndarray:
+        right = np.array([int(picture[0, 0].argmax()) for picture in pictures])
+        wrong = np.arange(len(right)) % self.slip == 0
+        return np.where(wrong, (right + 1) % 3, right).astype(np.int32)
+
+    def restart(self, started: np.ndarray) -> None:
+        pass
+
+
+def test_a_score_counts_as_many_episodes_of_every_game(signs):
+    arena = example("arena").Arena(game=signs, frame_skip=1)
+    with arena.open(4, seed=0) as games:
+        returns = arena.returns(games, Reader(slip=2), per_game=3)
+    assert returns.tolist() == [0.0] * 3 + [LENGTH] * 3 + [0.0] * 3 + [LENGTH] * 3
+
+
+def test_what_follows_a_restart_earns_nothing_in_the_same_step(signs):
+    arena = example("arena").Arena(game=signs, frame_skip=3)
+    with arena.open(1, seed=0) as games:
+        for _ in range(6):
+            games.advance(np.array([0]), 3)
+        restarted = games.advance(np.array([0]), 3)  # game steps 19 and 20, and one of the next
+        assert restarted.all() and 0 <= games.rewards[0] <= 2
+
+
+@given(ends=st.lists(st.booleans(), min_size=3, max_size=12), seed=st.integers(0, 99))
+def test_a_player_sees_the_newest_two_pictures_of_the_same_episode(ends, seed):
+    sight = example("sight").Sight(1)
+    pictures = np.random.default_rng(seed).integers(0, 256, (len(ends), 64, 64, 3), dtype=np.uint8)
+    before = None
+    for picture, is_over in zip(pictures, ends, strict=True):
+        seen = sight.look([picture])[0]
+        expected = [picture if before is None else before, picture]
+        np.testing.assert_array_equal(seen, np.concatenate(expected, axis=2).transpose(2, 0, 1))
+        before = None if is_over else picture
+        sight.forget(np.array([is_over]))
+
+
+def test_a_dictionary_draws_buttons_as_often_as_labels_show_them():
+    dictionary = example("mapping").Dictionary(
+        np.array([0, 0, 0, 2]), np.array([1, 1, 3, 0]), (3, 4)
+    )
+    shares = dictionary.shares(np.array([0, 1, 2]), np.zeros((3, 1)))
+    np.testing.assert_allclose(shares, [[0, 2 / 3, 0, 1 / 3], [0.25] * 4, [1, 0, 0, 0]])
+
+
+def test_a_probe_tells_by_the_picture_what_the_latent_action_leaves_open():
+    generator = np.random.default_rng(0)
+    features, latents = generator.normal(size=(200, 8)), generator.integers(0, 2, 200)
+    buttons = np.where(latents == 0, 3, np.where(features[:, 0] > 0, 1, 2))
+    mapping = example("mapping")
+    probe = mapping.Probe(latents, buttons, features, (2, 4))
+    shares = probe.shares(latents, features)
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    assert (shares.argmax(axis=1) == buttons).mean() > 0.95
+    blind = mapping.Dictionary(latents, buttons, (2, 4)).shares(latents, features)
+    assert (blind.argmax(axis=1) == buttons).mean() < 0.85
+
+
+@given(shares=st.lists(st.floats(0.01, 1), min_size=2, max_size=5))
+def test_draws_follow_the_probabilities(shares):
+    rows = np.tile(np.array(shares) / sum(shares), (4000, 1))
+    drawn = example("trained").draw(rows, np.random.default_rng(0))
+    found = np.bincount(drawn, minlength=len(shares)) / len(rows)
+    np.testing.assert_allclose(found, rows[0], atol=0.04)
+
+
+@pytest.fixture(scope="module")
+def expert(signs, tmp_path_factory) -> tuple[Path, str]:
+    """A trained player's file, and what the command printed."""
+    path = tmp_path_factory.mktemp("expert") / "player.zip"
+    module = example("expert")
+    config = module.ExpertConfig(game=signs, out=path, frame_skip=1, decisions=24_000)
+    with pytest.MonkeyPatch.context() as patch:
+        printed: list[str] = []
+        patch.setattr(
+            "builtins.print", lambda *words, **_: printed.append(" ".join(map(str, words)))
+        )
+        module.main(config)
+    return path, printed[-1]
+
+
+@pytest.fixture(scope="module")
+def videos(signs, expert, tmp_path_factory) -> Path:
+    """What the trained player shows."""
+    folder = tmp_path_factory.mktemp("videos") / "signs"
+    record = example("record_game")
+    record.main(
+        record.RecordingConfig(
+            game=signs,
+            out=folder,
+            frames=1200,
+            heldout_frames=60,
+            frame_skip=1,
+            hand=str(expert[0]),
+            arrays=True,
+        )
+    )
+    return folder
+
+
+def test_an_expert_learns_the_game(expert):
+    trained, random = map(float, re.findall(r"(?:trained|random) ([\d.]+)", expert[1]))
+    assert 0.25 * LENGTH < random < 0.4 * LENGTH
+    assert trained > 1.5 * random
+
+
+def test_its_recorded_buttons_are_those_that_it_earned_with(videos):
+    store = FrameStore.open(videos, "train")
+    true = example("imitate").TrueActions.open(videos / "true_actions.npz").of_store(store)
+    signs = store.read(0, len(store))[:, :, 0, 0].argmax(dim=1)
+    assert (true == signs)[true >= 0].float().mean() > 0.5
+
+
+def test_demonstrations_show_what_a_player_would_see(videos):
+    store = FrameStore.open(videos, "train")
+    sight, demonstrations = example("sight").Sight(1), example("cloning").Demonstrations(store)
+    starts = set(np.asarray(store.scene_starts).tolist())
+    for row in range(60):
+        sight.forget(np.array([row in starts]))
+        picture = store.read(row, row + 1)[0].permute(1, 2, 0).numpy()
+        seen = demonstrations.seen(torch.tensor([row]))[0]
+        np.testing.assert_array_equal(seen, sight.look([picture])[0])
+
+
+def test_imitation_is_scored_beside_random_buttons_and_the_oracle(videos, expert, tmp_path):
+    imitate = example("imitate")
+    config = imitate.ImitationConfig(
+        world=ROOT / "checkpoints" / "coinrun",
+        expert=videos,
+        player=expert[0],
+        labels=(0, 100),
+        seeds=2,
+        steps=40,
+        out=tmp_path / "out",
+    )
+    imitate.main(config)
+    found = json.loads((tmp_path / "out" / "imitation.json").read_text())
+    means = {(way["way"], way["labels"]): way["mean"] for way in found["ways"]}
+    assert min(means["expert", None], means["oracle", None]) > 0.5 * LENGTH
+    assert means["random", None] < 0.4 * LENGTH
+    assert means["dictionary", 0] < 0.5 * LENGTH, "without labels nothing tells the buttons"
+    assert {("probe", 100), ("dictionary", 100), ("labels alone", 100)} <= means.keys()
+    with Image.open(tmp_path / "out" / "imitation.png") as plot:
+        assert min(plot.size) > 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 1}, "seeds"),
+        ({"labels": ()}, "labels"),
+        ({"expert": Path("nowhere")}, "nowhere holds no recording"),
+        ({"player": Path("nowhere.zip")}, "nowhere.zip is no player"),
+        ({"world": Path("nowhere")}, "nowhere"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_of_error(changes, message, videos, tmp_path):
+    imitate = example("imitate")
+    options = {
+        "world": ROOT / "checkpoints" / "coinrun",
+        "expert": videos,
+        "out": tmp_path,
+        "steps": 1,
+        **changes,
+    }
+    with pytest.raises(UserError, match=message) as error:
+        imitate.main(imitate.ImitationConfig(**options))
+    assert "\n" not in str(error.value)
+
+
+def test_a_player_of_another_game_is_refused(expert):
+    with pytest.raises(UserError, match="3 button combinations, this one has 15"):
+        example("trained").TrainedPlayer(expert[0], 15, 1, np.random.default_rng(0))
