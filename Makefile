@@ -71,7 +71,7 @@ format: $(DEV_STAMP) ## format the code, fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(RUN_STAMP) ## measure speed: a table, and bench/bench.json (ARGS="--only frames")
+bench: $(DEV_STAMP) ## measure speed: a table, and bench/bench.json (ARGS="--only frames")
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 data: procgen ## record plain CoinRun into data/coinrun (DATA=, GAME=)

@@ -676,6 +676,20 @@ def test_data_that_moved_is_known_by_what_it_holds(
     pipeline._prepared(replace(config, data=str(where)), "tiny", tmp_path / "run-0")
 
 
+def test_videos_that_cannot_be_used_leave_the_run_folder_to_others(
+    recorded_folder: Path, tmp_path: Path
+):
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / "a.mp4").write_bytes(b"no video")
+    config = pipeline.PipelineConfig(data=str(tmp_path / "wrong"), out=tmp_path / "world")
+    with pytest.raises(UserError, match="none of the videos can be used"):
+        pipeline._prepared(config, "tiny", tmp_path / "run")
+    mended = replace(config, data=str(recorded_folder))
+    assert pipeline._prepared(mended, "tiny", tmp_path / "run") == str(tmp_path / "run" / "data")
+    with pytest.raises(UserError, match="other settings"):
+        pipeline._prepared(config, "tiny", tmp_path / "run")
+
+
 def test_a_stage_left_alone_keeps_its_threads(tmp_path: Path, monkeypatch):
     """Else its sums would not be those of the undisturbed run."""
     started = []

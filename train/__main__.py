@@ -30,7 +30,7 @@ from train.errors import one_line_errors
 from train.loop.budget import begun_with, check_time
 from train.loop.progress import process_age_s
 from train.loop.provenance import command_line, note_start, python_name
-from train.loop.run_folder import claim, is_finished
+from train.loop.run_folder import claim, claiming, is_finished
 from train.presets import DEFAULT_PRESET, PRESETS
 from train.stage import PIPELINE, check_size, check_start
 
@@ -233,17 +233,17 @@ def _prepared(config: PipelineConfig, preset: str, run: Path) -> str:
     else:
         _check_patches(config.frames.size, preset)
     source = describe_source([config.data], config.frames, config.heldout_share)
-    claim(run, {"data": source} | facts)
     prepared = run / "data"
-    if not is_prepared(prepared):
-        prepare.main(
-            prepare.PrepareConfig(
-                sources=(config.data,),
-                out=prepared,
-                frames=config.frames,
-                heldout_share=config.heldout_share,
+    with claiming(run, {"data": source} | facts):
+        if not is_prepared(prepared):
+            prepare.main(
+                prepare.PrepareConfig(
+                    sources=(config.data,),
+                    out=prepared,
+                    frames=config.frames,
+                    heldout_share=config.heldout_share,
+                )
             )
-        )
     return str(prepared)
 
 

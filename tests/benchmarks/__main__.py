@@ -19,7 +19,17 @@ import tyro
 from genie import machine
 from genie.errors import UserError
 from genie.files import check_folder, write_whole
-from tests.benchmarks import engines, limits, loading, page, playing, preparing, training, worlds
+from tests.benchmarks import (
+    engines,
+    environments,
+    limits,
+    loading,
+    page,
+    playing,
+    preparing,
+    training,
+    worlds,
+)
 from train.errors import one_line_errors
 
 Row = dict[str, Any]
@@ -61,6 +71,7 @@ def sections(options: Options) -> dict[str, Section]:
         "foresight": lambda: playing.foresight(shipped(), 1000),
         "page": lambda: page.round_trips(300),
         "many": lambda: playing.many_at_once(shipped(), rounds=15),
+        "environments": lambda: environments.throughput("coinrun", (1, 16, 64), rounds=5),
         "limits": lambda: [
             *limits.one_pass(shipped(), rounds=60),
             *limits.one_pass(paper(), rounds=25),

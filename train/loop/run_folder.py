@@ -9,7 +9,8 @@ process at a time writes, and all but the two lists appear whole or not at all. 
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -175,6 +176,26 @@ def claim(folder: Path, description: dict[str, Any]) -> None:
             return
     with writing(folder):
         write_whole(path, _as_json(wanted))
+
+
+@contextmanager
+def claiming(folder: Path, description: dict[str, Any]) -> Iterator[None]:
+    """As `claim`, but a folder that was not claimed before is free again if an error follows.
+
+    A folder claimed for videos that turn out to be unusable would refuse the right ones.
+
+    Raises:
+        UserError: see `claim`.
+    """
+    path = folder / "config.json"
+    is_new = not path.exists()
+    claim(folder, description)
+    try:
+        yield
+    except UserError:
+        if is_new:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _updated(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
