@@ -109,13 +109,11 @@ class GenieEnv(gymnasium.Env[np.ndarray, np.integer]):
 class GenieVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """Many worlds in one forward pass. Row i plays what `GenieEnv` with seed + i plays.
 
-    A row whose episode has ended starts anew in the next step, whose action for it does not count.
+    A row whose episode has ended starts anew in the next step, whose action for it does not count,
+    or at once, see `autoreset_mode`.
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012
-        "render_modes": ["rgb_array"],
-        "autoreset_mode": AutoresetMode.NEXT_STEP,
-    }
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012
 
     def __init__(
         self,
@@ -126,21 +124,31 @@ class GenieVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         judge: Judge | None = None,
         engine: EngineName | None = None,
         max_episode_steps: int = MAX_EPISODE_STEPS,
+        autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
-        """Open a world; the arguments are those of `GenieEnv`.
+        """Open a world; the arguments are those of `GenieEnv`, and two more.
+
+        Args:
+            max_episode_steps: after so many an episode is cut off.
+            autoreset_mode: with SAME_STEP a row whose episode has ended shows the next one at once,
+                and the last picture is in the infos, as `final_obs`.
 
         Raises:
-            UserError: if there is no such world or prompt, or a number is below 1.
+            UserError: if there is no such world, prompt or mode, or a number is below 1.
         """
         if num_envs < 1 or max_episode_steps < 1:
             raise UserError(
                 f"num_envs is {num_envs} and max_episode_steps {max_episode_steps}: use 1 or more"
             )
+        if autoreset_mode is AutoresetMode.DISABLED:
+            raise UserError("autoreset_mode is DISABLED: use NEXT_STEP or SAME_STEP")
         self.num_envs, self.max_episode_steps = num_envs, max_episode_steps
+        self._at_once = autoreset_mode is AutoresetMode.SAME_STEP
         self._start = _Start(world, prompts, engine)
         self._judge, self.render_mode = judge, render_mode
-        self.metadata = self.metadata | {"render_fps": self._start.fps}
+        rate = {"render_fps": self._start.fps, "autoreset_mode": autoreset_mode}
+        self.metadata = self.metadata | rate
         self.single_observation_space = self._start.observation_space
         self.single_action_space = self._start.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -179,19 +187,30 @@ class GenieVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         starting, actions = self._over, np.asarray(actions)
         before = self._running.frames
         self._running.step(np.where(starting, 0, actions))
-        for row in np.flatnonzero(starting).tolist():
-            prompt, seed = self._start.draw(self._generators[row])
-            self._running.reset(row, prompt, seed=seed)
+        self._restart(starting)
         rewards, ends = _judge(self._judge, before, actions, self._running.frames)
         rewards, ends = np.where(starting, 0.0, rewards), ends & ~starting
         self._ages = np.where(starting, 0, self._ages + 1)
         truncated = self._ages >= self.max_episode_steps
-        self._over = ends | truncated
-        return as_pictures(self._running.frames), rewards, ends, truncated, {}
+        over, infos = ends | truncated, {}
+        if self._at_once:
+            last = as_pictures(self._running.frames)
+            for row in np.flatnonzero(over).tolist():
+                infos = self._add_info(infos, {"final_obs": last[row]}, row)
+            self._restart(over)
+            self._ages[over] = 0
+        else:
+            self._over = over
+        return as_pictures(self._running.frames), rewards, ends, truncated, infos
 
     def render(self) -> tuple[np.ndarray, ...]:
         """The present picture of each world, uint8 (h, w, 3)."""
         return tuple(as_pictures(self._running.frames))
+
+    def _restart(self, rows: Bool[np.ndarray, " b"]) -> None:
+        for row in np.flatnonzero(rows).tolist():
+            prompt, seed = self._start.draw(self._generators[row])
+            self._running.reset(row, prompt, seed=seed)
 
     def _seeds(self, seed: int | list[int | None] | None) -> list[int | None]:
         if isinstance(seed, list):

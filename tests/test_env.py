@@ -84,6 +84,26 @@ def test_a_row_that_ends_starts_anew_in_the_next_step(options: dict):
     assert np.array_equal(single.reset()[0], frames[1]), "the row's own next episode"
 
 
+def test_a_row_that_ends_starts_anew_at_once_if_asked(options: dict):
+    def judge(before: np.ndarray, actions: np.ndarray, after: np.ndarray):
+        return actions * 1.0, actions == 2
+
+    mode = gymnasium.vector.AutoresetMode.SAME_STEP
+    envs, waiting = (
+        gymnasium.make_vec("GenieWorld-v0", num_envs=2, judge=judge, **more, **options)
+        for more in ({"autoreset_mode": mode}, {})
+    )
+    envs.reset(seed=0), waiting.reset(seed=0)
+    actions = np.array([1, 2])
+    frames, rewards, ends, _, infos = envs.step(actions)
+    last, *_ = waiting.step(actions)
+    assert rewards.tolist() == [1, 2] and ends.tolist() == [False, True]
+    assert infos["_final_obs"].tolist() == [False, True]
+    assert np.array_equal(infos["final_obs"][1], last[1]), "the last picture of the episode"
+    assert np.array_equal(frames[0], last[0])
+    assert np.array_equal(frames[1], waiting.step(np.array([0, 0]))[0][1]), "the same next episode"
+
+
 def test_rows_are_truncated_by_their_own_age(options: dict):
     def judge(before: np.ndarray, actions: np.ndarray, after: np.ndarray):
         return np.zeros(2), actions == 2
@@ -105,6 +125,9 @@ def test_what_is_wrong_is_told_in_one_line(options: dict, tiny_world_folder: Pat
         gymnasium.make("GenieWorld-v0", world=tiny_world_folder, prompts=[])
     with pytest.raises(UserError, match="use 1 or more"):
         genie.env.GenieVectorEnv(0, **options)
+    with pytest.raises(UserError, match="NEXT_STEP or SAME_STEP"):
+        disabled = gymnasium.vector.AutoresetMode.DISABLED
+        genie.env.GenieVectorEnv(1, autoreset_mode=disabled, **options)
     envs = gymnasium.make_vec("GenieWorld-v0", num_envs=2, **options)
     with pytest.raises(UserError, match="reset first"):
         envs.step(np.zeros(2, dtype=int))
