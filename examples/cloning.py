@@ -3,7 +3,7 @@
 In: frames and, for each, what was done. Out: a net, and a player that acts by it. Knows no worlds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -39,9 +39,10 @@ class Demonstrations:
 class Clone(nn.Module):
     """Pictures to logits. Source: the net of Mnih et al. 2015."""
 
-    def __init__(self, num_choices: int) -> None:
+    def __init__(self, num_choices: int, channels: int = SHAPE[0]) -> None:
+        """Args: channels: of the pictures; by default what `Sight` shows."""
         super().__init__()
-        channels, height, width = SHAPE
+        height, width = SHAPE[1:]
         convolutions = nn.Sequential(
             nn.Conv2d(channels, 32, 8, stride=4),
             nn.ReLU(),
@@ -65,7 +66,7 @@ class Clone(nn.Module):
 
 
 def fit(
-    demonstrations: Demonstrations,
+    seen: Callable[[Int[Tensor, " b"]], UInt8[Tensor, "b c h w"]],
     rows: Int[Tensor, " n"],
     targets: Int[Tensor, " n"],
     num_choices: int,
@@ -77,6 +78,7 @@ def fit(
     """Train a clone by cross-entropy.
 
     Args:
+        seen: the pictures of frames, such as `Demonstrations.seen`.
         rows: of the frames to learn from.
         targets: what was done in each.
         seed: of weights and batches.
@@ -84,7 +86,7 @@ def fit(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        clone = Clone(num_choices)
+        clone = Clone(num_choices, seen(rows[:1]).shape[1])
         optimizer = torch.optim.AdamW(
             clone.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
         )
@@ -92,7 +94,7 @@ def fit(
         bar = tqdm(range(steps), desc=name, leave=False)
         for _ in bar:
             drawn = torch.randint(len(rows), (min(BATCH, len(rows)),))
-            loss = F.cross_entropy(clone(demonstrations.seen(rows[drawn])), targets[drawn])
+            loss = F.cross_entropy(clone(seen(rows[drawn])), targets[drawn])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

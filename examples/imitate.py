@@ -26,9 +26,10 @@ import tyro
 from arena import Arena, read_recording
 from cloning import Clone, ClonePlayer, Demonstrations, fit
 from jaxtyping import Int
-from mapping import Dictionary, Mapping, Probe
+from mapping import Dictionary, Mapping
 from outcome import Score, Way, plot, table
 from players import Player, random_player
+from probe import Probe
 from torch import Tensor
 from tqdm import tqdm
 from trained import TrainedPlayer
@@ -137,7 +138,13 @@ def repeat(config: ImitationConfig, task: Task, seed: int) -> dict[Way, float]:
 
     def clone(name: str, targets: Tensor, choices: int, rows: Tensor, steps: int) -> Clone:
         return fit(
-            task.demonstrations, rows, targets[rows], choices, steps=steps, seed=seed, name=name
+            task.demonstrations.seen,
+            rows,
+            targets[rows],
+            choices,
+            steps=steps,
+            seed=seed,
+            name=name,
         )
 
     def score(player: Player) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mapping import Mapping
 from sight import SHAPE, Sight
 
 from genie.errors import UserError
@@ -18,15 +19,22 @@ class TrainedPlayer:
     """Draws each button combination from the distribution that the net gives."""
 
     def __init__(
-        self, path: Path, num_combos: int, num_games: int, generator: np.random.Generator
+        self,
+        path: Path,
+        num_choices: int,
+        num_games: int,
+        generator: np.random.Generator,
+        mapping: Mapping | None = None,
     ) -> None:
         """Load the net.
 
         Args:
             path: the file that `expert.py` wrote.
-            num_combos: of the game that it is to play.
+            num_choices: button combinations of the game that it is to play or, with a mapping,
+                latent actions of the world that it was trained in.
             num_games: played side by side.
             generator: of its draws.
+            mapping: from latent actions to buttons.
 
         Raises:
             UserError: if there is no such player, or it was trained in a game with other buttons.
@@ -37,13 +45,13 @@ class TrainedPlayer:
             self._net = PPO.load(path, device="cpu").policy
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is no player of examples/expert.py") from error
-        buttons = getattr(self._net.action_space, "n", None)
-        if self._net.observation_space.shape != SHAPE or buttons != num_combos:
+        choices = getattr(self._net.action_space, "n", None)
+        if self._net.observation_space.shape != SHAPE or choices != num_choices:
             raise UserError(
-                f"{path} was trained in a game with {buttons} button combinations, this one has "
-                f"{num_combos}: train one with examples/expert.py"
+                f"{path} was trained in a game with {choices} button combinations, this one has "
+                f"{num_choices}: train one with examples/expert.py"
             )
-        self._sight, self._generator = Sight(num_games), generator
+        self._sight, self._generator, self._mapping = Sight(num_games), generator, mapping
 
     def restart(self, started: np.ndarray) -> None:
         """See `Player`."""
@@ -56,7 +64,10 @@ class TrainedPlayer:
         seen, _ = self._net.obs_to_tensor(self._sight.look(pictures))
         with torch.inference_mode():
             distribution: Any = self._net.get_distribution(seen).distribution
-        return draw(distribution.probs.double().numpy(), self._generator)
+        chosen = draw(distribution.probs.double().numpy(), self._generator)
+        if self._mapping is None:
+            return chosen
+        return draw(self._mapping.shares(chosen, np.empty((len(chosen), 0))), self._generator)
 
 
 def draw(shares: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -120,12 +120,11 @@ def test_a_probe_tells_by_the_picture_what_the_latent_action_leaves_open():
     generator = np.random.default_rng(0)
     features, latents = generator.normal(size=(200, 8)), generator.integers(0, 2, 200)
     buttons = np.where(latents == 0, 3, np.where(features[:, 0] > 0, 1, 2))
-    mapping = example("mapping")
-    probe = mapping.Probe(latents, buttons, features, (2, 4))
+    probe = example("probe").Probe(latents, buttons, features, (2, 4))
     shares = probe.shares(latents, features)
     np.testing.assert_allclose(shares.sum(axis=1), 1)
     assert (shares.argmax(axis=1) == buttons).mean() > 0.95
-    blind = mapping.Dictionary(latents, buttons, (2, 4)).shares(latents, features)
+    blind = example("mapping").Dictionary(latents, buttons, (2, 4)).shares(latents, features)
     assert (blind.argmax(axis=1) == buttons).mean() < 0.85
 
 
@@ -239,6 +238,66 @@ def test_what_does_not_fit_is_one_line_of_error(changes, message, videos, tmp_pa
     with pytest.raises(UserError, match=message) as error:
         imitate.main(imitate.ImitationConfig(**options))
     assert "\n" not in str(error.value)
+
+
+def collected(signs: str, per_game: int) -> Any:
+    """Labelled episodes of two games; the first never presses the right button."""
+    arena = example("arena").Arena(game=signs, frame_skip=1)
+    return example("judging").collect(arena, Reader(slip=2), 2, per_game, seed=0)
+
+
+def test_labelled_episodes_are_whole_and_say_what_was_paid(signs):
+    episodes = collected(signs, per_game=3)
+    assert episodes.starts.tolist() == [LENGTH * number for number in range(7)]
+    seen = episodes.pictures[:, :, 0, 0].argmax(dim=1).numpy()
+    np.testing.assert_array_equal(episodes.rewards, episodes.buttons == seen)
+    assert episodes.rewards.sum() == 3 * LENGTH
+
+
+def test_a_judge_tells_ends_and_payments_apart():
+    judging, generator = example("judging"), np.random.default_rng(0)
+    signs = generator.integers(0, 3, 900)  # green pays, blue ends
+    pictures = torch.from_numpy(COLOURS[signs]).permute(0, 1)[..., None, None].repeat(1, 1, 64, 64)
+    rewards, ends = np.where(signs == 1, 7.0, 0.0), signs == 2
+    episodes = judging.Episodes(pictures, np.zeros(900, int), rewards, ends)
+    judge = judging.LearntJudge(episodes, steps=60, seed=0)
+    before = np.tile(COLOURS[:, None, None], (1, 64, 64, 1))
+    paid, over = judge(before, np.zeros(3, int), before)
+    assert paid.tolist() == [0, 7, 0]
+    assert over.tolist() == [False, False, True]
+
+
+def test_a_player_learns_in_a_dream_and_is_scored_in_the_game(signs, tmp_path):
+    dream = example("dream")
+    dream.main(
+        dream.DreamConfig(
+            world=ROOT / "checkpoints" / "coinrun",
+            game=signs,
+            frame_skip=1,
+            episodes=16,
+            decisions=64,
+            judge_steps=20,
+            seeds=2,
+            out=tmp_path,
+        )
+    )
+    ways = json.loads((tmp_path / "dream.json").read_text())["ways"]
+    assert [way["way"] for way in ways] == ["random", "real game", "dream"]
+    assert all(0 < way["mean"] < LENGTH for way in ways)
+    with Image.open(tmp_path / "seed-0" / "prompts" / "0.png") as prompt:
+        assert prompt.size == (64, 64)
+
+
+def test_a_dream_that_cannot_be_is_one_line_of_error(signs, tiny_world_folder, tmp_path):
+    dream = example("dream")
+    options = {"world": tiny_world_folder, "game": signs, "out": tmp_path}
+    for changes, message in (
+        ({}, "give a world of"),
+        ({"episodes": 3}, "--episodes is 3; give at least 16"),
+        ({"world": Path("nowhere")}, "nowhere"),
+    ):
+        with pytest.raises(UserError, match=message):
+            dream.main(dream.DreamConfig(**{**options, **changes}))
 
 
 def test_a_player_of_another_game_is_refused(expert):
