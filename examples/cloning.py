@@ -9,11 +9,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
-from mapping import Mapping
+from mapping import Dictionary, draw
 from sight import SHAPE, Sight
 from torch import Tensor, nn
 from tqdm import tqdm
-from trained import draw
 
 from genie.data.clips import FrameStore
 
@@ -56,13 +55,9 @@ class Clone(nn.Module):
         self.body = nn.Sequential(convolutions, nn.Linear(width, FEATURES), nn.ReLU())
         self.out = nn.Linear(FEATURES, num_choices)
 
-    def features(self, seen: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
-        """What the net knows of the pictures before it chooses."""
-        return self.body(seen.float() / 255)
-
     def forward(self, seen: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Logits of the choices."""
-        return self.out(self.features(seen))
+        return self.out(self.body(seen.float() / 255))
 
 
 def fit(
@@ -74,6 +69,7 @@ def fit(
     steps: int,
     seed: int,
     name: str,
+    start: Clone | None = None,
 ) -> Clone:
     """Train a clone by cross-entropy.
 
@@ -83,10 +79,13 @@ def fit(
         targets: what was done in each.
         seed: of weights and batches.
         name: for the progress bar.
+        start: a clone of other choices, whose body is trained further.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         clone = Clone(num_choices, seen(rows[:1]).shape[1])
+        if start is not None:
+            clone.body.load_state_dict(start.body.state_dict())
         optimizer = torch.optim.AdamW(
             clone.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
         )
@@ -106,7 +105,7 @@ def fit(
 class ClonePlayer:
     """Plays as a clone: draws a latent action, then buttons that it stands for."""
 
-    def __init__(self, clone: Clone, mapping: Mapping | None, num_games: int, seed: int) -> None:
+    def __init__(self, clone: Clone, mapping: Dictionary | None, num_games: int, seed: int) -> None:
         """Args: mapping: None if what the clone chooses are buttons. seed: of the draws."""
         self._clone, self._mapping = clone, mapping
         self._sight, self._generator = Sight(num_games), np.random.default_rng(seed)
@@ -118,9 +117,6 @@ class ClonePlayer:
     @torch.inference_mode()
     def act(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """See `Player`."""
-        features = self._clone.features(torch.from_numpy(self._sight.look(pictures)))
-        shares = self._clone.out(features).double().softmax(dim=1).numpy()
-        chosen = draw(shares, self._generator)
-        if self._mapping is None:
-            return chosen
-        return draw(self._mapping.shares(chosen, features.numpy()), self._generator)
+        logits = self._clone(torch.from_numpy(self._sight.look(pictures)))
+        chosen = draw(logits.double().softmax(dim=1).numpy(), self._generator)
+        return chosen if self._mapping is None else self._mapping.draw(chosen, self._generator)

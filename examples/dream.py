@@ -138,7 +138,7 @@ def check(config: DreamConfig) -> None:
 
 def repeat(config: DreamConfig, arena: Arena, world: World, seed: int) -> dict[Way, float]:
     """What each way earns on average, for one seed."""
-    folder = config.out / f"seed-{seed}"
+    folder, told = config.out / f"seed-{seed}", f", {seed + 1} of {config.seeds}"
     with arena.open(1, seed) as games:
         num_buttons = len(games.combos)
     generator = np.random.default_rng(seed)
@@ -157,9 +157,10 @@ def repeat(config: DreamConfig, arena: Arena, world: World, seed: int) -> dict[W
     dreamt, real = folder / "dreamt.zip", folder / "real.zip"
     dream = make_dream(config, world.num_actions, labelled, judge, folder, seed)
     with contextlib.closing(dream):
-        save(learn(dream, 1, config.decisions, seed), dreamt)
+        save(learn(dream, 1, config.decisions, seed, f"in the dream{told}"), dreamt)
     with arena.open(NUM_GAMES, seed, levels=(0, 100_000)) as games:
-        save(learn(games, arena.frame_skip, len(labelled.ends), seed), real)
+        num_decisions, name = len(labelled.ends), f"in the game{told}"
+        save(learn(games, arena.frame_skip, num_decisions, seed, name), real)
     own = np.random.default_rng(seed)
     return {
         ("random", None): score(random_player(num_buttons, SCORED_GAMES, seed)),

@@ -63,7 +63,7 @@ def main(config: ExpertConfig) -> None:
         frame_skip=config.frame_skip,
     )
     with arena.open(NUM_GAMES, config.seed, levels=(0, config.num_levels)) as games:
-        player = learn(games, config.frame_skip, config.decisions, config.seed)
+        player = learn(games, config.frame_skip, config.decisions, config.seed, config.game)
     save(player, config.out)
     print(f"{config.out}: {score(arena, config)}")
 

@@ -11,7 +11,7 @@ Some labelled transitions then tell the buttons. Beside it: an oracle, the same 
 true buttons; a clone trained on nothing but those few labels; random buttons; the expert itself.
 
 Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 3.3. Differs: beside the paper's
-dictionary, `Probe` takes the picture into account.
+dictionary, the clone's own net is trained further on the labels.
 """
 
 import json
@@ -26,10 +26,9 @@ import tyro
 from arena import Arena, read_recording
 from cloning import Clone, ClonePlayer, Demonstrations, fit
 from jaxtyping import Int
-from mapping import Dictionary, Mapping
+from mapping import Dictionary
 from outcome import Score, Way, plot, table
 from players import Player, random_player
-from probe import Probe
 from torch import Tensor
 from tqdm import tqdm
 from trained import TrainedPlayer
@@ -44,7 +43,7 @@ from train.measure.true_actions import TrueActions
 
 NUM_GAMES = 64
 EPISODES_EACH = 2  # of each game, in every score
-LABELS_ALONE_STEPS = 300  # for a clone of few labels, which would learn them by heart with more
+LABELS_ALONE_STEPS, TUNING_STEPS = 300, 100  # few, or few labels would be learnt by heart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +135,14 @@ def repeat(config: ImitationConfig, task: Task, seed: int) -> dict[Way, float]:
     mixed = task.rows[torch.randperm(len(task.rows), generator=generator)]
     num_latents, num_buttons = task.sizes
 
-    def clone(name: str, targets: Tensor, choices: int, rows: Tensor, steps: int) -> Clone:
+    def clone(
+        name: str,
+        targets: Tensor,
+        choices: int,
+        rows: Tensor,
+        steps: int,
+        start: Clone | None = None,
+    ) -> Clone:
         return fit(
             task.demonstrations.seen,
             rows,
@@ -144,14 +150,15 @@ def repeat(config: ImitationConfig, task: Task, seed: int) -> dict[Way, float]:
             choices,
             steps=steps,
             seed=seed,
-            name=name,
+            name=f"{name}, {seed + 1} of {config.seeds}",
+            start=start,
         )
 
     def score(player: Player) -> float:
         with task.arena.open(NUM_GAMES, seed) as games:
             return float(task.arena.returns(games, player, EPISODES_EACH).mean())
 
-    def play(net: Clone, mapping: Mapping | None) -> float:
+    def play(net: Clone, mapping: Dictionary | None) -> float:
         return score(ClonePlayer(net, mapping, NUM_GAMES, seed))
 
     earned: dict[Way, float] = {
@@ -169,21 +176,13 @@ def repeat(config: ImitationConfig, task: Task, seed: int) -> dict[Way, float]:
         latents, buttons = task.latents[rows].numpy(), task.buttons[rows].numpy()
         dictionary = Dictionary(latents, buttons, task.sizes)
         earned["dictionary", num_labels] = play(imitator, dictionary)
-        if len(np.unique(buttons)) < 2:
-            continue  # nothing to tell apart
-        features = features_of(imitator, task.demonstrations.seen(rows))
-        probe = Probe(latents, buttons, features, task.sizes)
-        earned["probe", num_labels] = play(imitator, probe)
-        few_steps = min(config.steps, LABELS_ALONE_STEPS)
-        few = clone("labels alone", task.buttons, num_buttons, rows, few_steps)
+        if not num_labels:
+            continue
+        tuned = clone("fine-tuned", task.buttons, num_buttons, rows, TUNING_STEPS, imitator)
+        earned["fine-tuned", num_labels] = play(tuned, None)
+        few = clone("labels alone", task.buttons, num_buttons, rows, LABELS_ALONE_STEPS)
         earned["labels alone", num_labels] = play(few, None)
     return earned
-
-
-@torch.inference_mode()
-def features_of(clone: Clone, seen: Tensor) -> np.ndarray:
-    """Features of pictures, as an array."""
-    return clone.features(seen).numpy()
 
 
 def check(config: ImitationConfig) -> None:

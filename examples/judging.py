@@ -11,10 +11,10 @@ import torch
 from arena import Arena
 from cloning import Clone, fit
 from jaxtyping import Bool, Float, Int, UInt8
+from mapping import draw
 from players import Player
 from sight import SIZE
 from torch import Tensor
-from trained import draw
 
 from genie.env import Pictures
 from genie.video import Resizer

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from genie.files import whole, writing
 
 
-def learn(games: Games, frame_skip: int, decisions: int, seed: int) -> PPO:
+def learn(games: Games, frame_skip: int, decisions: int, seed: int, name: str) -> PPO:
     """Train a player by PPO.
 
     Args:
@@ -27,6 +27,7 @@ def learn(games: Games, frame_skip: int, decisions: int, seed: int) -> PPO:
         frame_skip: game steps per decision.
         decisions: those of all games together.
         seed: of first weights and decisions.
+        name: for the progress bar.
     """
     vector = Vector(games, frame_skip)
     player = PPO(
@@ -41,7 +42,7 @@ def learn(games: Games, frame_skip: int, decisions: int, seed: int) -> PPO:
         seed=seed,
         device="cpu",
     )
-    return player.learn(decisions, callback=Progress(decisions, vector))
+    return player.learn(decisions, callback=Progress(decisions, vector, name))
 
 
 def save(player: PPO, path: Path) -> None:
@@ -109,10 +110,10 @@ class Vector(VecEnv):
 class Progress(BaseCallback):
     """A bar with the mean return of the newest episodes."""
 
-    def __init__(self, total: int, games: Vector) -> None:
+    def __init__(self, total: int, games: Vector, name: str) -> None:
         super().__init__()
         self._games = games
-        self._bar = tqdm(total=total, unit=" decisions")
+        self._bar = tqdm(total=total, unit=" decisions", desc=name)
 
     def _on_step(self) -> bool:
         return True

@@ -1,28 +1,17 @@
 """From latent actions to buttons, learnt from a few labelled transitions.
 
-In: latent actions with the buttons that were pressed, and what a net knows of the pictures. Out:
-probabilities of the buttons. Plays nothing.
+In: latent actions with the buttons that were pressed. Out: buttons, drawn. Plays nothing.
 """
-
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
 
 
-class Mapping(Protocol):
-    """Latent actions to buttons, learnt from labelled transitions."""
-
-    def shares(
-        self, latents: Int[np.ndarray, " b"], features: Float[np.ndarray, "b f"]
-    ) -> Float[np.ndarray, "b buttons"]:
-        """Probabilities of the buttons. Args: features: of the pictures, by the clone."""
-
-
 class Dictionary:
     """Each latent action stands for the buttons that its labels show, in their proportions.
 
-    Source: Genie, section 3.3. One that no label shows stands for all buttons alike.
+    Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 3.3. A latent action that no label
+    shows stands for all buttons alike.
     """
 
     def __init__(
@@ -32,10 +21,21 @@ class Dictionary:
         counts = np.zeros(sizes)
         np.add.at(counts, (latents, buttons), 1)
         counts[counts.sum(axis=1) == 0] = 1
-        self._shares = counts / counts.sum(axis=1, keepdims=True)
+        self.shares: Float[np.ndarray, "latents buttons"] = counts / counts.sum(
+            axis=1, keepdims=True
+        )
+        """Probabilities of the buttons by latent action."""
 
-    def shares(
-        self, latents: Int[np.ndarray, " b"], features: Float[np.ndarray, "b f"]
-    ) -> Float[np.ndarray, "b buttons"]:
-        """See `Mapping`."""
-        return self._shares[latents]
+    def draw(
+        self, latents: Int[np.ndarray, " b"], generator: np.random.Generator
+    ) -> Int[np.ndarray, " b"]:
+        """Buttons for latent actions."""
+        return draw(self.shares[latents], generator)
+
+
+def draw(shares: Float[np.ndarray, "b k"], generator: np.random.Generator) -> Int[np.ndarray, " b"]:
+    """Draw a number from each row of probabilities, int32."""
+    passed = shares.cumsum(axis=1) <= generator.random((len(shares), 1)) * shares.sum(
+        axis=1, keepdims=True
+    )
+    return passed.sum(axis=1).clip(max=shares.shape[1] - 1).astype(np.int32)

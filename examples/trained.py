@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mapping import Mapping
+from mapping import Dictionary, draw
 from sight import SHAPE, Sight
 
 from genie.errors import UserError
@@ -24,7 +24,7 @@ class TrainedPlayer:
         num_choices: int,
         num_games: int,
         generator: np.random.Generator,
-        mapping: Mapping | None = None,
+        mapping: Dictionary | None = None,
     ) -> None:
         """Load the net.
 
@@ -65,14 +65,4 @@ class TrainedPlayer:
         with torch.inference_mode():
             distribution: Any = self._net.get_distribution(seen).distribution
         chosen = draw(distribution.probs.double().numpy(), self._generator)
-        if self._mapping is None:
-            return chosen
-        return draw(self._mapping.shares(chosen, np.empty((len(chosen), 0))), self._generator)
-
-
-def draw(shares: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Draw one number for each row of probabilities, int32 (n). Args: shares: float64 (n, k)."""
-    passed = shares.cumsum(axis=1) <= generator.random((len(shares), 1)) * shares.sum(
-        axis=1, keepdims=True
-    )
-    return passed.sum(axis=1).clip(max=shares.shape[1] - 1).astype(np.int32)
+        return chosen if self._mapping is None else self._mapping.draw(chosen, self._generator)
