@@ -1,6 +1,7 @@
-"""The real game in which players are scored, on levels that no recording shows.
+"""The real game in which players learn and are scored, the latter on levels of their own.
 
-In: a recording's description and a player. Out: the return of each episode played. Learns nothing.
+In: what the game is called, or a recording of it, and a player. Out: the return of each episode
+played. Learns nothing.
 """
 
 import contextlib
@@ -11,12 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from games import Games, open_games
+from games import Games, is_procgen, open_games
 from players import Player
 
 from genie.errors import UserError
 
-# A recording's levels begin at 0 and at 1,000,000.
+# Those of recordings and of training begin at 0 and at 1,000,000.
 FIRST_LEVEL, NUM_LEVELS = 2_000_000, 1_000_000
 
 
@@ -30,12 +31,23 @@ class Arena:
     plain: bool = False
     frame_skip: int = 2
 
+    def __post_init__(self) -> None:
+        """Reject what cannot be played."""
+        if not isinstance(self.frame_skip, int) or not 1 <= self.frame_skip <= 16:
+            raise UserError(f"the frame skip is {self.frame_skip}: give 1 to 16")
+        if self.distribution not in {"easy", "hard"} or not isinstance(self.plain, bool):
+            raise UserError(f"there is no difficulty {self.distribution!r}: give easy or hard")
+        if not is_procgen(self.game) and (self.plain or self.distribution != "easy"):
+            raise UserError(
+                f"--distribution and --plain are for Procgen: {self.game} has neither of them"
+            )
+
     @classmethod
     def of(cls, recording: Path) -> "Arena":
         """The game of a recording. Args: recording: the folder.
 
         Raises:
-            UserError: if the folder holds no recording.
+            UserError: if the folder holds no recording, or one of something else.
         """
         options = read_recording(recording)
         try:

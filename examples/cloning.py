@@ -69,7 +69,6 @@ def fit(
     steps: int,
     seed: int,
     name: str,
-    start: Clone | None = None,
 ) -> Clone:
     """Train a clone by cross-entropy.
 
@@ -79,13 +78,10 @@ def fit(
         targets: what was done in each.
         seed: of weights and batches.
         name: for the progress bar.
-        start: a clone of other choices, whose body is trained further.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         clone = Clone(num_choices, seen(rows[:1]).shape[1])
-        if start is not None:
-            clone.body.load_state_dict(start.body.state_dict())
         optimizer = torch.optim.AdamW(
             clone.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
         )

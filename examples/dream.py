@@ -64,7 +64,7 @@ class DreamConfig:
     frame_skip: int = 2
     """Game steps per frame of the world."""
     episodes: int = 160
-    """Labelled episodes, played at random."""
+    """Labelled episodes, played at random; rounded up to a multiple of 16."""
     decisions: int = 12_000
     """Decisions to learn from in the world."""
     judge_steps: int = 600
@@ -117,18 +117,20 @@ def main(config: DreamConfig) -> None:
         raise UserError(f"{config.world} has frames of {world.size}: give a world of {SIZE}")
     repetitions = [repeat(config, arena, world, seed) for seed in range(config.seeds)]
     scores = {way: Score.of([own[way] for own in repetitions]) for way in repetitions[0]}
-    print(table(scores))
     content = {
         "game": asdict(arena),
         "options": {name: str(value) for name, value in asdict(config).items()},
+        "episodes scored": SCORED_GAMES * EPISODES_EACH,
         "ways": [{"way": name, **asdict(score)} for (name, _), score in scores.items()],
     }
-    write_whole(config.out / "dream.json", json.dumps(content, indent=1) + "\n")
+    with writing(config.out):
+        write_whole(config.out / "dream.json", json.dumps(content, indent=1) + "\n")
+    print(table(scores))
 
 
 def check(config: DreamConfig) -> None:
     """Reject invalid options before anything is done."""
-    ranges = {"episodes": NUM_GAMES, "decisions": 1, "judge_steps": 1, "seeds": 2, "frame_skip": 1}
+    ranges = {"episodes": NUM_GAMES, "decisions": 1, "judge_steps": 1, "seeds": 2}
     for name, least in ranges.items():
         if getattr(config, name) < least:
             flag = name.replace("_", "-")
@@ -154,21 +156,19 @@ def repeat(config: DreamConfig, arena: Arena, world: World, seed: int) -> dict[W
         with arena.open(SCORED_GAMES, seed) as games:
             return float(arena.returns(games, player, EPISODES_EACH).mean())
 
-    dreamt, real = folder / "dreamt.zip", folder / "real.zip"
+    dreamt, real, place = folder / "dreamt.zip", folder / "real.zip", f"a dream of {arena.game}"
     dream = make_dream(config, world.num_actions, labelled, judge, folder, seed)
     with contextlib.closing(dream):
-        save(learn(dream, 1, config.decisions, seed, f"in the dream{told}"), dreamt)
+        save(learn(dream, 1, config.decisions, seed, f"in the dream{told}"), dreamt, place)
     with arena.open(NUM_GAMES, seed, levels=(0, 100_000)) as games:
         num_decisions, name = len(labelled.ends), f"in the game{told}"
-        save(learn(games, arena.frame_skip, num_decisions, seed, name), real)
+        save(learn(games, arena.frame_skip, num_decisions, seed, name), real, arena.game)
     own = np.random.default_rng(seed)
     return {
         ("random", None): score(random_player(num_buttons, SCORED_GAMES, seed)),
-        ("real game", len(labelled.ends)): score(
-            TrainedPlayer(real, num_buttons, SCORED_GAMES, own)
-        ),
-        ("dream", len(labelled.ends)): score(
-            TrainedPlayer(dreamt, world.num_actions, SCORED_GAMES, own, dictionary)
+        ("real game", None): score(TrainedPlayer(real, arena.game, num_buttons, SCORED_GAMES, own)),
+        ("dream", None): score(
+            TrainedPlayer(dreamt, place, world.num_actions, SCORED_GAMES, own, dictionary)
         ),
     }
 
@@ -221,7 +221,9 @@ def latent_actions(world: World, episodes: Episodes) -> np.ndarray:
     found = np.full(len(episodes.ends), -1)
     for start, stop in pairwise(episodes.starts.tolist()):
         frames = to_float(episodes.pictures[start:stop])
-        found[start : stop - 1] = world.latent_action.infer(frames[None])[0].numpy()
+        found[start : stop - 1] = (
+            world.latent_action.infer(frames[None].to(world.device))[0].cpu().numpy()
+        )
     return found
 
 

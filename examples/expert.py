@@ -1,7 +1,7 @@
 """Train a player in a real game, whose videos others then learn from: `examples/expert.py`.
 
 In: a game. Out: a file with the player, which `record_game.py --hand` lets play, and its score on
-levels that it was not trained on. The only example that learns from rewards in the real game.
+levels that it was not trained on.
 
     python examples/expert.py --game coinrun --plain --out runs/coinrun-expert.zip
     python examples/record_game.py --game coinrun --plain --arrays --frames 60000 \
@@ -24,6 +24,7 @@ from genie.files import check_folder
 from train.errors import one_line_errors
 
 NUM_GAMES = 64
+LARGEST_SEED = 2**31 - 1  # Procgen's is a C int
 EPISODES_EACH = 8  # of each game, in the score at the end
 
 
@@ -46,7 +47,7 @@ class ExpertConfig:
     num_levels: int = 100_000
     """Training levels, counted from level 0 (at most 1,000,000)."""
     seed: int = 0
-    """Draws levels, first weights and decisions."""
+    """Draws first weights, decisions and, in Procgen, levels."""
 
 
 def main(config: ExpertConfig) -> None:
@@ -64,20 +65,24 @@ def main(config: ExpertConfig) -> None:
     )
     with arena.open(NUM_GAMES, config.seed, levels=(0, config.num_levels)) as games:
         player = learn(games, config.frame_skip, config.decisions, config.seed, config.game)
-    save(player, config.out)
+    save(player, config.out, config.game)
     print(f"{config.out}: {score(arena, config)}")
 
 
 def check(config: ExpertConfig) -> None:
     """Reject invalid options before anything is done."""
-    ranges = {"decisions": (1, None), "frame_skip": (1, 16), "num_levels": (1, 1_000_000)}
+    ranges = {
+        "decisions": (1, None),
+        "num_levels": (1, 1_000_000),
+        "seed": (0, LARGEST_SEED),
+    }
     for name, (least, most) in ranges.items():
         value = getattr(config, name)
         if value < least or (most is not None and value > most):
             wanted = f"at least {least}" if most is None else f"{least} to {most}"
             raise UserError(f"--{name.replace('_', '-')} is {value}; give {wanted}")
-    if config.out.suffix != ".zip":
-        raise UserError(f"--out is {config.out}: give a name that ends in .zip")
+    if config.out.suffix != ".zip" or config.out.exists():
+        raise UserError(f"--out is {config.out}: give a new name that ends in .zip")
     check_folder(config.out.parent)
 
 
@@ -87,8 +92,9 @@ def score(arena: Arena, config: ExpertConfig) -> str:
     for name in ("trained", "random"):
         with arena.open(NUM_GAMES, config.seed) as games:
             num_combos = len(games.combos)
+            generator = np.random.default_rng(config.seed)
             player = (
-                TrainedPlayer(config.out, num_combos, NUM_GAMES, np.random.default_rng(config.seed))
+                TrainedPlayer(config.out, config.game, num_combos, NUM_GAMES, generator)
                 if name == "trained"
                 else random_player(num_combos, NUM_GAMES, config.seed)
             )

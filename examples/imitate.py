@@ -8,10 +8,10 @@ the same as `imitation.json` and as a plot, `imitation.png`.
 
 A world names the latent action between each two frames; a clone learns which one the expert takes.
 Some labelled transitions then tell the buttons. Beside it: an oracle, the same clone trained on all
-true buttons; a clone trained on nothing but those few labels; random buttons; the expert itself.
+true buttons; a clone trained on nothing but those few labels; random buttons; with --player, the
+expert itself.
 
-Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 3.3. Differs: beside the paper's
-dictionary, the clone's own net is trained further on the labels.
+Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 3.3.
 """
 
 import json
@@ -33,6 +33,7 @@ from torch import Tensor
 from tqdm import tqdm
 from trained import TrainedPlayer
 
+from genie.data.card import is_prepared
 from genie.data.clips import FrameStore
 from genie.errors import UserError
 from genie.files import check_folder, whole, write_whole, writing
@@ -43,7 +44,7 @@ from train.measure.true_actions import TrueActions
 
 NUM_GAMES = 64
 EPISODES_EACH = 2  # of each game, in every score
-LABELS_ALONE_STEPS, TUNING_STEPS = 300, 100  # few, or few labels would be learnt by heart
+LABELS_ALONE_STEPS = 300  # with more, few labels would be learnt by heart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +87,36 @@ class Task:
         Raises:
             UserError: if a folder does not hold what it should, or they do not fit.
         """
-        names = read_recording(config.expert).get("true_actions", [])
+        names, arena = (
+            read_recording(config.expert).get("true_actions", []),
+            Arena.of(config.expert),
+        )
+        if not is_prepared(config.expert):
+            raise UserError(f"{config.expert} holds videos: record with --arrays")
         store = FrameStore.open(config.expert, "train")
         world = World.from_pretrained(config.world)
         if store.size != world.size:
             raise UserError(
-                f"frames of {config.expert} are {store.size}, those of {config.world} {world.size}"
+                f"frames of {config.expert} are {store.size}, those of {config.world} "
+                f"{world.size}: give a world of this game"
             )
         true = TrueActions.open(config.expert / "true_actions.npz").of_store(store)
-        latents = latent_actions(world, store)
         sizes = world.num_actions, len(names)
-        return cls(Demonstrations(store), latents, true, sizes, Arena.of(config.expert))
+        if config.player:
+            TrainedPlayer(config.player, arena.game, sizes[1], 1, np.random.default_rng(0))
+        latents = latent_actions(world, store)
+        task = cls(Demonstrations(store), latents, true, sizes, arena)
+        if max(config.labels) > len(task.rows):
+            raise UserError(
+                f"--labels asks for {max(config.labels)}, {config.expert} has {len(task.rows)} "
+                "transitions: record more --frames"
+            )
+        return task
+
+    def expert(self, path: Path, seed: int) -> TrainedPlayer:
+        """The expert itself."""
+        generator = np.random.default_rng(seed)
+        return TrainedPlayer(path, self.arena.game, self.sizes[1], NUM_GAMES, generator)
 
     @cached_property
     def rows(self) -> Int[Tensor, " n"]:
@@ -111,7 +131,7 @@ def latent_actions(world: World, store: FrameStore) -> Int[Tensor, " frames"]:
     scenes = list(pairwise(store.scene_starts.tolist()))
     for start, stop in tqdm(scenes, desc="latent actions", leave=False):
         frames = to_float(store.read(start, stop))
-        found[start : stop - 1] = world.latent_action.infer(frames[None])[0]
+        found[start : stop - 1] = world.latent_action.infer(frames[None].to(world.device))[0].cpu()
     return found
 
 
@@ -125,8 +145,8 @@ def main(config: ImitationConfig) -> None:
     task = Task.open(config)
     repetitions = [repeat(config, task, seed) for seed in range(config.seeds)]
     scores = {name: Score.of([own[name] for own in repetitions]) for name in repetitions[0]}
-    print(table(scores))
     write(config, task, scores)
+    print(table(scores))
 
 
 def repeat(config: ImitationConfig, task: Task, seed: int) -> dict[Way, float]:
@@ -135,24 +155,10 @@ def repeat(config: ImitationConfig, task: Task, seed: int) -> dict[Way, float]:
     mixed = task.rows[torch.randperm(len(task.rows), generator=generator)]
     num_latents, num_buttons = task.sizes
 
-    def clone(
-        name: str,
-        targets: Tensor,
-        choices: int,
-        rows: Tensor,
-        steps: int,
-        start: Clone | None = None,
-    ) -> Clone:
-        return fit(
-            task.demonstrations.seen,
-            rows,
-            targets[rows],
-            choices,
-            steps=steps,
-            seed=seed,
-            name=f"{name}, {seed + 1} of {config.seeds}",
-            start=start,
-        )
+    def clone(name: str, targets: Tensor, choices: int, rows: Tensor, steps: int) -> Clone:
+        seen, wanted = task.demonstrations.seen, targets[rows]
+        told = f"{name}, {seed + 1} of {config.seeds}"
+        return fit(seen, rows, wanted, choices, steps=steps, seed=seed, name=told)
 
     def score(player: Player) -> float:
         with task.arena.open(NUM_GAMES, seed) as games:
@@ -165,9 +171,7 @@ def repeat(config: ImitationConfig, task: Task, seed: int) -> dict[Way, float]:
         ("random", None): score(random_player(num_buttons, NUM_GAMES, seed))
     }
     if config.player:
-        earned["expert", None] = score(
-            TrainedPlayer(config.player, num_buttons, NUM_GAMES, np.random.default_rng(seed))
-        )
+        earned["expert", None] = score(task.expert(config.player, seed))
     oracle = clone("oracle", task.buttons, num_buttons, task.rows, config.steps)
     earned["oracle", None] = play(oracle, None)
     imitator = clone("imitator", task.latents, num_latents, task.rows, config.steps)
@@ -178,8 +182,6 @@ def repeat(config: ImitationConfig, task: Task, seed: int) -> dict[Way, float]:
         earned["dictionary", num_labels] = play(imitator, dictionary)
         if not num_labels:
             continue
-        tuned = clone("fine-tuned", task.buttons, num_buttons, rows, TUNING_STEPS, imitator)
-        earned["fine-tuned", num_labels] = play(tuned, None)
         few = clone("labels alone", task.buttons, num_buttons, rows, LABELS_ALONE_STEPS)
         earned["labels alone", num_labels] = play(few, None)
     return earned
@@ -187,8 +189,11 @@ def repeat(config: ImitationConfig, task: Task, seed: int) -> dict[Way, float]:
 
 def check(config: ImitationConfig) -> None:
     """Reject invalid options before anything is done."""
-    if config.seeds < 2 or config.steps < 1 or min(config.labels, default=-1) < 0:
-        raise UserError("give at least 2 --seeds, 1 --steps and one number of --labels from 0 on")
+    for name, least in {"seeds": 2, "steps": 1}.items():
+        if getattr(config, name) < least:
+            raise UserError(f"--{name} is {getattr(config, name)}; give at least {least}")
+    if min(config.labels, default=-1) < 0:
+        raise UserError(f"--labels is {config.labels}; give numbers from 0 on")
     check_folder(config.out)
 
 

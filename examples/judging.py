@@ -1,7 +1,7 @@
 """A judge that tells from a picture whether an episode ends and what it pays, learnt from a few.
 
 In: episodes of a real game. Out: a `Judge` for environments made of worlds, which know neither
-rewards nor ends. Plays at random and trains no player.
+rewards nor ends. Trains no player.
 """
 
 from dataclasses import dataclass

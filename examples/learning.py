@@ -3,7 +3,7 @@
 In: games. Out: a player of Stable-Baselines3, and its file. Knows no levels and no scores.
 
 Source: PPO (Schulman et al. 2017, arXiv:1707.06347), by Stable-Baselines3, with the net of Mnih et
-al. 2015; both are the usual ones for Procgen (Cobbe et al. 2020) but for the net's size.
+al. 2015, which is smaller than the one that is usual for Procgen (Cobbe et al. 2020).
 """
 
 from pathlib import Path
@@ -15,26 +15,28 @@ from games import Games
 from gymnasium import spaces
 from sight import SHAPE, Sight
 from tqdm import tqdm
+from trained import PLACE
 
 from genie.files import whole, writing
 
 
 def learn(games: Games, frame_skip: int, decisions: int, seed: int, name: str) -> PPO:
-    """Train a player by PPO.
+    """Train a player by PPO. An episode that is cut off counts as one that has ended.
 
     Args:
         games: are continued from where they are.
         frame_skip: game steps per decision.
-        decisions: those of all games together.
+        decisions: those of all games together, rounded up to rollouts of up to 64 per game.
         seed: of first weights and decisions.
         name: for the progress bar.
     """
     vector = Vector(games, frame_skip)
+    rollout = max(2, min(64, decisions // vector.num_envs))
     player = PPO(
         "CnnPolicy",
         vector,
-        n_steps=max(2, min(64, decisions // vector.num_envs)),
-        batch_size=512,
+        n_steps=rollout,
+        batch_size=min(512, rollout * vector.num_envs),
         n_epochs=3,
         learning_rate=lambda left: 5e-4 * left,
         gamma=0.99,
@@ -45,12 +47,16 @@ def learn(games: Games, frame_skip: int, decisions: int, seed: int, name: str) -
     return player.learn(decisions, callback=Progress(decisions, vector, name))
 
 
-def save(player: PPO, path: Path) -> None:
+def save(player: PPO, path: Path, place: str) -> None:
     """Write a player's file, which `TrainedPlayer` loads.
+
+    Args:
+        place: where it has learnt: the name of a game.
 
     Raises:
         UserError: if it cannot be written.
     """
+    setattr(player, PLACE, place)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as partial, partial.open("wb") as file:

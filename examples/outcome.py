@@ -33,12 +33,14 @@ class Score:
 
 
 def table(scores: dict[Way, Score]) -> str:
-    """One line per way, with its share of what the oracle earns."""
-    oracle = scores["oracle", None].mean
-    lines = [f"{'way':<14}{'labels':>7}   {'return':<15}of the oracle's"]
+    """One line per way; if there is an oracle that earns anything, with the share of its return."""
+    oracle = scores["oracle", None].mean if ("oracle", None) in scores else 0.0
+    head = f"{'way':<14}{'labels':>7}   {'return':<15}"
+    lines = [head + ("of the oracle's" if oracle > 0 else "")]
     for (name, labels), score in scores.items():
         number = "" if labels is None else str(labels)
-        lines.append(f"{name:<14}{number:>7}   {score!s:<15}{score.mean / oracle:.0%}")
+        share = f"{score.mean / oracle:.0%}" if oracle > 0 else ""
+        lines.append(f"{name:<14}{number:>7}   {score!s:<15}{share}".rstrip())
     return "\n".join(lines)
 
 
@@ -63,8 +65,8 @@ def plot(game: str, scores: dict[Way, Score]) -> Figure:
                 label=name,
             )
     axes.set_xscale("symlog", linthresh=10)
-    axes.set(
-        xlabel="labelled transitions", ylabel=f"return of an episode of {game}", ylim=(0, None)
-    )
+    axes.set(xlabel="labelled transitions", ylabel=f"return of an episode of {game}")
+    if min(score.mean for score in scores.values()) >= 0:
+        axes.set_ylim(bottom=0)
     axes.legend()
     return figure

@@ -352,7 +352,7 @@ def make_hand(config: RecordingConfig, recorder: Recorder, split: str, games: Ga
     lengths = Lengths.at(games.steps_per_second / config.frame_skip, config.hold_s)
     num_envs = len(games.levels)
     if is_trained(config):
-        return TrainedPlayer(Path(config.hand), len(games.combos), num_envs, generator)
+        return TrainedPlayer(Path(config.hand), config.game, len(games.combos), num_envs, generator)
     if is_procgen(config.game):
         return HANDS[config.hand](games.combos, num_envs, lengths, generator)
     return Presser(len(games.combos), num_envs, lengths, generator)

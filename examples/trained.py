@@ -1,18 +1,19 @@
-"""A player that `expert.py` trained, from its file.
+"""A player that was trained by `learning.py`, from its file.
 
 In: the pictures that games show. Out: a button combination for each game. Learns nothing.
 """
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mapping import Dictionary, draw
-from sight import SHAPE, Sight
+from sight import Sight
 
 from genie.errors import UserError
+
+PLACE = "learnt_in"  # the name under which a player's file says where it has learnt
 
 
 class TrainedPlayer:
@@ -21,6 +22,7 @@ class TrainedPlayer:
     def __init__(
         self,
         path: Path,
+        place: str,
         num_choices: int,
         num_games: int,
         generator: np.random.Generator,
@@ -29,7 +31,8 @@ class TrainedPlayer:
         """Load the net.
 
         Args:
-            path: the file that `expert.py` wrote.
+            path: the file that `learning.save` wrote.
+            place: where it must have learnt, see `learning.save`.
             num_choices: button combinations of the game that it is to play or, with a mapping,
                 latent actions of the world that it was trained in.
             num_games: played side by side.
@@ -37,20 +40,22 @@ class TrainedPlayer:
             mapping: from latent actions to buttons.
 
         Raises:
-            UserError: if there is no such player, or it was trained in a game with other buttons.
+            UserError: if there is no such player, or it has learnt elsewhere.
         """
         from baselines import PPO
 
+        if not path.is_file():
+            raise UserError(f"there is no file {path}: train a player with examples/expert.py")
         try:
-            self._net = PPO.load(path, device="cpu").policy
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is no player of examples/expert.py") from error
-        choices = getattr(self._net.action_space, "n", None)
-        if self._net.observation_space.shape != SHAPE or choices != num_choices:
+            loaded = PPO.load(path, device="cpu")
+        except Exception as error:  # pickle, zip, JSON and torch each have their own
+            raise UserError(f"{path} holds no player: train one with examples/expert.py") from error
+        learnt_in = getattr(loaded, PLACE, None)
+        if learnt_in != place or getattr(loaded.action_space, "n", None) != num_choices:
             raise UserError(
-                f"{path} was trained in a game with {choices} button combinations, this one has "
-                f"{num_choices}: train one with examples/expert.py"
+                f"the player {path} has learnt in {learnt_in}, not in {place}: train one there"
             )
+        self._net = loaded.policy
         self._sight, self._generator, self._mapping = Sight(num_games), generator, mapping
 
     def restart(self, started: np.ndarray) -> None:

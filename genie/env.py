@@ -127,9 +127,10 @@ class GenieVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
-        """Open a world; the arguments are those of `GenieEnv`, and two more.
+        """Open a world; the other arguments are those of `GenieEnv`.
 
         Args:
+            num_envs: worlds side by side.
             max_episode_steps: after so many an episode is cut off.
             autoreset_mode: with SAME_STEP a row whose episode has ended shows the next one at once,
                 and the last picture is in the infos, as `final_obs`.
@@ -141,8 +142,10 @@ class GenieVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise UserError(
                 f"num_envs is {num_envs} and max_episode_steps {max_episode_steps}: use 1 or more"
             )
-        if autoreset_mode is AutoresetMode.DISABLED:
-            raise UserError("autoreset_mode is DISABLED: use NEXT_STEP or SAME_STEP")
+        if autoreset_mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
+            raise UserError(
+                f"autoreset_mode is {autoreset_mode}: use AutoresetMode.NEXT_STEP or SAME_STEP"
+            )
         self.num_envs, self.max_episode_steps = num_envs, max_episode_steps
         self._at_once = autoreset_mode is AutoresetMode.SAME_STEP
         self._start = _Start(world, prompts, engine)
