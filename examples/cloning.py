@@ -38,8 +38,8 @@ class Demonstrations:
 class Clone(nn.Module):
     """Pictures to logits. Source: the net of Mnih et al. 2015."""
 
-    def __init__(self, num_choices: int, channels: int = SHAPE[0]) -> None:
-        """Args: channels: of the pictures; by default what `Sight` shows."""
+    def __init__(self, num_choices: int, channels: int) -> None:
+        """Args: channels: of the pictures."""
         super().__init__()
         height, width = SHAPE[1:]
         convolutions = nn.Sequential(

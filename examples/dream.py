@@ -16,20 +16,19 @@ an evolution strategy, and pictures instead of codes.
 import contextlib
 import json
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 import tyro
 from arena import Arena
 from gymnasium.vector import AutoresetMode
 from judging import Episodes, LearntJudge, collect
+from latents import latent_actions
 from learning import learn, save
 from mapping import Dictionary
 from outcome import Score, Way, table
-from players import Lengths, Player, Presser, random_player
+from players import Player, random_player
 from sight import SIZE
 from trained import TrainedPlayer
 
@@ -37,7 +36,6 @@ import genie.env
 from genie import video
 from genie.errors import UserError
 from genie.files import check_folder, write_whole, writing
-from genie.frames import to_float
 from genie.world import World
 from train.errors import one_line_errors
 
@@ -143,11 +141,12 @@ def repeat(config: DreamConfig, arena: Arena, world: World, seed: int) -> dict[W
     folder, told = config.out / f"seed-{seed}", f", {seed + 1} of {config.seeds}"
     with arena.open(1, seed) as games:
         num_buttons = len(games.combos)
-    generator = np.random.default_rng(seed)
-    hand = Presser(num_buttons, NUM_GAMES, Lengths(hold=HOLD, travel=HOLD, stuck=1), generator)
+    hand = random_player(num_buttons, NUM_GAMES, seed, HOLD)
     labelled = collect(arena, hand, NUM_GAMES, -(-config.episodes // NUM_GAMES), seed)
     judge = LearntJudge(labelled, steps=config.judge_steps, seed=seed)
-    latents = latent_actions(world, labelled)
+    frames = labelled.pictures
+    starts = labelled.starts.tolist()
+    latents = latent_actions(world, lambda first, end: frames[first:end], starts).numpy()
     known = latents >= 0
     sizes = world.num_actions, num_buttons
     dictionary = Dictionary(latents[known], labelled.buttons[known], sizes)
@@ -213,18 +212,6 @@ def draw_starts(labelled: Episodes, generator: np.random.Generator) -> np.ndarra
     number = generator.choice(len(paying), PROMPTS // 2)
     early = paying[number] - generator.integers(0, SOON, PROMPTS // 2)
     return np.concatenate([anywhere[PROMPTS // 2 :], np.maximum(early, first[number])])
-
-
-@torch.inference_mode()
-def latent_actions(world: World, episodes: Episodes) -> np.ndarray:
-    """The latent action of each transition, int64 (n); -1 for the last of an episode."""
-    found = np.full(len(episodes.ends), -1)
-    for start, stop in pairwise(episodes.starts.tolist()):
-        frames = to_float(episodes.pictures[start:stop])
-        found[start : stop - 1] = (
-            world.latent_action.infer(frames[None].to(world.device))[0].cpu().numpy()
-        )
-    return found
 
 
 if __name__ == "__main__":

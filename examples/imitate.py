@@ -17,7 +17,6 @@ Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 3.3.
 import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +25,17 @@ import tyro
 from arena import Arena, read_recording
 from cloning import Clone, ClonePlayer, Demonstrations, fit
 from jaxtyping import Int
+from latents import latent_actions
 from mapping import Dictionary
 from outcome import Score, Way, plot, table
 from players import Player, random_player
 from torch import Tensor
-from tqdm import tqdm
 from trained import TrainedPlayer
 
 from genie.data.card import is_prepared
 from genie.data.clips import FrameStore
 from genie.errors import UserError
 from genie.files import check_folder, whole, write_whole, writing
-from genie.frames import to_float
 from genie.world import World
 from train.errors import one_line_errors
 from train.measure.true_actions import TrueActions
@@ -87,10 +85,8 @@ class Task:
         Raises:
             UserError: if a folder does not hold what it should, or they do not fit.
         """
-        names, arena = (
-            read_recording(config.expert).get("true_actions", []),
-            Arena.of(config.expert),
-        )
+        arena = Arena.of(config.expert)
+        names = read_recording(config.expert).get("true_actions", [])
         if not is_prepared(config.expert):
             raise UserError(f"{config.expert} holds videos: record with --arrays")
         store = FrameStore.open(config.expert, "train")
@@ -104,7 +100,7 @@ class Task:
         sizes = world.num_actions, len(names)
         if config.player:
             TrainedPlayer(config.player, arena.game, sizes[1], 1, np.random.default_rng(0))
-        latents = latent_actions(world, store)
+        latents = latent_actions(world, store.read, store.scene_starts.tolist())
         task = cls(Demonstrations(store), latents, true, sizes, arena)
         if max(config.labels) > len(task.rows):
             raise UserError(
@@ -122,17 +118,6 @@ class Task:
     def rows(self) -> Int[Tensor, " n"]:
         """Frames that have a next one."""
         return ((self.latents >= 0) & (self.buttons >= 0)).nonzero()[:, 0]
-
-
-@torch.inference_mode()
-def latent_actions(world: World, store: FrameStore) -> Int[Tensor, " frames"]:
-    """The latent action that leads from each frame to the next; -1 where a scene ends."""
-    found = torch.full((len(store),), -1)
-    scenes = list(pairwise(store.scene_starts.tolist()))
-    for start, stop in tqdm(scenes, desc="latent actions", leave=False):
-        frames = to_float(store.read(start, stop))
-        found[start : stop - 1] = world.latent_action.infer(frames[None].to(world.device))[0].cpu()
-    return found
 
 
 def main(config: ImitationConfig) -> None:

@@ -97,9 +97,11 @@ class Presser:
         return self.generator.integers(self.num_combos, size=len(self.actions))
 
 
-def random_player(num_combos: int, num_games: int, seed: int) -> Presser:
-    """Presses another button at random at every decision."""
-    lengths = Lengths(hold=(1, 1), travel=(1, 1), stuck=1)
+def random_player(
+    num_combos: int, num_games: int, seed: int, hold: tuple[int, int] = (1, 1)
+) -> Presser:
+    """Presses buttons at random. Args: hold: least and most decisions that each is held for."""
+    lengths = Lengths(hold=hold, travel=hold, stuck=1)
     return Presser(num_combos, num_games, lengths, np.random.default_rng(seed))
 
 
