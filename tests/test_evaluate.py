@@ -32,7 +32,7 @@ from train.measure.evaluation import Figures, draw_choice
 from train.measure.evaluation import evaluate as evaluate_world
 from train.measure.figures import Estimate, EtaSquared, Likeness, estimate
 from train.measure.long_rollouts import (
-    Looks,
+    Ruler,
     long_figures,
     longest_scenes,
     run_on,
@@ -535,21 +535,16 @@ def test_a_perfect_world_runs_on_as_its_game_does(landscape, walks):
 
 
 def test_worlds_that_blur_or_stop_are_told(landscape, walks):
-    real = looks_after_ten(lambda films: films, landscape, walks)
-    blurred = looks_after_ten(blur, landscape, walks)
-    stopped = looks_after_ten(lambda films: films[:, :1].expand_as(films), landscape, walks)
-    darker = looks_after_ten(lambda films: films // 2, landscape, walks)
-    assert blurred.sharpness < 0.8 * real.sharpness
-    assert stopped.motion == 0 < real.motion
+    run = run_on(
+        PerfectWorld(landscape), walks, longest_scenes(walks), steps_to_look_at(10), seed=0
+    )
+    films, ruler = run.windows[10], Ruler.of(walks, seed=0)
+    real = ruler.looks(films)
+    darker = ruler.looks(films // 2)
+    assert ruler.looks(blur(films)).sharpness < 0.8 * real.sharpness
+    assert ruler.looks(films[:, :1].expand_as(films)).motion == 0 < real.motion
     assert darker.colour > 30 > real.colour
     assert darker.contrast == pytest.approx(real.contrast / 2, rel=0.05)
-
-
-def looks_after_ten(change, landscape: Landscape, walks: WalkStore) -> Looks:
-    world = PerfectWorld(landscape)
-    run = run_on(world, walks, longest_scenes(walks), steps_to_look_at(10), seed=0)
-    run.windows[10][:] = change(run.windows[10])
-    return long_figures(world, walks, run, seed=0).steps[10]
 
 
 def blur(films: torch.Tensor) -> torch.Tensor:
