@@ -1,16 +1,15 @@
 """Behavioural cloning: a net that does in each picture what was done there in videos.
 
-In: frames and, for each, what was done. Out: a net, and a player that acts by it. Knows no worlds.
+In: frames and, for each, what was done. Out: a net. Knows no worlds and plays nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
-from mapping import Dictionary, draw
-from sight import SHAPE, Sight
+from sight import SHAPE
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -59,6 +58,11 @@ class Clone(nn.Module):
         """Logits of the choices."""
         return self.out(self.body(seen.float() / 255))
 
+    @torch.inference_mode()
+    def shares(self, seen: UInt8[np.ndarray, "b c h w"]) -> Float[np.ndarray, "b k"]:
+        """Probabilities of the choices."""
+        return self(torch.from_numpy(seen)).double().softmax(dim=1).numpy()
+
 
 def fit(
     seen: Callable[[Int[Tensor, " b"]], UInt8[Tensor, "b c h w"]],
@@ -96,23 +100,3 @@ def fit(
             schedule.step()
             bar.set_postfix(loss=f"{loss.item():.3f}")
     return clone.eval()
-
-
-class ClonePlayer:
-    """Plays as a clone: draws a latent action, then buttons that it stands for."""
-
-    def __init__(self, clone: Clone, mapping: Dictionary | None, num_games: int, seed: int) -> None:
-        """Args: mapping: None if what the clone chooses are buttons. seed: of the draws."""
-        self._clone, self._mapping = clone, mapping
-        self._sight, self._generator = Sight(num_games), np.random.default_rng(seed)
-
-    def restart(self, started: np.ndarray) -> None:
-        """See `Player`."""
-        self._sight.forget(started)
-
-    @torch.inference_mode()
-    def act(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """See `Player`."""
-        logits = self._clone(torch.from_numpy(self._sight.look(pictures)))
-        chosen = draw(logits.double().softmax(dim=1).numpy(), self._generator)
-        return chosen if self._mapping is None else self._mapping.draw(chosen, self._generator)

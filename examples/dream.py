@@ -21,16 +21,18 @@ from typing import Literal
 
 import numpy as np
 import tyro
+from acting import Actor, Shares
 from arena import Arena
 from gymnasium.vector import AutoresetMode
 from judging import Episodes, LearntJudge, collect
 from latents import latent_actions
 from learning import learn, save
 from mapping import Dictionary
+from options import check_ranges
 from outcome import Score, Way, table
 from players import Player, random_player
 from sight import SIZE
-from trained import TrainedPlayer
+from trained import load
 
 import genie.env
 from genie import video
@@ -129,10 +131,7 @@ def main(config: DreamConfig) -> None:
 def check(config: DreamConfig) -> None:
     """Reject invalid options before anything is done."""
     ranges = {"episodes": NUM_GAMES, "decisions": 1, "judge_steps": 1, "seeds": 2}
-    for name, least in ranges.items():
-        if getattr(config, name) < least:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} is {getattr(config, name)}; give at least {least}")
+    check_ranges(config, {name: (least, None) for name, least in ranges.items()})
     check_folder(config.out)
 
 
@@ -163,12 +162,14 @@ def repeat(config: DreamConfig, arena: Arena, world: World, seed: int) -> dict[W
         num_decisions, name = len(labelled.ends), f"in the game{told}"
         save(learn(games, arena.frame_skip, num_decisions, seed, name), real, arena.game)
     own = np.random.default_rng(seed)
+
+    def play(shares: Shares, mapping: Dictionary | None = None) -> float:
+        return score(Actor(shares, SCORED_GAMES, own, mapping))
+
     return {
         ("random", None): score(random_player(num_buttons, SCORED_GAMES, seed)),
-        ("real game", None): score(TrainedPlayer(real, arena.game, num_buttons, SCORED_GAMES, own)),
-        ("dream", None): score(
-            TrainedPlayer(dreamt, place, world.num_actions, SCORED_GAMES, own, dictionary)
-        ),
+        ("real game", None): play(load(real, arena.game, num_buttons)),
+        ("dream", None): play(load(dreamt, place, world.num_actions), dictionary),
     }
 
 

@@ -14,17 +14,18 @@ from typing import Literal
 
 import numpy as np
 import tyro
+from acting import Actor
 from arena import Arena
 from learning import learn, save
+from options import LARGEST_SEED, check_ranges
 from players import random_player
-from trained import TrainedPlayer
+from trained import load
 
 from genie.errors import UserError
 from genie.files import check_folder
 from train.errors import one_line_errors
 
 NUM_GAMES = 64
-LARGEST_SEED = 2**31 - 1  # Procgen's is a C int
 EPISODES_EACH = 8  # of each game, in the score at the end
 
 
@@ -71,16 +72,8 @@ def main(config: ExpertConfig) -> None:
 
 def check(config: ExpertConfig) -> None:
     """Reject invalid options before anything is done."""
-    ranges = {
-        "decisions": (1, None),
-        "num_levels": (1, 1_000_000),
-        "seed": (0, LARGEST_SEED),
-    }
-    for name, (least, most) in ranges.items():
-        value = getattr(config, name)
-        if value < least or (most is not None and value > most):
-            wanted = f"at least {least}" if most is None else f"{least} to {most}"
-            raise UserError(f"--{name.replace('_', '-')} is {value}; give {wanted}")
+    ranges = {"decisions": (1, None), "num_levels": (1, 1_000_000), "seed": (0, LARGEST_SEED)}
+    check_ranges(config, ranges)
     if config.out.suffix != ".zip" or config.out.exists():
         raise UserError(f"--out is {config.out}: give a new name that ends in .zip")
     check_folder(config.out.parent)
@@ -92,12 +85,11 @@ def score(arena: Arena, config: ExpertConfig) -> str:
     for name in ("trained", "random"):
         with arena.open(NUM_GAMES, config.seed) as games:
             num_combos = len(games.combos)
-            generator = np.random.default_rng(config.seed)
-            player = (
-                TrainedPlayer(config.out, config.game, num_combos, NUM_GAMES, generator)
-                if name == "trained"
-                else random_player(num_combos, NUM_GAMES, config.seed)
-            )
+            if name == "trained":
+                shares = load(config.out, config.game, num_combos)
+                player = Actor(shares, NUM_GAMES, np.random.default_rng(config.seed))
+            else:
+                player = random_player(num_combos, NUM_GAMES, config.seed)
             returns = arena.returns(games, player, EPISODES_EACH)
         margin = 1.96 * returns.std() / len(returns) ** 0.5
         texts.append(f"{name} {returns.mean():.2f} +- {margin:.2f}")

@@ -16,29 +16,25 @@ Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 3.3.
 
 import json
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
+from acting import Actor, Shares
 from arena import Arena, read_recording
-from cloning import Clone, ClonePlayer, Demonstrations, fit
-from jaxtyping import Int
-from latents import latent_actions
+from cloning import Clone, Demonstrations, fit
+from labelled import Transitions
 from mapping import Dictionary
+from options import check_ranges
 from outcome import Score, Way, plot, table
 from players import Player, random_player
 from torch import Tensor
-from trained import TrainedPlayer
+from trained import load
 
-from genie.data.card import is_prepared
-from genie.data.clips import FrameStore
 from genie.errors import UserError
 from genie.files import check_folder, whole, write_whole, writing
-from genie.world import World
 from train.errors import one_line_errors
-from train.measure.true_actions import TrueActions
 
 NUM_GAMES = 64
 EPISODES_EACH = 2  # of each game, in every score
@@ -69,14 +65,10 @@ class ImitationConfig:
 class Task:
     """What is learnt from, and the game for the score."""
 
+    expert: Shares | None
+    """What the expert itself does, if it is to be scored."""
+    transitions: Transitions
     demonstrations: Demonstrations
-    latents: Int[Tensor, " frames"]
-    """The latent action that led to the next frame; -1 if there is none."""
-    buttons: Int[Tensor, " frames"]
-    """The true buttons, likewise."""
-    sizes: tuple[int, int]
-    """The number of latent actions and of button combinations."""
-    arena: Arena
 
     @classmethod
     def open(cls, config: ImitationConfig) -> "Task":
@@ -85,39 +77,12 @@ class Task:
         Raises:
             UserError: if a folder does not hold what it should, or they do not fit.
         """
-        arena = Arena.of(config.expert)
-        names = read_recording(config.expert).get("true_actions", [])
-        if not is_prepared(config.expert):
-            raise UserError(f"{config.expert} holds videos: record with --arrays")
-        store = FrameStore.open(config.expert, "train")
-        world = World.from_pretrained(config.world)
-        if store.size != world.size:
-            raise UserError(
-                f"frames of {config.expert} are {store.size}, those of {config.world} "
-                f"{world.size}: give a world of this game"
-            )
-        true = TrueActions.open(config.expert / "true_actions.npz").of_store(store)
-        sizes = world.num_actions, len(names)
+        expert = None
         if config.player:
-            TrainedPlayer(config.player, arena.game, sizes[1], 1, np.random.default_rng(0))
-        latents = latent_actions(world, store.read, store.scene_starts.tolist())
-        task = cls(Demonstrations(store), latents, true, sizes, arena)
-        if max(config.labels) > len(task.rows):
-            raise UserError(
-                f"--labels asks for {max(config.labels)}, {config.expert} has {len(task.rows)} "
-                "transitions: record more --frames"
-            )
-        return task
-
-    def expert(self, path: Path, seed: int) -> TrainedPlayer:
-        """The expert itself."""
-        generator = np.random.default_rng(seed)
-        return TrainedPlayer(path, self.arena.game, self.sizes[1], NUM_GAMES, generator)
-
-    @cached_property
-    def rows(self) -> Int[Tensor, " n"]:
-        """Frames that have a next one."""
-        return ((self.latents >= 0) & (self.buttons >= 0)).nonzero()[:, 0]
+            names = read_recording(config.expert).get("true_actions", [])
+            expert = load(config.player, Arena.of(config.expert).game, len(names))
+        transitions = Transitions.open(config.expert, config.world, max(config.labels))
+        return cls(expert, transitions, Demonstrations(transitions.store))
 
 
 def main(config: ImitationConfig) -> None:
@@ -130,15 +95,16 @@ def main(config: ImitationConfig) -> None:
     task = Task.open(config)
     repetitions = [repeat(config, task, seed) for seed in range(config.seeds)]
     scores = {name: Score.of([own[name] for own in repetitions]) for name in repetitions[0]}
-    write(config, task, scores)
+    write(config, task.transitions.arena, scores)
     print(table(scores))
 
 
 def repeat(config: ImitationConfig, task: Task, seed: int) -> dict[Way, float]:
     """What each way earns on average, for one seed."""
+    known = task.transitions
+    num_latents, num_buttons = known.sizes
     generator = torch.Generator().manual_seed(seed)
-    mixed = task.rows[torch.randperm(len(task.rows), generator=generator)]
-    num_latents, num_buttons = task.sizes
+    mixed = known.rows[torch.randperm(len(known.rows), generator=generator)]
 
     def clone(name: str, targets: Tensor, choices: int, rows: Tensor, steps: int) -> Clone:
         seen, wanted = task.demonstrations.seen, targets[rows]
@@ -146,43 +112,39 @@ def repeat(config: ImitationConfig, task: Task, seed: int) -> dict[Way, float]:
         return fit(seen, rows, wanted, choices, steps=steps, seed=seed, name=told)
 
     def score(player: Player) -> float:
-        with task.arena.open(NUM_GAMES, seed) as games:
-            return float(task.arena.returns(games, player, EPISODES_EACH).mean())
+        with known.arena.open(NUM_GAMES, seed) as games:
+            return float(known.arena.returns(games, player, EPISODES_EACH).mean())
 
-    def play(net: Clone, mapping: Dictionary | None) -> float:
-        return score(ClonePlayer(net, mapping, NUM_GAMES, seed))
+    def play(shares: Shares, mapping: Dictionary | None = None) -> float:
+        return score(Actor(shares, NUM_GAMES, np.random.default_rng(seed), mapping))
 
     earned: dict[Way, float] = {
         ("random", None): score(random_player(num_buttons, NUM_GAMES, seed))
     }
-    if config.player:
-        earned["expert", None] = score(task.expert(config.player, seed))
-    oracle = clone("oracle", task.buttons, num_buttons, task.rows, config.steps)
-    earned["oracle", None] = play(oracle, None)
-    imitator = clone("imitator", task.latents, num_latents, task.rows, config.steps)
+    if task.expert:
+        earned["expert", None] = play(task.expert)
+    oracle = clone("oracle", known.buttons, num_buttons, known.rows, config.steps)
+    earned["oracle", None] = play(oracle.shares)
+    imitator = clone("imitator", known.latents, num_latents, known.rows, config.steps)
     for num_labels in config.labels:
         rows = mixed[:num_labels]
-        latents, buttons = task.latents[rows].numpy(), task.buttons[rows].numpy()
-        dictionary = Dictionary(latents, buttons, task.sizes)
-        earned["dictionary", num_labels] = play(imitator, dictionary)
+        earned["dictionary", num_labels] = play(imitator.shares, known.dictionary(rows))
         if not num_labels:
             continue
-        few = clone("labels alone", task.buttons, num_buttons, rows, LABELS_ALONE_STEPS)
-        earned["labels alone", num_labels] = play(few, None)
+        few = clone("labels alone", known.buttons, num_buttons, rows, LABELS_ALONE_STEPS)
+        earned["labels alone", num_labels] = play(few.shares)
     return earned
 
 
 def check(config: ImitationConfig) -> None:
     """Reject invalid options before anything is done."""
-    for name, least in {"seeds": 2, "steps": 1}.items():
-        if getattr(config, name) < least:
-            raise UserError(f"--{name} is {getattr(config, name)}; give at least {least}")
+    check_ranges(config, {"seeds": (2, None), "steps": (1, None)})
     if min(config.labels, default=-1) < 0:
         raise UserError(f"--labels is {config.labels}; give numbers from 0 on")
     check_folder(config.out)
 
 
-def write(config: ImitationConfig, task: Task, scores: dict[Way, Score]) -> None:
+def write(config: ImitationConfig, arena: Arena, scores: dict[Way, Score]) -> None:
     """Write the scores as numbers and as a plot.
 
     Raises:
@@ -193,7 +155,7 @@ def write(config: ImitationConfig, task: Task, scores: dict[Way, Score]) -> None
     ]
     options = {name: str(value) for name, value in asdict(config).items()}
     content = {
-        "game": asdict(task.arena),
+        "game": asdict(arena),
         "options": options,
         "episodes": NUM_GAMES * EPISODES_EACH,
         "ways": ways,
@@ -201,7 +163,7 @@ def write(config: ImitationConfig, task: Task, scores: dict[Way, Score]) -> None
     with writing(config.out):
         write_whole(config.out / "imitation.json", json.dumps(content, indent=1) + "\n")
         with whole(config.out / "imitation.png") as partial:
-            plot(task.arena.game, scores).savefig(partial, format="png", dpi=120)
+            plot(arena.game, scores).savefig(partial, format="png", dpi=120)
 
 
 if __name__ == "__main__":

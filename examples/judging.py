@@ -94,11 +94,9 @@ class LearntJudge:
         )
         self._generator = np.random.default_rng(seed)
 
-    @torch.inference_mode()
     def shares(self, pictures: Pictures) -> Float[np.ndarray, "b 4"]:
         """Probabilities of what happens after pictures."""
-        logits = self._net(torch.from_numpy(pictures).permute(0, 3, 1, 2))
-        return logits.double().softmax(dim=1).numpy()
+        return self._net.shares(pictures.transpose(0, 3, 1, 2))
 
     def __call__(
         self, before: Pictures, actions: Int[np.ndarray, " b"], after: Pictures

@@ -48,7 +48,7 @@ def learn(games: Games, frame_skip: int, decisions: int, seed: int, name: str) -
 
 
 def save(player: PPO, path: Path, place: str) -> None:
-    """Write a player's file, which `TrainedPlayer` loads.
+    """Write a player's file, which `trained.load` loads.
 
     Args:
         place: where it has learnt: the name of a game.

@@ -16,7 +16,7 @@ Way = tuple[str, int | None]
 
 @dataclass(frozen=True)
 class Score:
-    """The mean return of an episode, over seeds."""
+    """A mean over seeds, or over tries."""
 
     mean: float
     margin: float
@@ -24,7 +24,7 @@ class Score:
 
     @classmethod
     def of(cls, means: Sequence[float]) -> "Score":
-        """Args: means: of each seed."""
+        """Args: means: of each seed, or try."""
         spread = stats.sem(means) * stats.t.ppf(0.975, len(means) - 1) if len(means) > 1 else np.nan
         return cls(float(np.mean(means)), float(spread))
 
@@ -32,15 +32,19 @@ class Score:
         return f"{self.mean:.2f} +- {self.margin:.2f}"
 
 
-def table(scores: dict[Way, Score]) -> str:
-    """One line per way; if there is an oracle that earns anything, with the share of its return."""
+def table(scores: dict[Way, Score], what: str = "return") -> str:
+    """One line per way; if there is an oracle that earns anything, with the share of its return.
+
+    Args:
+        what: was measured.
+    """
     oracle = scores["oracle", None].mean if ("oracle", None) in scores else 0.0
-    head = f"{'way':<14}{'labels':>7}   {'return':<15}"
+    head = f"{'way':<15}{'labels':>7}   {what:<15}"
     lines = [head + ("of the oracle's" if oracle > 0 else "")]
     for (name, labels), score in scores.items():
         number = "" if labels is None else str(labels)
         share = f"{score.mean / oracle:.0%}" if oracle > 0 else ""
-        lines.append(f"{name:<14}{number:>7}   {score!s:<15}{share}".rstrip())
+        lines.append(f"{name:<15}{number:>7}   {score!s:<15}{share}".rstrip())
     return "\n".join(lines)
 
 

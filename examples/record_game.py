@@ -24,6 +24,7 @@ from typing import Literal
 
 import numpy as np
 import tyro
+from acting import Actor
 from episodes import (
     LONGEST_VIDEO,
     SHORTEST_EPISODE,
@@ -35,10 +36,11 @@ from episodes import (
     writing,
 )
 from games import Games, is_procgen, open_games
+from options import LARGEST_SEED, check_ranges
 from players import HANDS, Lengths, Player, Presser
 from recorders import Tell, side_by_side
 from tqdm import tqdm
-from trained import TrainedPlayer
+from trained import load
 
 from genie import video
 from genie.data.card import SPLITS, Card
@@ -47,7 +49,6 @@ from genie.errors import UserError
 
 FIRST_HELDOUT_LEVEL = 1_000_000
 NUM_ENVS = {True: 64, False: 16}  # of Procgen, whose pictures are small and fast; of others
-LARGEST_SEED = 2**31 - 1  # Procgen's is a C int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +136,7 @@ def check(config: RecordingConfig) -> None:
         "fps": (1, video.MAX_FPS),
         "seed": (0, LARGEST_SEED),
     }
-    for name, (least, most) in ranges.items():
-        value = getattr(config, name)
-        if value < least or (most is not None and value > most):
-            wanted = f"at least {least}" if most is None else f"{least} to {most}"
-            raise UserError(f"--{name.replace('_', '-')} is {value}; give {wanted}")
+    check_ranges(config, ranges)
     if config.hand not in HANDS and not is_trained(config):
         raise UserError(
             f"--hand is {config.hand}: give {', '.join(HANDS)}, or the .zip file of a player"
@@ -352,7 +349,8 @@ def make_hand(config: RecordingConfig, recorder: Recorder, split: str, games: Ga
     lengths = Lengths.at(games.steps_per_second / config.frame_skip, config.hold_s)
     num_envs = len(games.levels)
     if is_trained(config):
-        return TrainedPlayer(Path(config.hand), config.game, len(games.combos), num_envs, generator)
+        shares = load(Path(config.hand), config.game, len(games.combos))
+        return Actor(shares, num_envs, generator)
     if is_procgen(config.game):
         return HANDS[config.hand](games.combos, num_envs, lengths, generator)
     return Presser(len(games.combos), num_envs, lengths, generator)

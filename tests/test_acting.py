@@ -210,6 +210,18 @@ def test_imitation_is_scored_beside_random_buttons_and_the_oracle(
         assert min(plot.size) > 100
 
 
+def test_the_first_videos_have_the_same_latent_actions_as_among_all(videos):
+    opened = example("labelled").Transitions.open
+    some, every = (
+        opened(videos, ROOT / "checkpoints" / "coinrun", 50, only_these=only)
+        for only in (True, False)
+    )
+    assert 50 <= len(some.rows) < 50 + LENGTH < len(every.rows)
+    assert torch.equal(some.rows, every.rows[: len(some.rows)])
+    assert torch.equal(some.latents, every.latents[: len(some.latents)])
+    assert torch.equal(some.buttons, every.buttons[: len(some.buttons)])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -296,7 +308,7 @@ def test_a_dream_that_cannot_be_is_one_line_of_error(signs, tiny_world_folder, t
 
 def test_a_player_of_another_game_is_refused(expert):
     with pytest.raises(UserError, match="not in coinrun: train one there"):
-        example("trained").TrainedPlayer(expert[0], "coinrun", 3, 1, np.random.default_rng(0))
+        example("trained").load(expert[0], "coinrun", 3)
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip at all", None])
@@ -308,7 +320,7 @@ def test_a_damaged_player_is_one_line_of_error(content, expert, tmp_path):
     else:
         path.write_bytes(content)
     with pytest.raises(UserError, match="holds no player"):
-        example("trained").TrainedPlayer(path, "coinrun", 15, 1, np.random.default_rng(0))
+        example("trained").load(path, "coinrun", 15)
 
 
 def test_more_labels_than_there_are_is_one_line_of_error(videos, tmp_path):
@@ -324,3 +336,89 @@ def test_games_without_difficulties_have_none(signs):
     for options in ({"plain": True}, {"distribution": "hard"}, {"frame_skip": "x"}):
         with pytest.raises(UserError):
             arena(game=signs, **options)
+
+
+# Planning
+
+STRIPES = np.random.default_rng(0).integers(0, 256, (8, 64, 3), dtype=np.uint8).repeat(8, axis=0)
+SHIFTS = np.array([0, 8, -8])  # of each button
+
+
+def view(position: int) -> np.ndarray:
+    return np.roll(STRIPES.transpose(1, 0, 2), position, axis=1)
+
+
+class Track(Signs):
+    """A landscape that the second button shifts to the right, and the third to the left."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        self.position = 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: int):
+        self.position += SHIFTS[action]
+        return super().step(action)
+
+    def render(self) -> np.ndarray:
+        return view(self.position)
+
+
+class PerfectTrack:
+    """A world of that game whose latent actions are numbered from the other end."""
+
+    size = 64, 64
+
+    def start_many(self, prompts: np.ndarray, *, seeds: list[int]) -> "PerfectTrack":
+        self.positions = np.zeros(len(seeds), dtype=int)
+        assert (prompts == view(0).transpose(2, 0, 1)).all()
+        return self
+
+    def step(self, actions: np.ndarray) -> np.ndarray:
+        self.positions += SHIFTS[::-1][actions]
+        return np.stack([view(position) for position in self.positions]).transpose(0, 3, 1, 2)
+
+
+def test_plans_reach_what_is_seen_at_the_goal(tmp_path, monkeypatch):
+    plan, labelled = example("plan"), example("labelled")
+    monkeypatch.setitem(
+        gymnasium.registry,
+        "Track-v0",
+        gymnasium.envs.registration.EnvSpec("Track-v0", entry_point=Track),
+    )
+    monkeypatch.setattr(plan, "open_world", lambda folder: PerfectTrack())
+    buttons = torch.arange(30) % 3
+    known = labelled.Transitions(
+        store=None,
+        latents=2 - buttons,
+        buttons=buttons,
+        sizes=(3, 3),
+        arena=example("arena").Arena(game="Track-v0", frame_skip=1),
+    )
+    monkeypatch.setattr(labelled.Transitions, "open", lambda *args, **options: known)
+    plan.main(plan.PlanConfig(world=tmp_path, recording=tmp_path, goals=6, out=tmp_path))
+    found = json.loads((tmp_path / "plan.json").read_text())["ways"]
+    means = {way["way"]: way["mean"] for way in found}
+    assert means["planned"] == means["real game"] == 1
+    assert 0 < means["random buttons"] < 0.7 and 0 < means["random latents"] < 0.7
+    with Image.open(tmp_path / "plan.png") as sheet:
+        assert sheet.size == (4 * 64, 6 * 64)
+
+
+@given(seed=st.integers(0, 999), choices=st.integers(2, 15))
+def test_what_is_drawn_is_held(seed, choices):
+    plan = example("plan")
+    drawn = plan.draw(np.random.default_rng(seed), 20, choices)
+    assert drawn.shape == (20, plan.HORIZON) and drawn.min() >= 0 and drawn.max() < choices
+    for row in drawn:
+        changes = np.flatnonzero(np.diff(row)) + 1
+        assert (np.diff([0, *changes]) >= plan.HOLD[0]).all()
+
+
+@given(down=st.integers(-3, 3), right=st.integers(-3, 3))
+def test_a_small_shift_is_no_distance(down, right):
+    plan = example("plan")
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    shifted = np.roll(picture, (down, right), axis=(0, 1))
+    near, far = plan.distances(np.stack([shifted, picture[::-1]]), picture)
+    assert near == 0 and far > plan.FAR
+    assert plan.distances(np.roll(picture, 4, axis=0)[None], picture)[0] > plan.FAR

@@ -1,0 +1,28 @@
+"""The ranges of numbers that commands accept.
+
+In: options as they were parsed. Out: one line of error, or nothing.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from genie.errors import UserError
+
+LARGEST_SEED = 2**31 - 1  # Procgen's is a C int
+
+
+def check_ranges(config: Any, ranges: Mapping[str, tuple[float, float | None]]) -> None:
+    """Reject a number that is too small or too large.
+
+    Args:
+        config: its attributes are the options.
+        ranges: the least and the most of each; None: there is no most.
+
+    Raises:
+        UserError: for the first one out of its range.
+    """
+    for name, (least, most) in ranges.items():
+        value = getattr(config, name)
+        if value < least or (most is not None and value > most):
+            wanted = f"at least {least}" if most is None else f"{least} to {most}"
+            raise UserError(f"--{name.replace('_', '-')} is {value}; give {wanted}")
