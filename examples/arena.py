@@ -19,6 +19,7 @@ from genie.errors import UserError
 
 # Those of recordings and of training begin at 0 and at 1,000,000.
 FIRST_LEVEL, NUM_LEVELS = 2_000_000, 1_000_000
+LEVELS_A_SEED = 10_000  # of Gymnasium's games, which take levels in order; Procgen draws them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +65,13 @@ class Arena:
         Raises:
             UserError: if there is no such game, or it is not installed.
         """
+        first, count = levels
+        skipped = 0 if is_procgen(self.game) else seed * LEVELS_A_SEED % count
         games = open_games(
             self.game,
             num_envs=num_games,
-            first_level=levels[0],
-            num_levels=levels[1],
+            first_level=first + skipped,
+            num_levels=count - skipped,
             seed=seed,
             distribution=self.distribution,
             plain=self.plain,

@@ -28,7 +28,7 @@ from judging import Episodes, LearntJudge, collect
 from latents import latent_actions
 from learning import learn, save
 from mapping import Dictionary
-from options import check_ranges
+from options import check_out, check_ranges
 from outcome import Score, Way, table
 from players import Player, random_player
 from sight import SIZE
@@ -37,7 +37,7 @@ from trained import load
 import genie.env
 from genie import video
 from genie.errors import UserError
-from genie.files import check_folder, write_whole, writing
+from genie.files import write_whole, writing
 from genie.world import World
 from train.errors import one_line_errors
 
@@ -81,12 +81,13 @@ class DreamGames:
     steps_per_second = 15.0
 
     def __init__(self, envs: genie.env.GenieVectorEnv, num_actions: int, seed: int) -> None:
-        """Args: envs: restarting rows at once. seed: of prompts and the sampler's noise."""
+        """Args: envs: restarting rows at once. seed: draws prompts and the sampler's noise."""
         self._envs = envs
         self.combos: list[tuple[str, ...]] = [(f"ACTION{n}",) for n in range(num_actions)]
         self.levels = [0] * envs.num_envs
         self.rewards = np.zeros(envs.num_envs)
-        self.pictures = list(envs.reset(seed=seed)[0])
+        # Row i has the seed + i, so that seeds that follow each other would share rows.
+        self.pictures = list(envs.reset(seed=seed * envs.num_envs)[0])
 
     def advance(self, actions: np.ndarray, frame_skip: int) -> np.ndarray:
         """See `Games`; a world has one frame per decision."""
@@ -132,7 +133,7 @@ def check(config: DreamConfig) -> None:
     """Reject invalid options before anything is done."""
     ranges = {"episodes": NUM_GAMES, "decisions": 1, "judge_steps": 1, "seeds": 2}
     check_ranges(config, {name: (least, None) for name, least in ranges.items()})
-    check_folder(config.out)
+    check_out(config.out, "dream.json")
 
 
 def repeat(config: DreamConfig, arena: Arena, world: World, seed: int) -> dict[Way, float]:

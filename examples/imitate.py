@@ -26,14 +26,14 @@ from arena import Arena, read_recording
 from cloning import Clone, Demonstrations, fit
 from labelled import Transitions
 from mapping import Dictionary
-from options import check_ranges
+from options import check_out, check_ranges
 from outcome import Score, Way, plot, table
 from players import Player, random_player
 from torch import Tensor
 from trained import load
 
 from genie.errors import UserError
-from genie.files import check_folder, whole, write_whole, writing
+from genie.files import whole, write_whole, writing
 from train.errors import one_line_errors
 
 NUM_GAMES = 64
@@ -141,7 +141,7 @@ def check(config: ImitationConfig) -> None:
     check_ranges(config, {"seeds": (2, None), "steps": (1, None)})
     if min(config.labels, default=-1) < 0:
         raise UserError(f"--labels is {config.labels}; give numbers from 0 on")
-    check_folder(config.out)
+    check_out(config.out, "imitation.json")
 
 
 def write(config: ImitationConfig, arena: Arena, scores: dict[Way, Score]) -> None:

@@ -27,12 +27,12 @@ import tyro
 from arena import FIRST_LEVEL, Arena
 from jaxtyping import Float, Int, UInt8
 from labelled import Transitions
-from options import LARGEST_SEED, check_ranges
+from options import LARGEST_SEED, check_out, check_ranges
 from outcome import Score, Way, table
 from PIL import Image
 from tqdm import tqdm
 
-from genie.files import check_folder, whole, write_whole, writing
+from genie.files import whole, write_whole, writing
 from genie.playable import Playable, open_world
 from genie.video import Resizer
 from train.errors import one_line_errors
@@ -126,7 +126,7 @@ def main(config: PlanConfig) -> None:
     least = {"labels": 1, "goals": 2, "candidates": 2}
     ranges = {name: (number, None) for name, number in least.items()}
     check_ranges(config, {**ranges, "seed": (0, LARGEST_SEED)})
-    check_folder(config.out)
+    check_out(config.out, "plan.json")
     known = Transitions.open(config.recording, config.world, config.labels, only_these=True)
     attempts = list(attempt_all(config, known))
     scores = {

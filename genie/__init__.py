@@ -35,7 +35,13 @@ def __getattr__(name: str) -> Any:
 
         return UserError
     if name in __all__:
-        from genie import world
+        try:
+            from genie import world
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            from genie.errors import WITHOUT_TORCH
 
+            raise ModuleNotFoundError(f"genie.{name} {WITHOUT_TORCH}", name="torch") from None
         return world.World.from_pretrained if name == "load" else getattr(world, name)
     raise AttributeError(f"module 'genie' has no attribute {name!r}")

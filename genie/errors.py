@@ -13,6 +13,12 @@ class BrokenOff(UserError):
     """Raised where a video is damaged or ends early; the frames before that are good."""
 
 
+WITHOUT_TORCH = (
+    "needs PyTorch, which is not installed: make install, or pip install '.[train]' in a clone"
+)
+"""What is wrong and the mend; the subject goes before it."""
+
+
 def in_one_line(error: Exception) -> str:
     """A library's message on one line; the system's without the path, which the caller names."""
     message = getattr(error, "strerror", None) or str(error)

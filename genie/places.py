@@ -58,11 +58,18 @@ def is_world(folder: Path) -> bool:
 
 def _fetch(name: str) -> Path:
     from huggingface_hub import snapshot_download  # slow to import, rarely needed
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(WANTED)))
+    except LocalEntryNotFoundError as error:
+        reason = "the Hugging Face Hub, where it may be, cannot be reached: check the connection"
+        raise UserError(f"{name} is no folder, and {reason}, or the name") from error
+    except RepositoryNotFoundError as error:
+        reason = "the Hugging Face Hub has no such repository, or a private one: check the name"
+        raise UserError(f"{name} is no folder, and {reason}") from error
     except Exception as error:  # the library and its network layer raise many kinds
         raise UserError(
-            f"{name} is not a folder, and cannot be downloaded from the Hugging Face Hub "
-            f"({in_one_line(error)[:200]}): check the name"
+            f"{name} cannot be downloaded from the Hugging Face Hub ({in_one_line(error)[:200]}): "
+            "try again"
         ) from error

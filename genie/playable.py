@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from genie.errors import UserError
+from genie.errors import WITHOUT_TORCH, UserError
 from genie.sampling import SamplingConfig
 from genie.session import EngineName, Session, Sessions
 
@@ -130,10 +130,7 @@ def _read_card(folder: Path) -> "Card | None":
 def _load_into_torch(folder: Path, what: str) -> "World":
     """Args: what: subject of the error message, "... needs PyTorch"."""
     if find_spec("torch") is None:
-        raise UserError(
-            f"{what} needs PyTorch, which is not installed: make install, or pip install "
-            "'.[train]' in a clone"
-        )
+        raise UserError(f"{what} {WITHOUT_TORCH}")
     from genie import machine
     from genie.world import World
 

@@ -87,6 +87,15 @@ def test_a_score_counts_as_many_episodes_of_every_game(signs):
     assert returns.tolist() == [0.0] * 3 + [LENGTH] * 3 + [0.0] * 3 + [LENGTH] * 3
 
 
+def test_seeds_have_levels_of_their_own(signs):
+    arena = example("arena").Arena(game=signs, frame_skip=1)
+    levels = []
+    for seed in range(3):
+        with arena.open(4, seed, levels=(0, 100_000)) as games:
+            levels += games.levels
+    assert len(set(levels)) == 12
+
+
 def test_what_follows_a_restart_earns_nothing_in_the_same_step(signs):
     arena = example("arena").Arena(game=signs, frame_skip=3)
     with arena.open(1, seed=0) as games:
@@ -402,6 +411,8 @@ def test_plans_reach_what_is_seen_at_the_goal(tmp_path, monkeypatch):
     assert 0 < means["random buttons"] < 0.7 and 0 < means["random latents"] < 0.7
     with Image.open(tmp_path / "plan.png") as sheet:
         assert sheet.size == (4 * 64, 6 * 64)
+    with pytest.raises(UserError, match="already holds results"):
+        plan.main(plan.PlanConfig(world=tmp_path, recording=tmp_path, goals=6, out=tmp_path))
 
 
 @given(seed=st.integers(0, 999), choices=st.integers(2, 15))

@@ -103,3 +103,10 @@ def test_what_needs_more_says_in_one_line_how_to_install_it(player: list, tmp_pa
     for options in (["--prompt", "film.mp4"], ["--world", "bare"]):
         told = refuse([*player, "--headless", "--actions", "0", *options], cwd=tmp_path)
         assert told.startswith("error: ") and "PyTorch" in told and told.count("\n") == 1
+
+
+def test_a_world_in_pytorch_cannot_be_had_without_it():
+    code = "import sys; sys.modules['torch'] = None; import genie; genie.load"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ModuleNotFoundError: ") and "PyTorch" in last and "install" in last

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from genie import places
 from genie.errors import UserError
@@ -54,3 +55,14 @@ def test_a_repository_that_is_none_is_one_line(asked: list[str]):
     with pytest.raises(UserError, match="somebody/else") as refused:
         places.find_world("somebody/else")
     assert "\n" not in str(refused.value) and asked == ["somebody/else"]
+
+
+def test_a_hub_out_of_reach_is_told_apart_from_a_wrong_name(monkeypatch, tmp_path: Path):
+    def fetch(*_, **__):
+        raise LocalEntryNotFoundError("ConnectError: name or service not known")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="cannot be reached") as refused:
+        places.find_world("somebody/else")
+    assert "\n" not in str(refused.value)

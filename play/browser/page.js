@@ -313,14 +313,14 @@ addEventListener("keydown", (event) => {
   const isField = event.target instanceof HTMLInputElement;
   const name = nameOf(event);
   if (isField && (event.key.startsWith("Arrow") || event.key === " ")) return;
-  if (typeof binding === "number") return bind(event, name);
+  if (typeof binding === "number" || (binding && event.key === "Escape")) return bind(event, name);
   if (event.key === "Tab" && event.target === screen && !event.shiftKey) {
     event.preventDefault();
     send({ do: "what_if" });
   } else if (event.key === "Backspace") {
     event.preventDefault();
     if (!event.repeat) send({ do: "rewind", on: true });
-  } else if (name in COMMANDS && !(name in own)) {
+  } else if (name in COMMANDS) {
     if (!event.repeat) COMMANDS[name](event);
   } else if (name !== null && name !== ".") {
     // Otherwise the space bar would click a focused button, and arrows would scroll the page.
@@ -346,7 +346,8 @@ function bind(event, name) {
   const action = binding;
   endBinding();
   if (event.key === "Escape") return say("");
-  if (name === null || /[0-9.]/.test(name) || action >= 9) return say("Choose an arrow, a letter or the space bar.");
+  if (name in COMMANDS) return say(`${name.toUpperCase()} is taken: choose an arrow or another letter.`);
+  if (name === null || /[0-9]/.test(name) || action >= 9) return say("Choose an arrow, a letter or the space bar.");
   own[name] = action;
   localStorage.setItem(`genie-keys-${facts.world}`, JSON.stringify(own));
   showLegend();
