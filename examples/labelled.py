@@ -35,16 +35,13 @@ class Transitions:
     arena: Arena
 
     @classmethod
-    def open(
-        cls, recording: Path, folder: Path, num_labels: int, only_these: bool = False
-    ) -> "Transitions":
+    def open(cls, recording: Path, folder: Path, num_labels: int) -> "Transitions":
         """Read a recording.
 
         Args:
             recording: its folder, by examples/record_game.py --arrays.
             folder: of the world that names the latent actions.
             num_labels: transitions that there must be.
-            only_these: read just the first videos that have so many.
 
         Raises:
             UserError: if a folder does not hold what it should, or they do not fit, or there are
@@ -62,15 +59,13 @@ class Transitions:
                 "give a world of this game"
             )
         starts = np.asarray(store.scene_starts)
-        before = starts - np.arange(len(starts))  # transitions before each scene
-        if before[-1] < num_labels:
+        num_transitions = len(store) - (len(starts) - 1)
+        if num_transitions < num_labels:
             raise UserError(
-                f"--labels asks for {num_labels}, {recording} has {before[-1]} transitions: "
+                f"--labels asks for {num_labels}, {recording} has {num_transitions} transitions: "
                 "record more --frames"
             )
-        if only_these:
-            starts = starts[: np.searchsorted(before, num_labels) + 1]
-        true = TrueActions.open(recording / "true_actions.npz").of_store(store)[: starts[-1]]
+        true = TrueActions.open(recording / "true_actions.npz").of_store(store)
         latents = latent_actions(world, store.read, starts.tolist())
         return cls(store, latents, true, (world.num_actions, len(names)), arena)
 

@@ -1,31 +1,35 @@
-"""Reach what a picture shows: plan in a world, then press the buttons in the real game.
+"""Reach what a picture shows: plan in a world, press the buttons in the real game.
 
 In: a world, and a recording of its game, of which some transitions tell the buttons. Out: a table,
 and the same as `plan.json` and as a sheet of pictures, `plan.png`.
 
-    python examples/plan.py --world checkpoints/coinrun --recording data/coinrun-frames \
-        --out runs/coinrun-plan
+    python examples/record_game.py --game coinrun --plain --arrays --frames 5000 \
+        --heldout-frames 1000 --out data/coinrun-labels
+    python examples/plan.py --world checkpoints/coinrun --recording data/coinrun-labels
 
 Each goal is the picture to which buttons that were held at random have led in the real game, on a
 level of its own. The planner sees the first picture and the goal. It imagines random sequences of
-latent actions, takes the one whose last picture is nearest to the goal, and presses the buttons for
-which these actions mostly stand, without looking again. Beside it: the same sequences without a
-choice among them, random buttons, and the same search with the real game in place of the world,
-which no planner can beat.
+latent actions, takes the one whose last picture is nearest to the goal, presses the buttons for
+which its first actions mostly stand, looks, and plans anew. Beside it: random buttons, the buttons
+of random latent actions, and the nearest of as many sequences tried out in the real game.
 
-Source: planning by random shooting, as in PlaNet's comparison (Hafner et al. 2019,
-arXiv:1811.04551), towards goals as in Visual Foresight (Ebert et al. 2018, arXiv:1812.00568).
+Source: model-predictive control by random shooting towards a goal picture, as in Visual Foresight
+(Ebert et al. 2018, arXiv:1812.00568). Differs: no refinement of the sequences, and pictures are
+compared as they are.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 import tyro
 from arena import FIRST_LEVEL, Arena
-from jaxtyping import Float, Int, UInt8
+from games import Games
+from jaxtyping import Bool, Float, Int, UInt8
 from labelled import Transitions
 from options import LARGEST_SEED, check_out, check_ranges
 from outcome import Score, Way, table
@@ -39,6 +43,7 @@ from train.errors import one_line_errors
 
 HORIZON = 15  # decisions from the first picture to the goal
 HOLD = 4, 8  # least and most decisions for which a button is held
+LOOK_EVERY = 5  # decisions
 SHIFT = 3  # pixels by which pictures may be shifted against each other
 NEAR, FAR = 8.0, 15.0  # of 255: a goal that is reached; the least that a goal is away at first
 SHEET = 8  # goals on the sheet
@@ -56,7 +61,7 @@ class PlanConfig:
     """Transitions of the recording whose true buttons are used."""
     goals: int = 32
     """Goals, each on a level of its own."""
-    candidates: int = 64
+    candidates: int = 32
     """Sequences to choose from."""
     seed: int = 0
     """Draws goals and sequences."""
@@ -64,7 +69,8 @@ class PlanConfig:
     """Folder for the results; created if necessary."""
 
 
-Pictures = UInt8[np.ndarray, "n t h w 3"]
+Picture = UInt8[np.ndarray, "h w 3"]
+Pictures = UInt8[np.ndarray, "n h w 3"]
 Sequences = Int[np.ndarray, "n t"]
 
 
@@ -73,8 +79,8 @@ class Goal:
     """Where to get, and from where."""
 
     level: int
-    start: UInt8[np.ndarray, "h w 3"]
-    picture: UInt8[np.ndarray, "h w 3"]
+    start: Picture
+    picture: Picture
 
 
 @dataclass(frozen=True)
@@ -82,39 +88,92 @@ class Attempt:
     """What came of one goal."""
 
     goal: Goal
-    imagined: UInt8[np.ndarray, "h w 3"]
-    """The last picture of the plan in the world."""
-    found: UInt8[np.ndarray, "h w 3"]
-    """The last picture of the plan in the real game."""
+    imagined: Picture
+    """The last picture of the first plan."""
+    found: Picture
+    """What the real game showed at the end."""
     reached: dict[Way, float]
     """The share of tries that came near the goal."""
 
 
+class Tries:
+    """One level of the real game, played several times side by side."""
+
+    def __init__(self, games: Games, frame_skip: int, resize: Resizer) -> None:
+        self._games, self._frame_skip, self._resize = games, frame_skip, resize
+        self.films = [self._show()]
+        """What was seen so far."""
+        self.lasts = np.ones(len(games.levels), dtype=bool)
+        """Whether the episode has not ended."""
+
+    def press(self, buttons: Int[np.ndarray, " n"]) -> None:
+        """Hold buttons until the next picture."""
+        self.lasts &= ~self._games.advance(buttons.astype(np.int32), self._frame_skip)
+        self.films.append(self._show())
+
+    def reached(self, goal: Goal) -> Bool[np.ndarray, " n"]:
+        """Where the newest picture is near the goal."""
+        return self.lasts & (distances(self.films[-1], goal.picture) < NEAR)
+
+    def _show(self) -> Pictures:
+        return np.stack([self._resize(picture) for picture in self._games.pictures])
+
+
 class RealGame:
-    """The real game at one size of pictures, a level at a time."""
+    """The real game with pictures of one size."""
 
     def __init__(self, arena: Arena, size: tuple[int, int]) -> None:
         self._arena, self._resize = arena, Resizer(size)
 
-    def follow(self, level: int, sequences: Sequences) -> tuple[Pictures, Float[np.ndarray, " n"]]:
-        """Press buttons from the start of a level on.
+    @contextlib.contextmanager
+    def open(self, level: int, count: int) -> Iterator[Tries]:
+        """Start a level several times."""
+        with self._arena.open(count, 0, levels=(level, 1)) as games:
+            yield Tries(games, self._arena.frame_skip, self._resize)
 
-        Returns:
-            What was seen, the start included; and for each sequence 1 if the episode went on until
-            its end, else 0.
+    def follow(self, level: int, sequences: Sequences) -> Tries:
+        """Press buttons from the start of a level on."""
+        with self.open(level, len(sequences)) as tries:
+            for buttons in sequences.T:
+                tries.press(buttons)
+        return tries
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Chooses latent actions by what they lead to in a world."""
+
+    world: Playable
+    buttons_of: Int[np.ndarray, " latents"]
+    """What is pressed for each latent action."""
+    num_candidates: int
+    generator: np.random.Generator
+
+    def plan(self, film: Pictures, goal: Picture, length: int) -> tuple[Sequences, Picture]:
+        """The best of random sequences, (1, `length`), and its last picture.
+
+        Args:
+            film: what was seen so far.
         """
-        seen, lasted = [], np.ones(len(sequences))
-        with self._arena.open(len(sequences), 0, levels=(level, 1)) as games:
-            seen.append([self._resize(picture) for picture in games.pictures])
-            for buttons in sequences.T.astype(np.int32):
-                lasted *= ~games.advance(buttons, self._arena.frame_skip)
-                seen.append([self._resize(picture) for picture in games.pictures])
-        return np.stack(seen, axis=1), lasted
+        plans = draw(self.generator, self.num_candidates, len(self.buttons_of))[:, :length]
+        prompt = np.ascontiguousarray(film.transpose(0, 3, 1, 2))[None]
+        running = self.world.start_many(prompt, seeds=[0]).fork(len(plans))
+        for actions in plans.T:
+            frames = running.step(actions)
+        frames = frames.transpose(0, 2, 3, 1)
+        best = distances(frames, goal).argmin()
+        return plans[best : best + 1], frames[best]
 
-    def reached(self, goal: Goal, sequences: Sequences) -> tuple[Pictures, Float[np.ndarray, " n"]]:
-        """Press buttons; what was seen, and 1 where that came near the goal, else 0."""
-        seen, lasted = self.follow(goal.level, sequences)
-        return seen, lasted * (distances(seen[:, -1], goal.picture) < NEAR)
+    def carry_out(self, tries: Tries, goal: Goal) -> Picture:
+        """Plan and press in turn; the last picture of the first plan."""
+        imagined = []
+        for now in range(0, HORIZON, LOOK_EVERY):
+            film = np.concatenate(tries.films)
+            plan, last = self.plan(film, goal.picture, HORIZON - now)
+            imagined.append(last)
+            for actions in plan.T[:LOOK_EVERY]:
+                tries.press(self.buttons_of[actions])
+        return imagined[0]
 
 
 def main(config: PlanConfig) -> None:
@@ -127,7 +186,7 @@ def main(config: PlanConfig) -> None:
     ranges = {name: (number, None) for name, number in least.items()}
     check_ranges(config, {**ranges, "seed": (0, LARGEST_SEED)})
     check_out(config.out, "plan.json")
-    known = Transitions.open(config.recording, config.world, config.labels, only_these=True)
+    known = Transitions.open(config.recording, config.world, config.labels)
     attempts = list(attempt_all(config, known))
     scores = {
         way: Score.of([attempt.reached[way] for attempt in attempts]) for way in attempts[0].reached
@@ -141,22 +200,25 @@ def attempt_all(config: PlanConfig, known: Transitions) -> Iterator[Attempt]:
     world = open_world(config.world)
     game = RealGame(known.arena, world.size)
     generator = np.random.default_rng(config.seed)
+    labelled = generator.choice(known.rows.numpy(), config.labels, replace=False)
+    buttons_of = known.dictionary(torch.from_numpy(labelled)).shares.argmax(axis=1)
+    planner = Planner(world, buttons_of, config.candidates, generator)
     num_latents, num_buttons = known.sizes
-    buttons_of = known.dictionary(known.rows[: config.labels]).shares.argmax(axis=1)
     goals = draw_goals(game, num_buttons, generator)
     for _, goal in zip(tqdm(range(config.goals), desc="goals"), goals, strict=False):
-        plans = draw(generator, config.candidates, num_latents)
-        imagined = imagine(world, goal.start, plans)
-        best = distances(imagined, goal.picture).argmin()
-        seen, reached = game.reached(goal, buttons_of[plans])
-        _, by_chance = game.reached(goal, draw(generator, config.candidates, num_buttons))
+        with game.open(goal.level, 1) as tries:
+            imagined = planner.carry_out(tries, goal)
+        buttons = draw(generator, config.candidates, num_buttons)
+        by_buttons = game.follow(goal.level, buttons).reached(goal)
+        latents = draw(generator, config.candidates, num_latents)
+        by_latents = game.follow(goal.level, buttons_of[latents]).reached(goal)
         ways: dict[Way, float] = {
-            ("random buttons", None): by_chance.mean(),
-            ("random latents", None): reached.mean(),
-            ("planned", None): reached[best],
-            ("real game", None): by_chance.max(),
+            ("random buttons", None): by_buttons.mean(),
+            ("random latents", None): by_latents.mean(),
+            ("planned", None): float(tries.reached(goal)[0]),
+            ("tried out", None): float(by_buttons.any()),
         }
-        yield Attempt(goal, imagined[best], seen[best, -1], ways)
+        yield Attempt(goal, imagined, tries.films[-1][0], ways)
 
 
 def draw(generator: np.random.Generator, count: int, choices: int) -> Sequences:
@@ -170,27 +232,13 @@ def draw(generator: np.random.Generator, count: int, choices: int) -> Sequences:
 def draw_goals(game: RealGame, num_buttons: int, generator: np.random.Generator) -> Iterator[Goal]:
     """Pictures that random buttons lead to and that do not look like the start."""
     for level in range(FIRST_LEVEL, LARGEST_SEED):
-        seen, lasted = game.follow(level, draw(generator, 1, num_buttons))
-        start, end = seen[0, 0], seen[0, -1]
-        if lasted[0] and distances(start[None], end)[0] > FAR:
-            yield Goal(level, start, end)
+        tries = game.follow(level, draw(generator, 1, num_buttons))
+        start, end = tries.films[0], tries.films[-1]
+        if tries.lasts[0] and distances(start, end[0])[0] > FAR:
+            yield Goal(level, start[0], end[0])
 
 
-def imagine(
-    world: Playable, start: UInt8[np.ndarray, "h w 3"], plans: Sequences
-) -> UInt8[np.ndarray, "n h w 3"]:
-    """The last picture of each sequence of latent actions."""
-    prompts = np.broadcast_to(start.transpose(2, 0, 1), (len(plans), 1, 3, *start.shape[:2]))
-    # The same noise for all: they differ by their actions alone.
-    sessions = world.start_many(np.ascontiguousarray(prompts), seeds=[0] * len(plans))
-    for actions in plans.T:
-        frames = sessions.step(actions)
-    return frames.transpose(0, 2, 3, 1)
-
-
-def distances(
-    pictures: UInt8[np.ndarray, "n h w 3"], goal: UInt8[np.ndarray, "h w 3"]
-) -> Float[np.ndarray, " n"]:
+def distances(pictures: Pictures, goal: Picture) -> Float[np.ndarray, " n"]:
     """Mean absolute difference from the goal, 0..255; a shift by a few pixels does not count."""
     height, width = goal.shape[:2]
     ours, theirs = pictures.astype(np.float32), goal.astype(np.float32)

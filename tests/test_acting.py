@@ -219,18 +219,6 @@ def test_imitation_is_scored_beside_random_buttons_and_the_oracle(
         assert min(plot.size) > 100
 
 
-def test_the_first_videos_have_the_same_latent_actions_as_among_all(videos):
-    opened = example("labelled").Transitions.open
-    some, every = (
-        opened(videos, ROOT / "checkpoints" / "coinrun", 50, only_these=only)
-        for only in (True, False)
-    )
-    assert 50 <= len(some.rows) < 50 + LENGTH < len(every.rows)
-    assert torch.equal(some.rows, every.rows[: len(some.rows)])
-    assert torch.equal(some.latents, every.latents[: len(some.latents)])
-    assert torch.equal(some.buttons, every.buttons[: len(some.buttons)])
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -378,8 +366,12 @@ class PerfectTrack:
     size = 64, 64
 
     def start_many(self, prompts: np.ndarray, *, seeds: list[int]) -> "PerfectTrack":
-        self.positions = np.zeros(len(seeds), dtype=int)
-        assert (prompts == view(0).transpose(2, 0, 1)).all()
+        newest = prompts[0, -1].transpose(1, 2, 0)
+        (self.start,) = (at for at in range(0, 64, 8) if (newest == view(at)).all())
+        return self
+
+    def fork(self, count: int) -> "PerfectTrack":
+        self.positions = np.full(count, self.start)
         return self
 
     def step(self, actions: np.ndarray) -> np.ndarray:
@@ -395,7 +387,7 @@ def test_plans_reach_what_is_seen_at_the_goal(tmp_path, monkeypatch):
         gymnasium.envs.registration.EnvSpec("Track-v0", entry_point=Track),
     )
     monkeypatch.setattr(plan, "open_world", lambda folder: PerfectTrack())
-    buttons = torch.arange(30) % 3
+    buttons = torch.arange(300) % 3
     known = labelled.Transitions(
         store=None,
         latents=2 - buttons,
