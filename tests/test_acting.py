@@ -399,7 +399,7 @@ def test_plans_reach_what_is_seen_at_the_goal(tmp_path, monkeypatch):
     plan.main(plan.PlanConfig(world=tmp_path, recording=tmp_path, goals=6, out=tmp_path))
     found = json.loads((tmp_path / "plan.json").read_text())["ways"]
     means = {way["way"]: way["mean"] for way in found}
-    assert means["planned"] == means["real game"] == 1
+    assert means["planned"] == means["tried out"] == 1
     assert 0 < means["random buttons"] < 0.7 and 0 < means["random latents"] < 0.7
     with Image.open(tmp_path / "plan.png") as sheet:
         assert sheet.size == (4 * 64, 6 * 64)
