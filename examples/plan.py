@@ -149,13 +149,15 @@ class Planner:
     num_candidates: int
     generator: np.random.Generator
 
-    def plan(self, film: Pictures, goal: Picture, length: int) -> tuple[Sequences, Picture]:
-        """The best of random sequences, (1, `length`), and its last picture.
+    def plan(self, film: Pictures, goal: Picture, earlier: Sequences) -> tuple[Sequences, Picture]:
+        """The best sequence that was drawn, or is left of the last plan; its last picture.
 
         Args:
             film: what was seen so far.
+            earlier: what is left, (1, t) for the decisions that remain, or (0, t).
         """
-        plans = draw(self.generator, self.num_candidates, len(self.buttons_of))[:, :length]
+        drawn = draw(self.generator, self.num_candidates, len(self.buttons_of))
+        plans = np.concatenate([earlier, drawn[:, : earlier.shape[1]]])
         prompt = np.ascontiguousarray(film.transpose(0, 3, 1, 2))[None]
         running = self.world.start_many(prompt, seeds=[0]).fork(len(plans))
         for actions in plans.T:
@@ -166,13 +168,13 @@ class Planner:
 
     def carry_out(self, tries: Tries, goal: Goal) -> Picture:
         """Plan and press in turn; the last picture of the first plan."""
-        imagined = []
-        for now in range(0, HORIZON, LOOK_EVERY):
-            film = np.concatenate(tries.films)
-            plan, last = self.plan(film, goal.picture, HORIZON - now)
+        imagined, plan = [], np.zeros((0, HORIZON), dtype=np.int64)
+        while plan.shape[1]:
+            plan, last = self.plan(np.concatenate(tries.films), goal.picture, plan)
             imagined.append(last)
             for actions in plan.T[:LOOK_EVERY]:
                 tries.press(self.buttons_of[actions])
+            plan = plan[:, LOOK_EVERY:]
         return imagined[0]
 
 
