@@ -18,6 +18,7 @@ from PIL import Image
 
 from genie.data.clips import FrameStore
 from genie.errors import UserError
+from train.measure.true_actions import TrueActions
 
 gymnasium = pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
 pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 is not installed: make agents")
@@ -177,7 +178,7 @@ def test_an_expert_learns_the_game(expert):
 
 def test_its_recorded_buttons_are_those_that_it_earned_with(videos):
     store = FrameStore.open(videos, "train")
-    true = example("imitate").TrueActions.open(videos / "true_actions.npz").of_store(store)
+    true = TrueActions.open(videos / "true_actions.npz").of_store(store)
     signs = store.read(0, len(store))[:, :, 0, 0].argmax(dim=1)
     assert (true == signs)[true >= 0].float().mean() > 0.5
 
