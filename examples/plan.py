@@ -19,6 +19,7 @@ compared as they are.
 """
 
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -36,6 +37,7 @@ from outcome import Score, Way, table
 from PIL import Image
 from tqdm import tqdm
 
+from genie.errors import UserError
 from genie.files import whole, write_whole, writing
 from genie.playable import Playable, open_world
 from genie.video import Resizer
@@ -46,6 +48,7 @@ HOLD = 4, 8  # least and most decisions for which a button is held
 LOOK_EVERY = 5  # decisions
 SHIFT = 3  # pixels by which pictures may be shifted against each other
 NEAR, FAR = 8.0, 15.0  # of 255: a goal that is reached; the least that a goal is away at first
+MOST_ALIKE = 200  # levels tried for one goal
 SHEET = 8  # goals on the sheet
 
 
@@ -123,6 +126,7 @@ class RealGame:
     """The real game with pictures of one size."""
 
     def __init__(self, arena: Arena, size: tuple[int, int]) -> None:
+        self.name = arena.game
         self._arena, self._resize = arena, Resizer(size)
 
     @contextlib.contextmanager
@@ -232,11 +236,20 @@ def draw(generator: np.random.Generator, count: int, choices: int) -> Sequences:
 
 
 def draw_goals(game: RealGame, num_buttons: int, generator: np.random.Generator) -> Iterator[Goal]:
-    """Pictures that random buttons lead to and that do not look like the start."""
-    for level in range(FIRST_LEVEL, LARGEST_SEED):
+    """Pictures that random buttons lead to and that do not look like the start.
+
+    Raises:
+        UserError: if `MOST_ALIKE` levels in a row have none.
+    """
+    num_alike = 0
+    for level in itertools.count(FIRST_LEVEL):
+        if num_alike == MOST_ALIKE:
+            raise UserError(f"buttons hardly change what {game.name} shows: it has no goals")
         tries = game.follow(level, draw(generator, 1, num_buttons))
         start, end = tries.films[0], tries.films[-1]
+        num_alike += 1
         if tries.lasts[0] and distances(start, end[0])[0] > FAR:
+            num_alike = 0
             yield Goal(level, start[0], end[0])
 
 

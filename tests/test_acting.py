@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -408,6 +409,9 @@ def test_plans_reach_what_is_seen_at_the_goal(tmp_path, monkeypatch):
         assert sheet.size == (4 * 64, 4 * 64)
     with pytest.raises(UserError, match="already holds results"):
         plan.main(config)
+    monkeypatch.setattr(Track, "step", Signs.step)
+    with pytest.raises(UserError, match="has no goals"):
+        plan.main(replace(config, out=tmp_path / "other"))
 
 
 @given(seed=st.integers(0, 999), choices=st.integers(2, 15))
