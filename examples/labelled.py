@@ -59,20 +59,21 @@ class Transitions:
                 "give a world of this game"
             )
         starts = np.asarray(store.scene_starts)
-        num_transitions = len(store) - (len(starts) - 1)
+        true = TrueActions.open(recording / "true_actions.npz").of_store(store)
+        true[starts[1:] - 1] = -1  # nothing leads from one scene to the next
+        num_transitions = int((true >= 0).sum())
         if num_transitions < num_labels:
             raise UserError(
                 f"--labels asks for {num_labels}, {recording} has {num_transitions} transitions: "
                 "record more --frames"
             )
-        true = TrueActions.open(recording / "true_actions.npz").of_store(store)
         latents = latent_actions(world, store.read, starts.tolist())
         return cls(store, latents, true, (world.num_actions, len(names)), arena)
 
     @cached_property
     def rows(self) -> Int[Tensor, " n"]:
         """Frames that have a next one."""
-        return ((self.latents >= 0) & (self.buttons >= 0)).nonzero()[:, 0]
+        return (self.buttons >= 0).nonzero()[:, 0]
 
     def dictionary(self, rows: Int[Tensor, " n"]) -> Dictionary:
         """What the latent actions stand for, by the labels of these rows."""
