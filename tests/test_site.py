@@ -56,6 +56,39 @@ STEPS = """async (actions) => {
     return frames;
 }"""
 
+# Two sessions from one picture: the second is told a guess, right or wrong, before each action.
+# Gives how many of their frames are equal, how many frames the second drew during each step, and
+# how many it drew when no time was left or nothing was likely.
+GUESSES = """async ([actions, guesses]) => {
+    const { openEngine, Session } = await import("./world.js");
+    const { Playthrough } = await import("./playthrough.js");
+    const info = await (await fetch("world/world.json")).json();
+    const engine = await openEngine(info, () => {});
+    const picture = new Uint8Array(info.width * info.height * 3).map((_, i) => (i * 31) % 251);
+    const opened = async () => {
+        const session = new Session(engine, 5n, info.sampling);
+        await session.read(picture, info.width, info.height);
+        return Playthrough.start(session, {steps: 2, temperature: 1});
+    };
+    const [plain, told] = [await opened(), await opened()];
+    let [numEqual, numDrawn] = [0, 0];
+    const draw = told.session.draw.bind(told.session);
+    told.session.draw = (action) => (numDrawn++, draw(action));
+    const drawnInSteps = [];
+    for (const [i, action] of actions.entries()) {
+        await told.prepare(guesses[i], Infinity);
+        const before = numDrawn;
+        await told.step(action);
+        drawnInSteps.push(numDrawn - before);
+        await plain.step(action);
+        numEqual += plain.frame.every((value, j) => value === told.frame[j]);
+    }
+    const before = numDrawn;
+    await told.prepare(0, 0);
+    await told.prepare(null, Infinity);
+    return {numEqual, drawnInSteps, drawnInNoTime: numDrawn - before};
+}"""
+
 
 def export(*options: object, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "play", "--export-site", *map(str, options)]
@@ -133,6 +166,19 @@ def test_frames_are_those_of_the_desktop(chromium, address: str):  # noqa: F811
     ]
     assert max(errors) <= 1, "float sums in another order may round a pixel differently"
     assert errors.count(0) > 0.7 * len(errors)
+
+
+@needs_browser
+def test_a_guess_saves_time_and_changes_no_frame(chromium, address: str):  # noqa: F811
+    actions = [RIGHT, RIGHT, UP, UP, LEFT, RIGHT]
+    guesses = [RIGHT, RIGHT, RIGHT, None, LEFT, UP]
+    page = chromium.new_page()
+    page.goto(f"{address}icon.svg")
+    found = page.evaluate(GUESSES, [actions, guesses])
+    page.close()
+    assert found["numEqual"] == len(actions)
+    assert found["drawnInSteps"] == [int(a != g) for a, g in zip(actions, guesses, strict=True)]
+    assert found["drawnInNoTime"] == 0
 
 
 @needs_browser

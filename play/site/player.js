@@ -52,6 +52,11 @@ export class Player {
     return true;
   }
 
+  // Call after a step is shown: generates the next frame in case the key stays held.
+  async rest(now) {
+    await this.playthrough.prepare(this.action, this.due - now);
+  }
+
   goBackOne(now) {
     this.action = null;
     this.steppedAt = [];

@@ -67,9 +67,12 @@ export class Playthrough {
     if (this.position % KEYFRAME_EVERY === 0) await this.addKeyframe();
   }
 
-  // Uses idle time to make the next step faster.
-  async prepare() {
-    if (!this.numRewound) await this.session.appendNewest();
+  // Uses idle time to make the next step faster: to generate the frame of the likely action, if there
+  // is one and this can be done in time.
+  async prepare(likely, idleMs) {
+    if (this.numRewound) return;
+    if (likely !== null && this.session.frameMs < idleMs) await this.session.foresee(likely);
+    else await this.session.appendNewest();
   }
 
   async fork(count) {

@@ -170,7 +170,7 @@ async function tick() {
   if (!hasMoved && player.action === before) return;
   answeredAt = at;
   show();
-  await player.playthrough.prepare();
+  if (!pressed.length) await player.rest(performance.now());
 }
 
 async function lookAhead() {

@@ -188,7 +188,9 @@ export class Session {
     this.unled = new Float32Array(engine.numTokens * engine.maskId);
     this.age = 0;
     this.newest = null; // the newest frame's tokens and action, until it is part of the past
+    this.foreseen = null; // the next frame, generated before it is sure that it is shown
     this.frame = null; // RGB, row by row
+    this.frameMs = 0; // how long the last frame took to generate
   }
 
   // Starts from a picture. rgb: its pixels, row by row.
@@ -197,22 +199,39 @@ export class Session {
     const planes = Uint8Array.from({ length: 3 * area }, (_, i) => rgb[(i % area) * 3 + Math.floor(i / area)]);
     const frames = new ort.Tensor("uint8", planes, [1, 3, height, width]);
     const [tokens] = await run(this.engine.graphs.read, { frames });
-    await this.show(tokens);
+    const { frame, shown } = await this.show(tokens);
+    this.shownRing.append(...shown);
+    this.frame = frame;
     this.newest = { tokens, ledBy: this.engine.numActions };
     await this.appendNewest();
   }
 
   async step(number) {
-    await this.appendNewest();
-    const tokens = await this.draw(number);
-    await this.show(tokens);
+    const { tokens, frame, shown } = await this.foresee(number);
+    this.shownRing.append(...shown);
+    this.frame = frame;
     this.newest = { tokens, ledBy: number };
+    this.foreseen = null;
     this.age++;
-    return this.frame;
+    return frame;
+  }
+
+  // Generates the next frame under an action in advance: a step with it then takes no time, one with
+  // another action as long as ever. Frames stay the same, bit for bit.
+  async foresee(number) {
+    if (this.foreseen?.action !== number) {
+      const began = performance.now();
+      await this.appendNewest();
+      const tokens = await this.draw(number);
+      this.foreseen = { action: number, tokens, ...(await this.show(tokens)) };
+      this.frameMs = performance.now() - began;
+    }
+    return this.foreseen;
   }
 
   tune({ steps, temperature }) {
     this.sampling = { ...this.sampling, maskgit_steps: steps, temperature };
+    this.foreseen = null;
   }
 
   async snapshot() {
@@ -222,7 +241,7 @@ export class Session {
   }
 
   restore({ past, shown, ...rest }) {
-    Object.assign(this, rest, { newest: null });
+    Object.assign(this, rest, { newest: null, foreseen: null });
     this.pastRing.restore(past);
     this.shownRing.restore(shown);
   }
@@ -248,13 +267,14 @@ export class Session {
     this.newest = null;
   }
 
+  // A frame's pixels, and its keys and values for the ring.
   async show(tokens) {
     const { graphs } = this.engine;
     const given = { tokens: integers(tokens), ...this.shownRing.past(1) };
-    const [planes, keys, values] = await run(graphs.show, given);
-    this.shownRing.append(keys, values);
+    const [planes, ...shown] = await run(graphs.show, given);
     const area = planes.length / 3;
-    this.frame = Uint8Array.from({ length: planes.length }, (_, i) => planes[(i % 3) * area + Math.floor(i / 3)]);
+    const frame = Uint8Array.from({ length: planes.length }, (_, i) => planes[(i % 3) * area + Math.floor(i / 3)]);
+    return { frame, shown };
   }
 
   // The tokens of the next frame, revealed in a few passes, see genie/sampling.py.
