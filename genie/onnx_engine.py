@@ -33,6 +33,12 @@ BATCH = "b"
 """Name of the graphs' batch axis."""
 MOST_THREADS = 8
 """One frame has too few tokens to keep more cores busy."""
+SPIN_US = 20
+"""Microseconds for which a thread spins while it waits for another. On two cores a frame takes 30
+ms with 20, 33 without spinning and 53 with unlimited spinning; beside two busy programs 53, 45 and
+92 (`make bench` times the first of these)."""
+HAS_SHORT_SPINS = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 26)
+"""Whether onnxruntime can limit how long threads spin."""
 
 ReadFilm = Callable[
     [UInt8[np.ndarray, "b t 3 h w"]],
@@ -262,8 +268,10 @@ def _open(
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Spinning while they wait makes threads a fifth faster, but half as fast beside a busy program.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if HAS_SHORT_SPINS:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
+    else:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
     options.add_external_initializers(list(weights), values)
