@@ -5,6 +5,7 @@ on the device.
 """
 
 import copy
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 
 from genie.compiling import compile_parts
+from genie.cuda_graphs import Function, Graphed
 from genie.dynamics import Dynamics
 from genie.frame import LookBack, Reveal, Show
 from genie.frames import to_float
@@ -85,12 +87,16 @@ class TorchEngine:
         self.dynamics = copy.deepcopy(trained.dynamics).to(self.dtype).eval().requires_grad_(False)
         self.decoder = QuickFrameDecoder(trained.tokenizer, self.dtype)
         self.mask_id = self.dynamics.mask_id
-        self._look_back = LookBack(self.dynamics, foresees=sampling.guidance != 1)
-        self._reveal, self._show = Reveal(self.dynamics), Show(self.decoder)
-        self.num_next = self._look_back.num_next
+        look_back = LookBack(self.dynamics, foresees=sampling.guidance != 1)
+        self.num_next = look_back.num_next
+        parts = look_back, Reveal(self.dynamics), Show(self.decoder)
+        functions: Iterable[Function] = parts
         if compile:
             compile_parts(self.dynamics)
             compile_parts(self.decoder)
+            if trained.device.type == "cuda":
+                functions = (Graphed(part.forward) for part in parts)
+        self._look_back, self._reveal, self._show = functions
 
     def new_rings(self, batch_size: int) -> tuple[Ring, Ring]:
         """See `genie.session.Engine`."""

@@ -213,8 +213,8 @@ class World(nn.Module):
         Args:
             prompts: as for `start`, one for each.
             seeds: one for each; None takes 0, 1, 2 and so on.
-            compile: torch.compile the ST-blocks. The first frame then takes half a minute; worth it
-                for large worlds. Needs a C++ compiler, or a GPU.
+            compile: torch.compile the ST-blocks and, on a GPU, record CUDA graphs. The first frame
+                then takes half a minute; worth it for large worlds. Needs a C++ compiler, or a GPU.
 
         Raises:
             UserError: if sizes or numbers do not fit, or there is no compiler.

@@ -1,5 +1,6 @@
 """Synthetic games whose truth is known, and tiny worlds. Sizes differ pairwise on purpose."""
 
+import copy
 import json
 import signal
 from collections.abc import Iterator
@@ -182,6 +183,20 @@ def prepared_folder(recorded_folder: Path, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("prepared") / "square"
     prepare([recorded_folder], folder, FrameOptions(size=(HEIGHT, WIDTH)), workers=1)
     return folder
+
+
+@pytest.fixture(scope="module")
+def lively_world(tiny_world: World) -> World:
+    """Nets that never learnt see and say next to nothing; larger weights make this one listen."""
+    torch.manual_seed(8)
+    lively = copy.deepcopy(tiny_world)
+    torch.nn.init.normal_(lively.dynamics.token.weight, std=1.0)
+    with torch.no_grad():
+        for name, weight in lively.tokenizer.stem.named_parameters():
+            weight *= 0 if name.endswith("bias") else 3
+        for weight in lively.tokenizer.head.parameters():
+            weight *= 2.5
+    return lively
 
 
 @pytest.fixture(scope="session")

@@ -31,20 +31,6 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 ACTIONS = [0, 1, 1, 4, 2, 3, 0, 2, 2, 1, 4, 4]
 
 
-@pytest.fixture(scope="module")
-def lively_world(tiny_world: World) -> World:
-    """Nets that never learnt see and say next to nothing; larger weights make this one listen."""
-    torch.manual_seed(8)
-    lively = copy.deepcopy(tiny_world)
-    torch.nn.init.normal_(lively.dynamics.token.weight, std=1.0)
-    with torch.no_grad():
-        for name, weight in lively.tokenizer.stem.named_parameters():
-            weight *= 0 if name.endswith("bias") else 3
-        for weight in lively.tokenizer.head.parameters():
-            weight *= 2.5
-    return lively
-
-
 def play(session: Session, actions: list[int] = ACTIONS) -> np.ndarray:
     return np.stack([session.step(action) for action in actions])
 

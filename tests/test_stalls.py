@@ -3,7 +3,7 @@
 No GPU is needed. Steps run for real on a CPU with tensors that say they are on a GPU, so that the
 branches for one are taken, and every operation that hands a number to the host is seen. They run
 again on the device "meta", whose tensors have no numbers: there it is seen what the host makes in
-every step and sends over.
+every step and sends over. The same holds for what generates frames, which a GPU can record.
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,11 @@ from torch.utils._pytree import tree_leaves
 from genie import st_transformer
 from genie.codebook import CodebookConfig
 from genie.dynamics import Dynamics, DynamicsConfig
+from genie.frame import LookBack, Reveal, Show
 from genie.latent_action import LatentActionConfig, LatentActionModel
+from genie.sampling import Pace
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
-from genie.tokenizer import Tokenizer, TokenizerConfig
+from genie.tokenizer import QuickFrameDecoder, Tokenizer, TokenizerConfig
 from train.loop.ema import WeightAverage
 
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "unique", "equal")
@@ -160,6 +162,48 @@ def test_nothing_comes_from_the_host_after_the_first_step(name: str):
                 nn.utils.clip_grad_norm_(net.parameters(), 1.0)
                 average.update(1)
     assert not host.seen, f"made on the host in every step: {set(host.seen)}"
+
+
+FRAME_FUNCTIONS = ("look back", "reveal", "show", "look back for guidance")
+
+
+def frame_function(name: str, device: str) -> tuple[nn.Module, tuple]:
+    """A function that a GPU records to generate frames, and arguments for it."""
+    dynamics = NETS["dynamics"]()
+    function = {
+        "look back": lambda: LookBack(dynamics, foresees=False),
+        "look back for guidance": lambda: LookBack(dynamics, foresees=True),
+        "reveal": lambda: Reveal(dynamics),
+        "show": lambda: Show(QuickFrameDecoder(make_tokenizer("fsq"), torch.float32)),
+    }[name]()
+    function = function.to(device).eval().requires_grad_(False)
+    shows = name == "show"
+    stack = function.decoder.tokenizer.decoder if shows else dynamics.transformer
+    past = stack.new_ring(2, 64).past(2 if "guidance" in name else 1)
+    ids = torch.randint(12, (2, 64), device=device)
+    actions = torch.randint(8, (2,), device=device)
+    if shows:
+        return function, (ids, past)
+    if name != "reveal":
+        return function, (ids, actions, past)
+    pace = Pace(*(torch.tensor(number, device=device) for number in (3, 0.5, 0.0, 0.5, 1.5)))
+    unled, noise = torch.rand(2, 64, 1000, device=device), torch.rand(2, 2, 64, device=device)
+    ids[:, ::2] = dynamics.mask_id
+    return function, (ids, actions, unled, noise, pace, past)
+
+
+@pytest.mark.parametrize("name", FRAME_FUNCTIONS)
+@torch.no_grad()
+def test_frames_can_be_recorded(name: str):
+    """CUDA graphs allow neither reads of numbers nor tensors that come from the host."""
+    function, given = frame_function(name, "cpu")
+    with HostReads() as reads:
+        function(*given)
+    assert not reads.seen, f"the host waits for {set(reads.seen)}"
+    function, given = frame_function(name, "meta")
+    with FromHost() as host:
+        function(*given)
+    assert not host.seen, f"made on the host: {set(host.seen)}"
 
 
 def test_sums_between_blocks_are_in_the_format_of_the_products():
