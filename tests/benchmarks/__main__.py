@@ -27,6 +27,7 @@ from tests.benchmarks import (
     page,
     playing,
     preparing,
+    site,
     training,
     worlds,
 )
@@ -56,6 +57,10 @@ def sections(options: Options) -> dict[str, Section]:
             *engines.compare("coinrun", rounds=5, num_frames=120),
             *engines.compare("ninja", rounds=5, num_frames=120),
         ],
+        "site": lambda: [
+            *site.frames("coinrun", threads=(1, 2), num_frames=120),
+            *site.frames("ninja", threads=(1, 2), num_frames=120),
+        ],
         "frames": lambda: playing.by_history(
             shipped(), shipped().config.sampling.maskgit_steps, rounds=30
         ),
@@ -68,9 +73,9 @@ def sections(options: Options) -> dict[str, Section]:
             ),
         ],
         "paper-25": lambda: playing.uncached_frame(paper(), 15, 25, rounds=2),
-        "foresight": lambda: playing.foresight(shipped(), 1000),
+        "foresight": lambda: playing.foresight(worlds.shipped_graphs(), 1000),
         "page": lambda: page.round_trips(300),
-        "many": lambda: playing.many_at_once(shipped(), rounds=15),
+        "many": lambda: playing.many_at_once(worlds.shipped_graphs(), rounds=15),
         "environments": lambda: environments.throughput("coinrun", (1, 16, 64), rounds=5),
         "limits": lambda: [
             *limits.one_pass(shipped(), rounds=60),

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from genie import video
 from genie.playable import open_world
@@ -82,7 +83,7 @@ def play(world: str, engine: EngineName, num_frames: int, started: float) -> dic
     p50, p99 = np.percentile(times[1:], (50, 99))
     return {
         **start_up,
-        "MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        "MB": psutil.Process().memory_info().rss / 1e6,
         "p50_ms": p50,
         "p99_ms": p99,
         "mean_ms": float(np.mean(times[1:])),

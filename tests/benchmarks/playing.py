@@ -8,6 +8,7 @@ import numpy as np
 import psutil
 import torch
 
+from genie.playable import GraphWorld
 from genie.session import Sessions
 from genie.world import World
 from tests.benchmarks.timing import ratio, spread_ms, take_turns, wait
@@ -22,7 +23,9 @@ HELD_FRAMES = 8  # frames for which a key is held, as a player does
 class Player:
     """Takes steps with random actions and records how long a player would wait for each."""
 
-    def __init__(self, world: World, running: Sessions, *, has_idle_time: bool = False) -> None:
+    def __init__(
+        self, world: World | GraphWorld, running: Sessions, *, has_idle_time: bool = False
+    ) -> None:
         self.running, self.has_idle_time = running, has_idle_time
         self.num_actions = world.num_actions
         self.waited: list[float] = []
@@ -55,7 +58,13 @@ def frame_cost(world: World, age: int, steps: int, rounds: int, compile: bool = 
         functions["uncached"] = Uncached(world, age, sampling).step
     seconds = take_turns(functions, rounds, warm_up=1)
     waited = {name: np.array(player.waited[1:]) for name, player in players.items()}
-    row = {"world": world.name, "history": age, "passes": steps, "compiled": compile}
+    row = {
+        "world": world.name,
+        "engine": world.engine_name,
+        "history": age,
+        "passes": steps,
+        "compiled": compile,
+    }
     row |= {name: spread_ms(times) for name, times in waited.items()}
     row["frames/s"] = 1 / float(np.median(waited["sustained"]))
     if "uncached" in seconds:
@@ -90,28 +99,38 @@ def old_and_young(world: World, num_frames: int, rounds: int) -> dict:
     }
 
 
-def many_at_once(world: World, rounds: int) -> list[dict]:
+def many_at_once(world: GraphWorld, rounds: int) -> list[dict]:
     """Frames per second of several worlds in one forward pass."""
     players = {str(rows): Player(world, start(world, 15, rows)) for rows in ROWS}
     seconds = take_turns(players, rounds)
     return [
-        {"worlds": rows, "frames/s": rows / float(np.median(seconds[str(rows)]))} for rows in ROWS
+        {
+            "engine": world.engine_name,
+            "worlds": rows,
+            "frames/s": rows / float(np.median(seconds[str(rows)])),
+        }
+        for rows in ROWS
     ]
 
 
-def foresight(world: World, num_frames: int) -> list[dict]:
+def foresight(world: GraphWorld, num_frames: int) -> list[dict]:
     """Time from key to picture while keys are held, by what idle time is spent on."""
     waited: dict[str, list[float]] = {way: [] for way in ("nothing", "the past", "a guess")}
     functions = {way: _held_keys(world, way, times) for way, times in waited.items()}
     take_turns(functions, num_frames, warm_up=HELD_FRAMES)
     measured = {way: np.array(times[HELD_FRAMES:]) for way, times in waited.items()}
     return [
-        {"idle time is spent on": way, **spread_ms(times), "mean_ms": float(1000 * times.mean())}
+        {
+            "engine": world.engine_name,
+            "idle time is spent on": way,
+            **spread_ms(times),
+            "mean_ms": float(1000 * times.mean()),
+        }
         for way, times in measured.items()
     ]
 
 
-def _held_keys(world: World, way: str, times: list[float]) -> Callable[[], None]:
+def _held_keys(world: GraphWorld, way: str, times: list[float]) -> Callable[[], None]:
     running = start(world, 15)
     generator = torch.Generator().manual_seed(0)
     held = torch.zeros(1, dtype=torch.long)

@@ -13,6 +13,7 @@ import genie
 from genie.frames import to_uint8
 from genie.machine import best_device
 from genie.maskgit import reveal
+from genie.playable import GraphWorld, open_world
 from genie.sampling import Pace, SamplingConfig, fill_frame
 from genie.session import Sessions
 from genie.torch_engine import TorchEngine
@@ -26,6 +27,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def shipped_world() -> World:
     """The shipped CoinRun."""
     return genie.load(REPOSITORY / "checkpoints" / "coinrun")
+
+
+@cache
+def shipped_graphs() -> GraphWorld:
+    """The shipped CoinRun as play opens it where there is no GPU."""
+    return open_world(REPOSITORY / "checkpoints" / "coinrun", "onnxruntime")
 
 
 @cache
@@ -46,15 +53,21 @@ def paper_world() -> World:
 
 
 @torch.inference_mode()
-def start(world: World, age: int, rows: int = 1, compile: bool = False, **sampling) -> Sessions:
-    """Sessions that have run for `age` frames.
+def start(
+    world: World | GraphWorld, age: int, rows: int = 1, compile: bool = False, **sampling
+) -> Sessions:
+    """Sessions that have run for `age` frames, on the world's own engine.
 
     Fills the ring frame by frame and then only sets the clock: older frames have no effect.
     """
     prompts = torch.randint(256, (rows, 1, 3, *world.size), dtype=torch.uint8)
-    config = replace(world.config.sampling, **sampling)
-    running = Sessions(TorchEngine(world, config, compile=compile), prompts, range(rows), config)
-    filled = min(age, world.config.dynamics.window)
+    config = replace(world.sampling, **sampling)
+    if isinstance(world, GraphWorld):
+        engine = world.engine
+    else:
+        engine = TorchEngine(world, config, compile=compile)
+    running = Sessions(engine, prompts, range(rows), config)
+    filled = min(age, running._past.capacity + 1)
     for step in range(1, filled):
         running.step(torch.full((rows,), step % world.num_actions))
     running.prepare()
