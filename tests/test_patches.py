@@ -114,7 +114,7 @@ def test_the_nearest_is_the_nearest_of_other_videos(seed, count):
     generator = torch.Generator().manual_seed(seed)
     bank, asked = (torch.rand(n, 12, generator=generator) for n in (30, count))
     videos, own = (torch.randint(3, (n,), generator=generator) for n in (30, count))
-    found, nearest = KnownPatches(bank, videos, torch.full((30,), torch.nan))._nearest(asked, own)
+    found, nearest = KnownPatches(bank, videos, torch.full((30,), torch.nan)).nearest(asked, own)
     squares = (asked[:, None] - bank).square().mean(dim=-1)
     squares[own[:, None] == videos] = torch.inf
     torch.testing.assert_close(found, squares.amin(dim=1).sqrt(), atol=2e-4, rtol=1e-3)
@@ -125,7 +125,7 @@ def test_the_nearest_is_the_nearest_of_other_videos(seed, count):
 def test_patches_are_cut_from_frames_of_any_shape(size):
     frames = torch.zeros(3, 3, *size, dtype=torch.uint8)
     frames[1] = 255
-    places = patches._places(size, 4, np.random.default_rng(0))
-    cut = patches._cut(frames, np.array([0, 1, 2, 1]), *places)
+    places = patches.places(size, 4, np.random.default_rng(0))
+    cut = patches.cut(frames, np.array([0, 1, 2, 1]), *places)
     assert cut.shape == (4, 3 * patches.SIDE**2)
     assert cut.amax(dim=1).tolist() == cut.amin(dim=1).tolist() == [0, 1, 0, 1]

@@ -57,11 +57,11 @@ class KnownPatches:
         """
         rng = np.random.default_rng(seed)
         count = min(NUM_KNOWN, PATCHES_A_FRAME * len(store))
-        patches, videos = _draw_real(store, count, rng)
+        patches, videos = draw_real(store, count, rng)
         if len(videos.unique()) < FEWEST_VIDEOS:
             return None
         known = cls(patches, videos, torch.full((count,), torch.nan))
-        strangeness = known._strangeness(*_draw_real(store, NUM_ASKED, rng))
+        strangeness = known._strangeness(*draw_real(store, NUM_ASKED, rng))
         return replace(known, usual=strangeness.quantile(USUAL).item())
 
     def never_seen(
@@ -77,8 +77,8 @@ class KnownPatches:
         rng = np.random.default_rng(seed)
         frames = rng.integers(clips.shape[0] * clips.shape[1], size=NUM_ASKED)
         height, width = clips.shape[-2:]
-        tops, lefts = _places((height, width), NUM_ASKED, rng)
-        patches = _cut(clips.flatten(0, 1), frames, tops, lefts)
+        tops, lefts = places((height, width), NUM_ASKED, rng)
+        patches = cut(clips.flatten(0, 1), frames, tops, lefts)
         own = torch.from_numpy(np.asarray(videos)[frames // clips.shape[1]])
         return 100 * (self._strangeness(patches, own) > self.usual).double().mean().item()
 
@@ -86,16 +86,20 @@ class KnownPatches:
         self, patches: Float[Tensor, "m p"], own: Int[Tensor, " m"]
     ) -> Float[Tensor, " m"]:
         """Distance to the nearest known patch, relative to that patch's radius."""
-        distances, nearest = self._nearest(patches, own)
+        distances, nearest = self.nearest(patches, own)
         new = nearest[self.radii[nearest].isnan()].unique()
         if len(new):
-            self.radii[new], _ = self._nearest(self.patches[new], self.videos[new])
+            self.radii[new], _ = self.nearest(self.patches[new], self.videos[new])
         return distances / (self.radii[nearest] + ALIKE)
 
-    def _nearest(
+    def nearest(
         self, patches: Float[Tensor, "m p"], own: Int[Tensor, " m"]
     ) -> tuple[Float[Tensor, " m"], Int[Tensor, " m"]]:
-        """Root mean square distance to the nearest known patch of another video, and its index."""
+        """Root mean square distance to the nearest known patch of another video, and its index.
+
+        Args:
+            own: the number of the video of each patch; -1 if it is of none.
+        """
         sizes, found = self.patches.square().sum(dim=1), []
         for some, videos in zip(patches.split(AT_ONCE), own.split(AT_ONCE), strict=True):
             squares = torch.addmm(sizes[None], some, self.patches.T, alpha=-2)
@@ -105,35 +109,36 @@ class KnownPatches:
         return (patches - self.patches[nearest]).square().mean(dim=1).sqrt(), nearest
 
 
-def _draw_real(
+def draw_real(
     store: FrameStore, count: int, rng: np.random.Generator
 ) -> tuple[Float[Tensor, "n p"], Int[Tensor, " n"]]:
     """Patches of frames drawn at random, and the numbers of their videos."""
     rows = np.sort(rng.choice(len(store), min(len(store), count), replace=False))
     rows = rows[rng.integers(len(rows), size=count)]
-    tops, lefts = _places(store.size, count, rng)
+    tops, lefts = places(store.size, count, rng)
     patches = torch.empty(count, 3 * SIDE * SIDE)
     for some in np.array_split(np.argsort(rows, kind="stable"), -(-count // READ_AT_ONCE)):
         found, which = np.unique(rows[some], return_inverse=True)
         frames = torch.cat([store.read(row, row + 1) for row in found.tolist()])
-        patches[some] = _cut(frames, which, tops[some], lefts[some])
+        patches[some] = cut(frames, which, tops[some], lefts[some])
     return patches, torch.from_numpy(find_videos(store, rows))
 
 
-def _places(
+def places(
     size: tuple[int, int], count: int, rng: np.random.Generator
 ) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
     """Random upper left corners of patches in frames of this size."""
-    side = _side(size)
+    side = patch_side(size)
     tops, lefts = (rng.integers(whole - side, size=count, endpoint=True) for whole in size)
     return tops, lefts
 
 
-def _side(size: tuple[int, int]) -> int:
+def patch_side(size: tuple[int, int]) -> int:
+    """Pixels along a side of a patch, in frames of this size."""
     return min(max(SIDE, min(size) // FRAME_SHARE), *size)
 
 
-def _cut(
+def cut(
     frames: UInt8[Tensor, "n 3 h w"],
     chosen: Int[np.ndarray, " m"],
     tops: Int[np.ndarray, " m"],
@@ -141,7 +146,7 @@ def _cut(
 ) -> Float[Tensor, "m p"]:
     """Cut a patch from each chosen frame and resize it to `SIDE` x `SIDE` pixels."""
     height, width = frames.shape[-2:]
-    within = np.arange(_side((height, width)))
+    within = np.arange(patch_side((height, width)))
     rows, columns = (tops[:, None] + within)[:, :, None], (lefts[:, None] + within)[:, None]
     pixels = rearrange(frames, "n c h w -> n h w c").numpy()[chosen[:, None, None], rows, columns]
     patches = rearrange(torch.from_numpy(pixels), "m h w c -> m c h w")
