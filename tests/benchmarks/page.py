@@ -50,7 +50,7 @@ def _step(page: ClientConnection) -> None:
 def _model_ms(page: ClientConnection) -> float:
     """Time of the newest steps without the page, as the server measures it."""
     page.send(json.dumps({"do": "step"}))
-    while isinstance(message := page.recv(timeout=60), bytes):
+    while isinstance(message := page.recv(timeout=60), bytes) or "model_ms" not in message:
         pass
     return json.loads(message)["model_ms"]
 
