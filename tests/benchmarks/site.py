@@ -18,9 +18,7 @@ from genie.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HELD_FRAMES = 8  # frames for which a key is held, as a player does
-WARM_UP = (
-    30  # frames; during the first dozen the browser still compiles, beside which they are slow
-)
+WARM_UP = 30  # frames; beside the first dozen, the browser still compiles
 # Runs in a worker, as the site's own does: milliseconds of each frame of one session.
 WORKER = """
 import * as ort from "./runtime/ort.wasm.min.mjs";
