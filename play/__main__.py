@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, NoReturn
 
 import tyro
@@ -162,7 +163,8 @@ def _export_site(library: Library, options: Options, site: Path) -> int:
     from play.site.export import export
 
     size = export(library, options.world_folder, options.prompt, site)
-    print(f"{size / 1e6:.0f} MB written to {site}: python -m http.server -d {site} serves it")
+    served_by = f"python -m http.server -d {quote(str(site))}"
+    print(f"{size / 1e6:.0f} MB written to {site}: {served_by} serves it")
     return 0
 
 

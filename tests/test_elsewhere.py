@@ -79,6 +79,8 @@ def test_the_command(tiny_world: World, tiny_world_folder: Path, prepared_folder
     for empty in (tmp_path / "report" / "none", tmp_path / "nowhere"):
         with pytest.raises(UserError, match="give a folder of pictures"):
             elsewhere.main(ElsewhereConfig(**given, pictures=empty))
+    with pytest.raises(UserError, match="seed"):
+        elsewhere.main(ElsewhereConfig(**given, pictures=folder, seed=-1))
     (folder / "notes.txt").write_text("no picture")
     with pytest.raises(UserError, match=r"notes\.txt"):
         elsewhere.main(config)

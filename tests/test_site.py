@@ -111,6 +111,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Redirects index.html to its folder, as some hosts do."""
+
+    def do_GET(self):
+        if self.path.endswith("/index.html"):
+            self.send_response(308)
+            self.send_header("Location", self.path.removesuffix("index.html"))
+            self.end_headers()
+        else:
+            super().do_GET()
+
     def log_message(self, *_):
         pass
 
@@ -231,6 +241,15 @@ def test_keys_time_and_settings(page):
     wait_for(lambda: (shown(page) == first).all())
     page.keyboard.press("Shift+R")
     wait_for(lambda: "seed 1" in page.inner_text("#state"))
+
+
+@needs_browser
+def test_a_host_may_redirect_and_threads_can_be_chosen(page, address: str):
+    assert page.evaluate("navigator.serviceWorker.controller !== null")
+    page.goto(f"{address}index.html")
+    for asked in ("1 thread,", "2 threads,"):
+        page.goto(f"{address}?threads={asked[0]}")
+        wait_for(lambda asked=asked: asked in page.inner_text("#world"))
 
 
 @needs_browser

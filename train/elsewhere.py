@@ -27,7 +27,7 @@ from train.errors import one_line_errors
 from train.measure import patches
 from train.measure.patches import KnownPatches
 from train.measure.pictures import contact_sheet, png, write
-from train.measure.rollouts import check_sizes, reconstruct
+from train.measure.rollouts import check_seed, check_sizes, reconstruct
 
 STEPS = (10, 50, 100)
 HELD_FRAMES = 8  # frames for which an action is held
@@ -71,8 +71,10 @@ def main(config: ElsewhereConfig) -> None:
     """Measure, print the table, write both files.
 
     Raises:
-        UserError: if the world, the data or the pictures cannot be used, or nothing can be written.
+        UserError: if the world, the data, the pictures or the seed cannot be used, or nothing can
+            be written.
     """
+    check_seed(config.seed)
     check_folder(config.out)
     world = World.from_pretrained(config.world)
     store = FrameStore.open(config.data, "heldout")

@@ -7,6 +7,7 @@ addEventListener("fetch", (event) => event.respondWith(isolated(event.request)))
 
 async function isolated(request) {
   const response = await fetch(request);
+  if (response.type === "opaqueredirect") return response; // for the browser to follow
   const headers = new Headers(response.headers);
   headers.set("Cross-Origin-Opener-Policy", "same-origin");
   headers.set("Cross-Origin-Embedder-Policy", "require-corp");

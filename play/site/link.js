@@ -8,7 +8,7 @@ export function openLink(receive) {
   const say = (text) => receive(JSON.stringify({ is: "notice", text, stays: true }));
   say("Loading the world ...");
   isolate().then(() => {
-    worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+    worker = new Worker(new URL(`worker.js${location.search}`, import.meta.url), { type: "module" });
     worker.onmessage = ({ data }) => receive(data);
     worker.onerror = () => say("The world cannot be played in this browser.");
     look();

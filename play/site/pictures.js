@@ -106,9 +106,10 @@ export async function writeStrip(frames, info) {
 // A file for `python -m play --replay`, see play/recording.py.
 export async function writeRecording(player) {
   const { info, picture, seed, playthrough } = player;
+  const { actions, used } = playthrough; // as of now: the play continues while this waits
   const digests = await Promise.all(playthrough.digests);
   if (digests.includes(null)) throw new Error("a recording needs a page that is served by https");
-  const settings = playthrough.used
+  const settings = used
     .map(({ steps, temperature }, number) => [number, [steps, temperature]])
     .filter(([, now], number, runs) => number === 0 || String(now) !== String(runs[number - 1][1]));
   const values = {
@@ -117,7 +118,7 @@ export async function writeRecording(player) {
     seed: "SEED",
     settings,
     fps: info.fps,
-    actions: playthrough.actions,
+    actions,
     digests,
     engine: "onnxruntime-web",
     version: 2,

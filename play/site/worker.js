@@ -180,10 +180,11 @@ async function lookAhead() {
 
 async function play() {
   info = await (await fetch("world/world.json")).json();
-  engine = await openEngine(info, (text) => say(text, true));
-  const threads = `${engine.numThreads} ${engine.numThreads === 1 ? "thread" : "threads"}`;
+  const threads = Number(new URLSearchParams(location.search).get("threads"));
+  engine = await openEngine(info, (text) => say(text, true), threads);
+  const inWords = `${engine.numThreads} ${engine.numThreads === 1 ? "thread" : "threads"}`;
   const passes = info.sampling.maskgit_steps === 1 ? "1 pass" : `up to ${info.sampling.maskgit_steps} passes`;
-  tell({ is: "facts", runs: `${info.world} on wasm, ${threads}, onnxruntime, ${passes} a frame`, ...info });
+  tell({ is: "facts", runs: `${info.world} on wasm, ${inWords}, onnxruntime, ${passes} a frame`, ...info });
   await open(await readPrompt(0));
   for (;;) {
     await sleep();

@@ -5,11 +5,14 @@ import * as ort from "./runtime/ort.wasm.min.mjs";
 const GRAPHS = ["read", "look_back", "reveal", "show"];
 const OPTIONS = { executionProviders: ["wasm"], logSeverityLevel: 3 }; // logs errors alone
 const ROTARY_BASE = 1000;
+const MOST_THREADS = 8; // as in genie/onnx_engine.py
 
 // --- graphs and weights --------------------------------------------------------------------
 
-// Loads the graphs. say: called with a line of text now and then.
-export async function openEngine(info, say) {
+// Loads the graphs. say: called with a line of text now and then. threads: 0 takes half of the cores.
+export async function openEngine(info, say, threads = 0) {
+  // More than one thread needs an isolated page.
+  if (threads >= 1 && self.crossOriginIsolated) ort.env.wasm.numThreads = Math.min(Math.trunc(threads), MOST_THREADS);
   const externalData = readWeights(await download("world/weights.safetensors", say));
   const graphs = {};
   for (const name of GRAPHS) {
@@ -19,7 +22,7 @@ export async function openEngine(info, say) {
   }
   const [, numTokens, maskId] = shapeOf(graphs.reveal, "unled");
   const [, , , numNext] = shapeOf(graphs.look_back, "cos");
-  const { numThreads } = ort.env.wasm; // half of the cores, if the page is isolated
+  const { numThreads } = ort.env.wasm; // by default half of the cores, at most 4; 1 if the page is not isolated
   return { graphs, numThreads, numTokens, maskId, numNext, numActions: info.names.length };
 }
 

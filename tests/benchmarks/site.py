@@ -21,13 +21,11 @@ HELD_FRAMES = 8  # frames for which a key is held, as a player does
 WARM_UP = 30  # frames; beside the first dozen, the browser still compiles
 # Runs in a worker, as the site's own does: milliseconds of each frame of one session.
 WORKER = """
-import * as ort from "./runtime/ort.wasm.min.mjs";
 import { openEngine, Session } from "./world.js";
 
 async function times(numThreads, numFrames, heldFrames) {
-  ort.env.wasm.numThreads = numThreads;
   const info = await (await fetch("world/world.json")).json();
-  const engine = await openEngine(info, () => {});
+  const engine = await openEngine(info, () => {}, numThreads);
   const session = new Session(engine, 0n, info.sampling);
   const { width, height } = info;
   await session.read(new Uint8Array(width * height * 3).fill(128), width, height);
@@ -75,6 +73,7 @@ def _run(browser: str, address: str, num_threads: int, num_frames: int) -> dict:
     times = np.array(given["found"][WARM_UP:])
     p50, p99 = np.percentile(times, (50, 99))
     return {
+        "engine": "onnxruntime-web",
         "threads": given["numThreads"],
         "slowest of the first, ms": max(given["found"][:WARM_UP]),
         "p50_ms": float(p50),
