@@ -52,6 +52,13 @@ def test_each_frame_is_compared_with_its_own_picture(game, pictures):
     assert others.to_picture > 10
 
 
+def test_colours_alone_are_kept_without_contrast(game, pictures):
+    plain = pictures.float().mean(dim=(-2, -1), keepdim=True).expand(pictures.shape).to(torch.uint8)
+    flat = measured(plain, pictures, game)
+    assert flat.colour < 1 and flat.contrast < 0.01
+    assert measured(pictures, pictures, game).contrast == pytest.approx(1)
+
+
 def test_half_a_picture_is_half_kept(store, game, pictures):
     half, middle = pictures.clone(), store.size[1] // 2
     half[..., middle:] = store.read(0, 3)[..., middle:]

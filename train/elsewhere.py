@@ -2,9 +2,10 @@
 
 Starts the world from pictures that are not of its game, holds actions drawn at random, and looks at
 the frames after 10, 50 and 100 steps: are their patches more like the picture's, or like the game's
-(see `train.measure.patches`)? And how far is their mean colour from the picture's? Prints a table;
-writes elsewhere.json and a contact sheet. Judges neither how the picture moves nor how sharp it is:
-look at the sheet, too.
+(see `train.measure.patches`)? How far is their mean colour from the picture's? And how much
+contrast is left? A world can keep the colours and lose everything in them: then the patches are
+kept, but there is no contrast. Prints a table; writes elsewhere.json and a contact sheet, which
+also shows how sharp the frames are.
 """
 
 import json
@@ -32,6 +33,7 @@ from train.measure.rollouts import check_seed, check_sizes, reconstruct
 STEPS = (10, 50, 100)
 HELD_FRAMES = 8  # frames for which an action is held
 NUM_ASKED = 64  # patches of each frame
+LEAST = 1 / 255  # smallest contrast to divide by
 NUM_REAL = 500  # frames of the game, for comparison
 PICTURES = Path(__file__).resolve().parents[1] / "examples" / "pictures"
 
@@ -64,6 +66,8 @@ class Look:
     """Distance to the game's nearest patch, 0..255."""
     colour: float
     """How far the mean colour is from the picture's, 0..255."""
+    contrast: float
+    """Standard deviation of a frame's pixels, relative to the picture's."""
 
 
 @torch.no_grad()
@@ -146,11 +150,13 @@ def look(
         to_game.append(game.nearest(asked, nobodys)[0])
     ours, others = torch.cat(to_picture), torch.cat(to_game)
     means = [to_float(images).mean(dim=(-2, -1)) for images in (frames, pictures)]
+    spreads = [to_float(images).std(dim=(-2, -1)).mean(dim=1) for images in (frames, pictures)]
     return Look(
         kept=100 * (ours < others).double().mean().item(),
         to_picture=255 * ours.mean().item(),
         to_game=255 * others.mean().item(),
         colour=255 * (means[0] - means[1]).square().mean(dim=1).sqrt().mean().item(),
+        contrast=(spreads[0] / spreads[1].clamp_min(LEAST)).mean().item(),
     )
 
 
@@ -166,9 +172,9 @@ def own_patches(picture: UInt8[Tensor, "3 h w"]) -> KnownPatches:
 
 def table(looks: dict[str, Look]) -> str:
     """A row for each step, and one for real frames of the game."""
-    lines = ["step   patches kept   to picture   to game   colour"]
+    lines = ["step   patches kept   to picture   to game   colour   contrast"]
     for step, own in looks.items():
-        figures = f"{own.to_picture:13.1f}{own.to_game:10.1f}{own.colour:9.1f}"
+        figures = f"{own.to_picture:13.1f}{own.to_game:10.1f}{own.colour:9.1f}{own.contrast:11.2f}"
         lines.append(f"{step:4s}{own.kept:14.0f} %{figures}")
     return "\n".join(lines)
 
