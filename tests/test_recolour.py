@@ -1,4 +1,4 @@
-"""Recoloured copies: other colours, the same movements, and nothing else of anybody's is touched."""
+"""Recoloured copies: other colours, the same movements, and nobody else's files are touched."""
 
 import json
 import subprocess
