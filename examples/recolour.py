@@ -8,9 +8,8 @@ same. The same seed gives the same colours.
 """
 
 import hashlib
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from genie.data.clips import FrameStore
 from genie.data.shards import Shard, ShardWriter, StoredVideo, list_videos, seal, write_card
 from genie.errors import UserError
 from genie.files import check_folder, whole_folder, writing
+from train.errors import one_line_errors
 
 AS_THEY_ARE = 0.2  # share of the videos
 NEGATIVE = 0.35  # share of the others
@@ -61,12 +61,10 @@ def main(config: RecolourConfig) -> None:
             split: copy_split(store, old, folder / split, config.seed)
             for split, store in stores.items()
         }
-        card = Card(
-            height=old.height,
-            width=old.width,
-            fps=old.fps,
+        card = replace(
+            old,
             **list_videos({split: videos for split, (videos, _) in written.items()}),
-            num_decoded=sum(map(len, stores.values())),
+            shards={},
             source={"recoloured": str(config.data), "seed": config.seed},
         )
         for split, (_, shards) in written.items():
@@ -81,12 +79,12 @@ def copy_split(
     """Write the frames of a split in new colours."""
     folder.mkdir()
     writer, videos = ShardWriter(folder, store.size), []
-    scenes = card.videos[store.split]
+    scenes, numbers = card.videos[store.split], store.numbers().numpy()
     for number, name in enumerate(tqdm(scenes, desc=store.split, disable=None)):
         start, stop = store.video_starts[number : number + 2].tolist()
         rng = np.random.default_rng([seed, SPLITS.index(store.split), number])
         frames = new_colours(rng)(store.read(start, stop).numpy())
-        writer.write(frames, np.arange(len(frames)))
+        writer.write(frames, numbers[start:stop])
         digest = hashlib.sha256(frames.tobytes()).hexdigest()[:16]
         videos.append(StoredVideo(name, scenes[name], digest))
     writer.finish()
@@ -121,11 +119,5 @@ def hue_turned(angle: float) -> Float[np.ndarray, "3 3"]:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors():
         main(tyro.cli(RecolourConfig, description=__doc__))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; nothing was saved", file=sys.stderr)
-        sys.exit(130)

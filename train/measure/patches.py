@@ -57,11 +57,11 @@ class KnownPatches:
         """
         rng = np.random.default_rng(seed)
         count = min(NUM_KNOWN, PATCHES_A_FRAME * len(store))
-        patches, videos = draw_real(store, count, rng)
+        patches, videos = _draw_real(store, count, rng)
         if len(videos.unique()) < FEWEST_VIDEOS:
             return None
         known = cls(patches, videos, torch.full((count,), torch.nan))
-        strangeness = known._strangeness(*draw_real(store, NUM_ASKED, rng))
+        strangeness = known._strangeness(*_draw_real(store, NUM_ASKED, rng))
         return replace(known, usual=strangeness.quantile(USUAL).item())
 
     def never_seen(
@@ -109,7 +109,7 @@ class KnownPatches:
         return (patches - self.patches[nearest]).square().mean(dim=1).sqrt(), nearest
 
 
-def draw_real(
+def _draw_real(
     store: FrameStore, count: int, rng: np.random.Generator
 ) -> tuple[Float[Tensor, "n p"], Int[Tensor, " n"]]:
     """Patches of frames drawn at random, and the numbers of their videos."""
