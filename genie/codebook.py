@@ -18,6 +18,9 @@ from vector_quantize_pytorch.vector_quantize_pytorch import Codebook as LibraryC
 
 from genie.errors import UserError
 
+LARGEST_FACTOR = 1024
+"""Largest number of values of a digit: logits of many more would cost more than all blocks."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CodebookConfig:
@@ -47,6 +50,21 @@ class CodebookConfig:
     def size(self) -> int:
         """Number of codes."""
         return math.prod(self.levels) if self.kind == "fsq" else self.num_codes
+
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """Numbers of values of an id's digits, the fastest first; () if the id is one digit.
+
+        Axes of a large grid are divided among digits, so that nets can predict each digit alone, as
+        Open-MAGVIT2 does (Luo et al. 2024, arXiv:2409.04410, section 3.2).
+        """
+        factors = [1]
+        for level in self.levels if self.kind == "fsq" else ():
+            if factors[-1] * level <= LARGEST_FACTOR:
+                factors[-1] *= level
+            else:
+                factors.append(level)
+        return tuple(factors) if len(factors) > 1 else ()
 
 
 class Codebook(nn.Module):

@@ -29,6 +29,8 @@ def config_from_dict(kind: Any, values: Any, where: str) -> Any:
 def _from_json(kind: Any, value: Any, where: str) -> Any:
     if get_origin(kind) is tuple and is_dataclass(get_args(kind)[0]) and isinstance(value, list):
         return tuple(_from_json(get_args(kind)[0], item, where) for item in value)
+    if value is None and type(None) in get_args(kind):
+        return None
     if get_origin(kind) is not tuple and any(map(is_dataclass, get_args(kind) or (kind,))):
         return config_from_dict(kind, value, where)
     plain: Any = tuple(value) if isinstance(value, list) else value
@@ -49,5 +51,5 @@ def _fits(kind: Any, value: Any) -> bool:
 
 def _closest(kind: Any, values: dict[str, Any]) -> Any:
     """The dataclass of a union that shares most fields with `values`."""
-    options = get_args(kind) or (kind,)
+    options = filter(is_dataclass, get_args(kind) or (kind,))
     return max(options, key=lambda option: len({f.name for f in fields(option)} & values.keys()))

@@ -8,6 +8,7 @@ Differs: with masking "frame", each frame is predicted from *unmasked* past fram
 paper's masking ("clip") hides tokens in all frames, a past that does not occur in play.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from genie.errors import UserError
+from genie.maskgit import digits
 from genie.metrics import Metrics
 from genie.ring import FrameKeyValue, Past
 from genie.st_transformer import STTransformer
@@ -35,6 +37,8 @@ class DynamicsConfig:
     """Tokens in a frame; the tokenizer's."""
     codebook_size: int = 1000
     """Values a token can take; the tokenizer's."""
+    factors: tuple[int, ...] = ()
+    """Numbers of values of a token's digits, see `CodebookConfig.factors`."""
     num_actions: int = 8
     """Latent actions; the latent action model's."""
     dim: int = 256
@@ -57,6 +61,10 @@ class DynamicsConfig:
     def __post_init__(self) -> None:
         if self.num_heads < 1 or self.dim % (2 * self.num_heads):
             raise UserError(f"dim {self.dim} is not a multiple of 2 x num_heads {self.num_heads}")
+        if self.factors and math.prod(self.factors) != self.codebook_size:
+            raise UserError(
+                f"factors are {self.factors}: their product is not {self.codebook_size}"
+            )
         if self.window < 2:
             raise UserError(f"window is {self.window}: the dynamics needs at least one past frame")
         if not 0 <= self.corruption <= 1:
@@ -74,7 +82,9 @@ class Dynamics(nn.Module):
         self.config = config
         self.mask_id = config.codebook_size
         self.no_action = config.num_actions
-        self.token = nn.Embedding(config.codebook_size + 1, config.dim)
+        self.factors = config.factors or (config.codebook_size,)
+        self.num_logits = sum(self.factors)
+        self.token = _TokenEmbedding(self.factors, config.dim)
         self.action = nn.Embedding(config.num_actions + 1, config.dim)
         self.position = nn.Parameter(0.02 * torch.randn(config.num_tokens, config.dim))
         self.transformer = STTransformer(
@@ -83,7 +93,7 @@ class Dynamics(nn.Module):
             num_heads=config.num_heads,
             window=config.window,
         )
-        self.out = nn.Linear(config.dim, config.codebook_size)
+        self.out = nn.Linear(config.dim, self.num_logits)
         nn.init.normal_(self.token.weight, std=0.02)
         nn.init.normal_(self.action.weight, std=0.02)
 
@@ -94,6 +104,8 @@ class Dynamics(nn.Module):
         hidden: Bool[Tensor, "b t n"] | None = None,
     ) -> Float[Tensor, "b t n v"]:
         """Logits of each frame's tokens, given all tokens of the frames before it.
+
+        The last axis has the logits of all digits of a token, one digit after the other.
 
         Logits of frame t depend on tokens of frames 0..t-1, on the tokens of frame t that are not
         hidden, and on actions 0..t-1.
@@ -187,8 +199,11 @@ class Dynamics(nn.Module):
             facts.flatten()[asked] for facts in (hidden.float(), same.float(), tokens)
         )
         logits = self.out(features.flatten(0, 2).index_select(0, asked)).float()
-        entropy = F.cross_entropy(logits, target, reduction="none")
-        right = (logits.argmax(-1) == target).float()
+        entropy, right = torch.zeros_like(is_hidden), torch.ones_like(is_hidden)
+        parts = logits.split(self.factors, dim=-1)
+        for own, digit in zip(parts, digits(target, self.factors), strict=True):
+            entropy = entropy + F.cross_entropy(own, digit, reduction="none")
+            right = right * (own.argmax(-1) == digit)
         weight = is_hidden * (1 + self.config.changed_weight * (1 - same))
         metrics = {
             "cross_entropy": _mean(entropy.detach(), is_hidden),
@@ -213,6 +228,21 @@ class Dynamics(nn.Module):
 
     def _embed(self, tokens: Int[Tensor, "b t n"], led_by: Int[Tensor, "b t"]) -> Tensor:
         return self.token(tokens) + self.action(led_by)[:, :, None] + self.position
+
+
+class _TokenEmbedding(nn.Embedding):
+    """Adds the embeddings of a token's digits; the last row is that of a hidden token."""
+
+    def __init__(self, factors: tuple[int, ...], dim: int) -> None:
+        super().__init__(sum(factors) + 1, dim)
+        self.factors = factors
+
+    def forward(self, input: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d"]:
+        embed, offsets = super().forward, itertools.accumulate(self.factors, initial=0)
+        parts = zip(digits(input, self.factors), offsets, strict=False)
+        first, *others = (embed(digit + offset) for digit, offset in parts)
+        is_hidden = (input == math.prod(self.factors))[..., None]
+        return torch.where(is_hidden, self.weight[-1], sum(others, start=first))
 
 
 def _choose_asked(hidden: Bool[Tensor, "b t n"]) -> Int[Tensor, " asked"]:

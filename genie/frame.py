@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from genie.dynamics import Dynamics
 from genie.frames import to_float, to_uint8
 from genie.maskgit import reveal
+from genie.prior import ActionPrior
 from genie.ring import FrameKeyValue, Past
 from genie.sampling import Pace
 from genie.tokenizer import FrameDecoder, Tokenizer
@@ -36,7 +37,7 @@ class LookBack(nn.Module):
         if self.foresees:
             return self.dynamics.look_back(tokens, led_by, past)
         newest = self.dynamics.remember(tokens, led_by, past)
-        nothing = newest[0].new_zeros(*tokens.shape, self.dynamics.config.codebook_size)
+        nothing = newest[0].new_zeros(*tokens.shape, self.dynamics.num_logits)
         return nothing, newest
 
 
@@ -67,7 +68,7 @@ class Reveal(nn.Module):
             pace: its fields are scalar tensors.
         """
         logits = self.logits(tokens, actions, unled, pace.guidance, past)
-        return reveal(logits, tokens, noise, self.dynamics.mask_id, pace)
+        return reveal(logits, tokens, noise, self.dynamics.factors, pace)
 
     def logits(
         self, tokens: Tensor, actions: Tensor, unled: Tensor, guidance: Tensor, past: Past
@@ -91,6 +92,19 @@ class Show(nn.Module):
         """The frame, 0..255, and its keys and values for the decoder's past."""
         frames, newest = self.decoder(tokens, past)
         return to_uint8(frames), newest
+
+
+class Foretell(nn.Module):
+    """The newest frames to what the recorded player would do next."""
+
+    def __init__(self, prior: ActionPrior) -> None:
+        """Args: prior: of the world."""
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, frames: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b a"]:
+        """Logits of the next action. Args: frames: `prior.NUM_FRAMES`, the newest last."""
+        return self.prior.logits(to_float(frames))
 
 
 class Read(nn.Module):

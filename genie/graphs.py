@@ -21,8 +21,9 @@ from torch.utils._pytree import tree_map
 from genie.dynamics import Dynamics
 from genie.errors import UserError, in_one_line
 from genie.files import whole, write_whole, writing
-from genie.frame import LookBack, Read, Reveal, Show
+from genie.frame import Foretell, LookBack, Read, Reveal, Show
 from genie.onnx_engine import CARD, FORMAT_VERSION, Card, digests
+from genie.prior import NUM_FRAMES, ActionPrior
 from genie.ring import Past, Ring
 from genie.sampling import Pace, SamplingConfig
 from genie.tokenizer import FrameDecoder, Tokenizer
@@ -39,6 +40,7 @@ class Nets(Protocol):
 
     tokenizer: Tokenizer
     dynamics: Dynamics
+    prior: ActionPrior | None
 
     @property
     def fingerprint(self) -> str:
@@ -93,6 +95,7 @@ def export(world: Nets, folder: Path) -> None:
             fingerprint=world.fingerprint,
             size=world.size,
             num_actions=world.num_actions,
+            mask_id=world.dynamics.mask_id,
             fps=world.fps,
             sampling=world.sampling,
             files=digests(folder),
@@ -108,13 +111,18 @@ def _functions(
     config = world.dynamics.config
     shape, pixels = (2, config.num_tokens), world.tokenizer.config
     tokens, action = torch.zeros(shape, dtype=torch.long), torch.zeros(2, dtype=torch.long)
-    unled, noise = torch.zeros(*shape, config.codebook_size), torch.zeros(2, 2, config.num_tokens)
+    unled = torch.zeros(*shape, world.dynamics.num_logits)
+    noise = torch.zeros(2, 2, config.num_tokens)
     pace = Pace(torch.tensor(1), *(torch.tensor(float(number)) for number in range(1, 5)))
     past = world.dynamics.transformer.new_ring(*shape)
     shown = world.tokenizer.decoder.new_ring(*shape)
     look_back = LookBack(world.dynamics, foresees=world.sampling.guidance != 1)
+    functions: dict[str, tuple[nn.Module, tuple[Any, ...], list[str]]] = {}
+    if world.prior:
+        frames = torch.zeros(2, NUM_FRAMES, 3, pixels.height, pixels.width, dtype=torch.uint8)
+        functions["foretell"] = (Foretell(world.prior), (frames,), ["frames"])
     reveal_names = ["tokens", "actions", "unled", "noise", *Pace._fields, *Past._fields]
-    return {
+    return functions | {
         "look_back": (
             look_back,
             (tokens, action, _past(past, look_back.num_next)),

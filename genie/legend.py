@@ -5,6 +5,7 @@ In: a world's folder. Out: keys and names, checked; or the file. Keys are named,
 """
 
 import json
+import math
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ STRIP_NAME = "legend.png"
 """Picture with one row per action: the prompt and the frames that the action leads to."""
 ARROWS = ("left", "right", "up", "down")
 CHORDS = ("left_up", "right_up", "left_down", "right_down")
+DIRECTIONS = (*ARROWS, *CHORDS, "none")
+"""Keys that say where to go, and do not stand for a certain action."""
+UNASKED = frozenset({"down"})
+"""What nobody presses and yet happens: to fall."""
+LEAST = 0.02
 FREE_KEYS = frozenset({*ARROWS, *string.ascii_lowercase, "space"})
 """Keys that an action can be bound to; not digits, which always select actions by number."""
 NAMES = FREE_KEYS | {*CHORDS, "none"}
@@ -32,6 +38,9 @@ class Legend:
     """From a name in `NAMES` to its latent action; not every name has one."""
     action_names: tuple[str, ...]
     """What each action does, such as "slow right"; empty where that was not measured."""
+    wishes: Mapping[str, tuple[float, ...]]
+    """For each of `DIRECTIONS` that has a key, the weight of each action: how well it does what the
+    key says, and nothing else. Empty where that was not measured."""
 
     @classmethod
     def load(cls, folder: Path, num_actions: int) -> "Legend | None":
@@ -53,8 +62,10 @@ class Legend:
                 f'{path} has no "keys": write {{"keys": {{"left": 0, ...}}}} or delete it'
             )
         check_bindings(keys, num_actions, path)
-        names = _action_names(legend.get("actions"), num_actions, path)
-        return cls(keys=keys, action_names=names)
+        actions = legend.get("actions")
+        names = _action_names(actions, num_actions, path)
+        wishes = _wishes(keys, actions) if names else {}
+        return cls(keys=keys, action_names=names, wishes=wishes)
 
 
 def save(
@@ -101,6 +112,38 @@ def _action_names(actions: Any, num_actions: int, path: Path) -> tuple[str, ...]
             f'{path} must name {num_actions} "actions": measure it anew with python -m train.legend'
         )
     return names
+
+
+def _wishes(
+    keys: Mapping[str, int], actions: Sequence[Mapping[str, Any]]
+) -> dict[str, tuple[float, ...]]:
+    """See `Legend.wishes`; as if the directions in which an action moves were independent."""
+    shares = [effect["agreements"] for effect in actions if _are_shares(effect.get("agreements"))]
+    if len(shares) < len(actions):
+        return {}
+    wishes = {}
+    for key in (key for key in DIRECTIONS if key in keys):
+        wanted = set(key.split("_"))
+        wishes[key] = tuple(
+            math.prod(
+                _within(share[way] if way in wanted else 1 - share[way])
+                for way in ARROWS
+                if way in wanted or way not in UNASKED
+            )
+            for share in shares
+        )
+    return wishes
+
+
+def _within(share: float) -> float:
+    """A share measured on a few dozen prompts is never quite 0 or 1."""
+    return min(max(share, LEAST), 1 - LEAST)
+
+
+def _are_shares(shares: Any) -> bool:
+    return isinstance(shares, dict) and all(
+        isinstance(shares.get(way), float | int) and 0 <= shares[way] <= 1 for way in ARROWS
+    )
 
 
 def _is_name(name: Any) -> bool:

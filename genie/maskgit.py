@@ -7,6 +7,10 @@ Source: MaskGIT (Chang et al. 2022, arXiv:2202.04200), section 3.2; used by Geni
 The entropy bound is that of entropy-bounded unmasking (Ben-Hamu et al. 2025, arXiv:2505.24857).
 """
 
+import itertools
+import math
+import operator
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -18,7 +22,7 @@ def reveal(
     logits: Float[Tensor, "b n v"],
     tokens: Int[Tensor, "b n"],
     noise: Float[Tensor, "b 2 n"],
-    mask_id: int,
+    factors: tuple[int, ...],
     pace: Pace,
 ) -> Int[Tensor, "b n"]:
     """Draw the hidden tokens and reveal the most confident ones; a pure function.
@@ -27,21 +31,18 @@ def reveal(
     does little harm where their entropy is low: hence the entropy bound.
 
     Args:
-        logits: guidance already applied.
-        tokens: hidden ones are `mask_id`.
+        logits: guidance already applied; of all digits of a token, one digit after the other.
+        tokens: the id of hidden ones is the product of `factors`.
         noise: in 0..1, two numbers per token: one to draw it, one for the order of revealing.
+        factors: numbers of values of a token's digits, the fastest first.
         pace: its fields are scalar tensors.
     """
     for_token, for_order = noise.unbind(1)
-    logits = logits.float()
-    drawn = _draw(logits, pace.temperature, for_token)
-    log_probs = logits.log_softmax(dim=-1)
-    confidence = log_probs.gather(-1, drawn[..., None])[..., 0]
+    drawn, confidence, entropy = _draw(logits.float(), factors, pace.temperature, for_token)
     confidence = confidence + pace.order_noise * _gumbel(for_order)
-    hidden = tokens == mask_id
+    hidden = tokens == math.prod(factors)
     ranked = confidence.masked_fill(~hidden, float("inf")).argsort(dim=-1, descending=True)
-    entropy = -(log_probs.exp() * log_probs).sum(dim=-1).masked_fill(~hidden, 0.0)
-    entropy = entropy.gather(-1, ranked)
+    entropy = entropy.masked_fill(~hidden, 0.0).gather(-1, ranked)
     num_tokens = tokens.shape[1]
     is_late = torch.arange(num_tokens, device=tokens.device) >= num_tokens - pace.num_hidden
     entropy_before = entropy.cumsum(dim=-1) - entropy
@@ -50,14 +51,47 @@ def reveal(
     return torch.where(hidden & ~stays_hidden, drawn, tokens)
 
 
+def digits(tokens: Int[Tensor, "*shape"], factors: tuple[int, ...]) -> list[Int[Tensor, "*shape"]]:
+    """The digits of tokens. Args: factors: the digits' numbers of values, the fastest first."""
+    places = itertools.accumulate(factors, operator.mul, initial=1)
+    return [tokens // place % factor for place, factor in zip(places, factors, strict=False)]
+
+
 def _draw(
-    logits: Float[Tensor, "b n v"], temperature: Float[Tensor, ""], noise: Float[Tensor, "b n"]
-) -> Int[Tensor, "b n"]:
-    """The token at which the cumulative distribution passes `noise`."""
+    logits: Float[Tensor, "b n v"],
+    factors: tuple[int, ...],
+    temperature: Float[Tensor, ""],
+    noise: Float[Tensor, "b n"],
+) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"], Float[Tensor, "b n"]]:
+    """Tokens digit by digit, their log-probabilities, and the entropy they were drawn from."""
+    parts = logits.split(factors, dim=-1)
+    places = itertools.accumulate(factors, operator.mul, initial=1)
+    drawn = torch.zeros_like(noise, dtype=torch.long)
+    confidence, entropy = torch.zeros_like(noise), torch.zeros_like(noise)
+    for own, place in zip(parts, places, strict=False):
+        digit, noise = _draw_digit(own, temperature, noise)
+        drawn = drawn + place * digit
+        log_probs = own.log_softmax(dim=-1)
+        confidence = confidence + log_probs.gather(-1, digit[..., None])[..., 0]
+        entropy = entropy - (log_probs.exp() * log_probs).sum(dim=-1)
+    return drawn, confidence, entropy
+
+
+def _draw_digit(
+    logits: Float[Tensor, "b n w"], temperature: Float[Tensor, ""], noise: Float[Tensor, "b n"]
+) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:
+    """The value at which the cumulative distribution passes `noise`, and noise for the next digit.
+
+    Where in its own share of 0..1 the value was hit is as random as a new number, so that one
+    number is enough for all digits.
+    """
     cumulative = (logits / temperature.clamp_min(1e-6)).softmax(dim=-1).cumsum(dim=-1)
-    passed = cumulative <= (noise * cumulative[..., -1])[..., None]
-    drawn = passed.sum(dim=-1).clamp_max(logits.shape[-1] - 1)
-    return torch.where(temperature == 0, logits.argmax(dim=-1), drawn)
+    hit = noise * cumulative[..., -1]
+    drawn = (cumulative <= hit[..., None]).sum(dim=-1).clamp_max(logits.shape[-1] - 1)
+    above = cumulative.gather(-1, drawn[..., None])[..., 0]
+    below = cumulative.gather(-1, (drawn - 1).clamp_min(0)[..., None])[..., 0] * (drawn > 0)
+    left = ((hit - below) / (above - below).clamp_min(1e-12)).clamp(2**-24, 1 - 2**-24)
+    return torch.where(temperature == 0, logits.argmax(dim=-1), drawn), left
 
 
 def _gumbel(uniform: Tensor) -> Tensor:

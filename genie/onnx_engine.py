@@ -27,7 +27,7 @@ from genie.sampling import Pace, SamplingConfig
 
 CARD = "graphs.json"
 """The file beside the graphs that says which world they belong to."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the graphs' inputs, outputs and sampling; other versions are not used."""
 BATCH = "b"
 """Name of the graphs' batch axis."""
@@ -58,6 +58,8 @@ class Card:
     """Height and width of frames."""
     num_actions: int
     """Number of latent actions."""
+    mask_id: int
+    """The id that stands for a hidden token."""
     fps: float
     """Frames per second at which the world looks natural."""
     sampling: SamplingConfig
@@ -104,17 +106,19 @@ class OnnxEngine:
         Raises:
             UserError: if a graph cannot be read.
         """
-        (height, width), self.num_actions = card.size, card.num_actions
+        (height, width), self.num_actions, self.mask_id = card.size, card.num_actions, card.mask_id
         self.size, self._read_film = (height, width), read_film
         weights, pool = load_weights(folder, card), ThreadPoolExecutor(num_threads())
-        self._read, self._look_back, self._reveal, self._show = (
-            Graph(
-                folder / f"{name}.onnx", {each: weights[each] for each in card.weights[name]}, pool
-            )
-            for name in ("read", "look_back", "reveal", "show")
-        )
+        graphs = {
+            name: Graph(folder / f"{name}.onnx", {each: weights[each] for each in wanted}, pool)
+            for name, wanted in card.weights.items()
+        }
+        self._read, self._look_back = graphs["read"], graphs["look_back"]
+        self._reveal, self._show = graphs["reveal"], graphs["show"]
+        self._foretell = graphs.get("foretell")
+        self.has_prior = self._foretell is not None
         self.num_next = self._look_back.shape("cos")[3]
-        self._num_tokens, self.mask_id = self._reveal.shape("unled")[1:]
+        self._logits_shape = self._reveal.shape("unled")[1:]
 
     def new_rings(self, batch_size: int) -> tuple[Ring, Ring]:
         """See `genie.session.Engine`."""
@@ -122,7 +126,7 @@ class OnnxEngine:
 
     def new_logits(self, batch_size: int) -> Float32[np.ndarray, "b n v"]:
         """See `genie.session.Engine`."""
-        return np.zeros((batch_size, self._num_tokens, self.mask_id), dtype=np.float32)
+        return np.zeros((batch_size, *self._logits_shape), dtype=np.float32)
 
     def read(
         self, prompts: UInt8[np.ndarray, "b t 3 h w"]
@@ -133,6 +137,12 @@ class OnnxEngine:
         (tokens,) = self._read({"frames": prompts[:, 0]})
         no_action = np.full((len(prompts), 1), self.num_actions, dtype=np.int64)
         return tokens.view(np.int64)[:, None], no_action
+
+    def foretell(self, frames: UInt8[np.ndarray, "b t 3 h w"]) -> Float32[np.ndarray, "b a"]:
+        """See `genie.session.Engine`."""
+        assert self._foretell is not None
+        (logits,) = self._foretell({"frames": frames})
+        return logits
 
     def look_back(
         self, tokens: Int64[np.ndarray, "b n"], led_by: Int64[np.ndarray, " b"], past: Past

@@ -53,6 +53,11 @@ class Playable(Protocol):
         ...
 
     @property
+    def has_prior(self) -> bool:
+        """Whether sessions can tell which action a wish means, see `Session.choose`."""
+        ...
+
+    @property
     def fingerprint(self) -> str:
         """Hash of configs and weights."""
         ...
@@ -152,7 +157,7 @@ class GraphWorld:
         self.fingerprint = card.fingerprint
         self.what_computes = f"cpu, {num_threads()} threads, onnxruntime"
         self.engine = OnnxEngine(folder, card, lambda prompts: self._in_torch.read(prompts))
-        self.size = self.engine.size
+        self.size, self.has_prior = self.engine.size, self.engine.has_prior
 
     def start(
         self,

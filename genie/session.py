@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
 from genie import noise
 from genie.errors import UserError
@@ -19,6 +19,10 @@ from genie.ring import Array, FrameKeyValue, Past, Ring
 from genie.sampling import Pace, SamplingConfig, fill_frame
 
 EngineName = Literal["onnxruntime", "torch"]
+NUM_RECENT = 3
+"""Frames that the action prior sees."""
+LEAST_SHARE = 1e-3
+"""Added to the prior's weights, of which the largest is 1."""
 
 
 @runtime_checkable
@@ -34,6 +38,8 @@ class Engine(Protocol):
     """Number of latent actions."""
     mask_id: int
     """The id that stands for a hidden token."""
+    has_prior: bool
+    """Whether there is an action prior, so that `foretell` can be called."""
     num_next: int
     """The number of next frames that `look_back` needs the past for, see `Ring.past`."""
 
@@ -49,6 +55,10 @@ class Engine(Protocol):
         self, prompts: UInt8[np.ndarray, "b t 3 h w"]
     ) -> tuple[Int64[np.ndarray, "b t n"], Int64[np.ndarray, "b t"]]:
         """The tokens of prompts, and the action that led to each of their frames."""
+        ...
+
+    def foretell(self, frames: UInt8[np.ndarray, "b t 3 h w"]) -> Float32[np.ndarray, "b a"]:
+        """See `genie.frame.Foretell`."""
         ...
 
     def look_back(
@@ -103,11 +113,40 @@ class Sessions:
             UserError: if there is no such action, or not one for each world.
         """
         actions = self._checked(actions)
-        tokens, self.frames, shown = self._foresee(actions)
+        tokens, frames, shown = self._foresee(actions)
         self._shown.append(shown)
+        self._show(frames)
         self._newest, self._foreseen = (tokens, actions), None
         self._ages += 1
         return self.frames
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether the world has an action prior, so that `choose` can be called."""
+        return self._engine.has_prior
+
+    def choose(self, wishes: Array) -> Int64[np.ndarray, " b"]:
+        """Draw actions that fit both what is wished and what the recorded player would do here.
+
+        The probability of an action is proportional to that of the action prior times its weight.
+        Until the next `step`, the same weights give the same actions; no later frame depends on
+        whether this was called.
+
+        Args:
+            wishes: (b, num_actions) weights of at least 0, above 0 for at least one action each.
+
+        Raises:
+            UserError: if there is no prior, or weights do not fit.
+        """
+        wishes = self._checked_wishes(wishes)
+        if self._foretold is None:
+            logits = self._engine.foretell(self._recent).astype(np.float64)
+            self._foretold = np.exp(logits - logits.max(axis=1, keepdims=True))
+        # The smallest share leaves an action that the prior rules out to whoever insists on it.
+        cumulative = ((self._foretold + LEAST_SHARE) * wishes).cumsum(axis=1)
+        # Frames use the numbers of the steps from 0 on.
+        drawn = noise.uniform(self._seeds, -1 - self._ages, 1) * cumulative[:, -1:]
+        return (cumulative <= drawn).sum(axis=1)
 
     def prepare(self, likely: Array | None = None) -> None:
         """Use idle time to shorten the next `step`; its frames stay the same.
@@ -142,7 +181,7 @@ class Sessions:
     def snapshot(self) -> tuple[Any, ...]:
         """A copy of everything that `step` depends on, but for `sampling`."""
         self._append_newest()
-        rows = (self._seeds, self._ages, self.frames, self._unled)
+        rows = (self._seeds, self._ages, self._recent, self._unled)
         return self._past.state(), self._shown.state(), *copy.deepcopy(rows)
 
     def restore(self, snapshot: tuple[Any, ...], row: int = 0) -> None:
@@ -156,11 +195,11 @@ class Sessions:
         if not 0 <= row <= len(self._ages) - count:
             raise UserError(f"a snapshot of {count} worlds does not fit at row {row}")
         self._append_newest()
-        self._foreseen = None
+        self._foreseen = self._foretold = None
         self._past.restore(past, row)
         self._shown.restore(shown, row)
-        self.frames = self.frames.copy()  # the caller may still use the old array
-        rows = (self._seeds, self._ages, self.frames, self._unled)
+        self._recent = self._recent.copy()  # the caller may still use the old frames
+        rows = (self._seeds, self._ages, self._recent, self._unled)
         for own, saved in zip(rows, saved_rows, strict=True):
             own[row : row + count] = saved
 
@@ -174,7 +213,7 @@ class Sessions:
             raise UserError(f"{len(self._ages)} worlds run here: fork one that runs alone")
         copies = Sessions.__new__(Sessions)
         copies._allocate(self._engine, [0] * count, self.sampling)
-        copies.frames = self.frames.repeat(count, axis=0)
+        copies._recent = self._recent.repeat(count, axis=0)
         snapshot = self.snapshot()
         for row in range(count):
             copies.restore(snapshot, row)
@@ -199,6 +238,35 @@ class Sessions:
         """Passes over new frames since the start, those generated ahead of a `step` included."""
         self._newest: tuple[np.ndarray, np.ndarray] | None = None  # until it is appended
         self._foreseen: tuple[np.ndarray, Foreseen] | None = None
+        self._recent = np.zeros((len(seeds), 0, 3, *engine.size), dtype=np.uint8)
+        self._foretold: np.ndarray | None = None  # weights of actions by the prior, if known
+
+    @property
+    def frames(self) -> UInt8[np.ndarray, "b 3 h w"]:
+        """The newest frames; at first the prompts', as the tokenizer decodes them."""
+        return self._recent[:, -1]
+
+    def _show(self, frames: UInt8[np.ndarray, "b 3 h w"]) -> None:
+        """Make frames the newest ones; the first one stands for those before it."""
+        missing = max(1, NUM_RECENT - self._recent.shape[1])
+        newest = frames[:, None].repeat(missing, axis=1)
+        self._recent = np.concatenate([self._recent, newest], axis=1)[:, -NUM_RECENT:]
+        self._foretold = None
+
+    def _checked_wishes(self, wishes: Array) -> np.ndarray:
+        taken, shape = _as_numpy(wishes), (len(self._ages), self._engine.num_actions)
+        if not self._engine.has_prior:
+            raise UserError("this world has no action prior: python -m train.prior adds one")
+        if (
+            not isinstance(taken, np.ndarray)
+            or taken.dtype.kind not in "iuf"
+            or taken.shape != shape
+        ):
+            raise UserError(f"wishes must be {shape[0]} rows of {shape[1]} numbers")
+        taken = taken.astype(np.float64)
+        if not (np.isfinite(taken).all() and (taken >= 0).all() and (taken > 0).any(axis=1).all()):
+            raise UserError("wishes must be numbers from 0 on, and above 0 for at least one action")
+        return taken
 
     def _checked(self, actions: Array) -> Int64[np.ndarray, " b"]:
         """A copy of the actions, checked; the caller may use the array again."""
@@ -220,7 +288,8 @@ class Sessions:
         tokens, led_by = self._engine.read(prompts)
         for t in range(tokens.shape[1]):
             self._append_newest()
-            self.frames, shown = self._engine.show(tokens[:, t], self._shown.past())
+            frames, shown = self._engine.show(tokens[:, t], self._shown.past())
+            self._show(frames)
             self._shown.append(shown)
             self._newest = tokens[:, t], led_by[:, t]
         self._append_newest()
@@ -292,6 +361,22 @@ class Session:
         self._running.step(_one(action))
         self.num_steps += 1
         return self.frame
+
+    @property
+    def has_prior(self) -> bool:
+        """See `Sessions.has_prior`."""
+        return self._running.has_prior
+
+    def choose(self, wish: Sequence[float]) -> int:
+        """An action that fits both a wish and the picture, see `Sessions.choose`.
+
+        Args:
+            wish: a weight for each action.
+
+        Raises:
+            UserError: if there is no prior, or weights do not fit.
+        """
+        return int(self._running.choose(np.array([wish], dtype=np.float64))[0])
 
     def prepare(self, likely: int | None = None) -> None:
         """Use idle time to shorten the next `step`; its frame stays the same, bit for bit.

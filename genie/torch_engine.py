@@ -11,15 +11,16 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Int64, UInt8
+from jaxtyping import Float, Float32, Int, Int64, UInt8
 from torch import Tensor
 
 from genie.compiling import compile_parts
 from genie.cuda_graphs import Function, Graphed
 from genie.dynamics import Dynamics
-from genie.frame import LookBack, Reveal, Show
+from genie.frame import Foretell, LookBack, Reveal, Show
 from genie.frames import to_float
 from genie.machine import autocast, check_compiler, quick_dtype
+from genie.prior import ActionPrior
 from genie.ring import Array, FrameKeyValue, Past, Ring
 from genie.sampling import Pace, SamplingConfig
 from genie.tokenizer import QuickFrameDecoder, Tokenizer
@@ -31,6 +32,7 @@ class TrainedNets(Protocol):
 
     tokenizer: Tokenizer
     dynamics: Dynamics
+    prior: ActionPrior | None
 
     @property
     def latent_action(self) -> "InfersActions":
@@ -87,6 +89,7 @@ class TorchEngine:
         self.dynamics = copy.deepcopy(trained.dynamics).to(self.dtype).eval().requires_grad_(False)
         self.decoder = QuickFrameDecoder(trained.tokenizer, self.dtype)
         self.mask_id = self.dynamics.mask_id
+        self.has_prior = trained.prior is not None
         look_back = LookBack(self.dynamics, foresees=sampling.guidance != 1)
         self.num_next = look_back.num_next
         parts = look_back, Reveal(self.dynamics), Show(self.decoder)
@@ -107,8 +110,7 @@ class TorchEngine:
 
     def new_logits(self, batch_size: int) -> Array:
         """See `genie.session.Engine`."""
-        config = self.dynamics.config
-        shape = batch_size, config.num_tokens, config.codebook_size
+        shape = batch_size, self.dynamics.config.num_tokens, self.dynamics.num_logits
         return self.dynamics.out.weight.new_zeros(shape)
 
     @torch.no_grad()
@@ -122,6 +124,12 @@ class TorchEngine:
             actions = self.trained.latent_action.infer(frames)
         led_by = F.pad(actions, (1, 0), value=self.dynamics.no_action)
         return tokens.cpu().numpy(), led_by.cpu().numpy()
+
+    @torch.no_grad()
+    def foretell(self, frames: UInt8[np.ndarray, "b t 3 h w"]) -> Float32[np.ndarray, "b a"]:
+        """See `genie.session.Engine`."""
+        assert self.trained.prior is not None
+        return Foretell(self.trained.prior)(*self._to_device(frames)).float().cpu().numpy()
 
     @torch.no_grad()
     def look_back(

@@ -7,7 +7,7 @@ state but weights.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,14 @@ from genie.frames import from_pictures, to_float
 from genie.latent_action import LatentActionConfig, LatentActionModel
 from genie.machine import best_device, describe, quick_dtype
 from genie.places import find_world
+from genie.prior import ActionPrior, PriorConfig
 from genie.sampling import SamplingConfig
 from genie.session import Engine, EngineName, Session, Sessions
 from genie.st_latent_action import STLatentActionConfig, STLatentActionModel
 from genie.tokenizer import Tokenizer, TokenizerConfig
 from genie.torch_engine import TorchEngine
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 NETS = ("tokenizer", "latent_action", "dynamics")
 # One frame or neighbouring ones, as a tensor or as pictures.
 Clip = UInt8[Tensor, "*t 3 h w"] | UInt8[np.ndarray, "*t h w 3"]
@@ -38,7 +39,7 @@ Clip = UInt8[Tensor, "*t 3 h w"] | UInt8[np.ndarray, "*t h w 3"]
 
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
-    """The three configs, which must fit together."""
+    """The configs of the nets, which must fit together."""
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Shape of the tokenizer."""
@@ -48,6 +49,8 @@ class WorldConfig:
     """Shape of the latent action model; its fields say which of the two."""
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     """Shape of the dynamics model."""
+    prior: PriorConfig | None = None
+    """Shape of the action prior; None if the world has none."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How new frames are drawn."""
     fps: float = 15.0
@@ -68,6 +71,13 @@ class WorldConfig:
             ("latent_action.width", self.latent_action.width,
              "tokenizer.width", self.tokenizer.width),
         )  # fmt: skip
+        if self.prior:
+            pairs += (
+                ("prior.num_actions", self.prior.num_actions,
+                 "latent_action.num_actions", self.latent_action.num_actions),
+                ("prior.height", self.prior.height, "tokenizer.height", self.tokenizer.height),
+                ("prior.width", self.prior.width, "tokenizer.width", self.tokenizer.width),
+            )  # fmt: skip
         for name, value, wanted_name, wanted in pairs:
             if value != wanted:
                 raise UserError(
@@ -83,7 +93,10 @@ class WorldConfig:
 
 
 class World(nn.Module):
-    """Tokenizer, latent action model and dynamics that were trained for each other."""
+    """Tokenizer, latent action model and dynamics that were trained for each other.
+
+    An action prior may be added to them later.
+    """
 
     def __init__(self, config: WorldConfig, name: str = "world") -> None:
         """Random weights. Args: name: for people."""
@@ -92,6 +105,7 @@ class World(nn.Module):
         self.tokenizer = Tokenizer(config.tokenizer)
         self.latent_action = make_latent_action(config.latent_action)
         self.dynamics = Dynamics(config.dynamics)
+        self.prior = ActionPrior(config.prior) if config.prior else None
         self._engine: tuple[object, Engine] | None = None
         self.eval()
 
@@ -115,6 +129,11 @@ class World(nn.Module):
         """How new frames are drawn."""
         return self.config.sampling
 
+    @property
+    def has_prior(self) -> bool:
+        """Whether there is an action prior."""
+        return self.prior is not None
+
     engine_name: EngineName = "torch"
 
     @property
@@ -129,9 +148,11 @@ class World(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of weights and configs, 16 hex digits."""
+        """Hash of weights and configs but for the prior's, which change no frame; 16 hex digits."""
         digest = hashlib.sha256(_described(self.config).encode())
         for name, tensor in self.state_dict().items():
+            if name.startswith("prior."):
+                continue
             digest.update(name.encode())
             digest.update(tensor.cpu().contiguous().numpy())
         return digest.hexdigest()[:16]
@@ -149,7 +170,7 @@ class World(nn.Module):
         """
         folder = find_world(folder)
         world = cls(read_config(folder), name=folder.resolve().name)
-        for net in NETS:
+        for net in world._nets:
             load_weights(getattr(world, net), folder / f"{net}.safetensors")
         return world.eval().to(best_device())
 
@@ -169,9 +190,9 @@ class World(nn.Module):
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "config.json").unlink(missing_ok=True)
-            for net in NETS:
+            for net in self._nets:
                 save_weights(getattr(self, net), folder / f"{net}.safetensors", dtype)
-            write_whole(folder / "config.json", json.dumps(asdict(self.config), indent=1) + "\n")
+            write_config(self.config, folder)
 
     def start(
         self,
@@ -265,6 +286,10 @@ class World(nn.Module):
         frames = [running.step(action) for action in actions.cpu().unbind(1)]
         return torch.from_numpy(np.stack(frames, axis=1))
 
+    @property
+    def _nets(self) -> tuple[str, ...]:
+        return (*NETS, "prior") if self.prior else NETS
+
     def _make_engine(self, sampling: SamplingConfig, compile: bool) -> Engine:
         """The engine, which all sessions share until a weight or one of these settings changes."""
         weights = *self.parameters(), *self.buffers()
@@ -298,8 +323,8 @@ def read_config(folder: Path) -> WorldConfig:
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): restore the file") from error
     version = values.get("version") if isinstance(values, dict) else None
-    if version == 2:
-        values = _from_version_2(values)
+    if version in (2, 3):
+        values = _from_earlier(values)
     elif version != FORMAT_VERSION:
         raise UserError(
             f"{path} has version {version}, this program reads {FORMAT_VERSION}: "
@@ -308,21 +333,34 @@ def read_config(folder: Path) -> WorldConfig:
     return config_from_dict(WorldConfig, values, where=str(path))
 
 
-def _from_version_2(values: dict) -> dict:
-    """Version 2 had no entropy bound: its worlds keep to MaskGIT's schedule."""
-    sampling = values.get("sampling")
-    if isinstance(sampling, dict):
-        sampling = {"entropy_bound": 0.0, **sampling}
-    return values | {"sampling": sampling, "version": FORMAT_VERSION}
+def write_config(config: WorldConfig, folder: Path) -> None:
+    """Write config.json of a checkpoint folder."""
+    write_whole(folder / "config.json", json.dumps(asdict(config), indent=1) + "\n")
+
+
+def _from_earlier(values: dict) -> dict:
+    """There was no prior, and tokens had one digit; version 2 had no entropy bound either."""
+    added = {"dynamics": {"factors": ()}}
+    if values["version"] == 2:
+        added["sampling"] = {"entropy_bound": 0.0}
+    for part, fields in added.items():
+        if isinstance(values.get(part), dict):
+            values = values | {part: fields | values[part]}
+    return {"prior": None} | values | {"version": FORMAT_VERSION}
 
 
 def _described(config: WorldConfig) -> str:
     """The config as text, for the fingerprint.
 
-    Without an entropy bound, the text is that of version 2: users' key bindings and recordings
-    refer to that fingerprint.
+    What an earlier version could say has its text: users' key bindings and recordings refer to
+    that fingerprint.
     """
-    described = repr(config)
+    described, version = repr(replace(config, prior=None)), f"version={config.version}"
+    if config.dynamics.factors:
+        return described
+    for part in ("factors=(), ", "prior=None, "):
+        described = described.replace(part, "")
+    described = described.replace(version, "version=3")
     if config.sampling.entropy_bound == 0:
         described = described.replace("entropy_bound=0.0, ", "").replace("version=3", "version=2")
     return described

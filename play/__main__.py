@@ -26,7 +26,7 @@ from genie.places import find_world
 from genie.sampling import MOST_STEPS
 from genie.session import EngineName
 from play import headless, overlay
-from play.keymap import KeyMap
+from play.keymap import KeyMap, Press
 from play.recording import IN_BROWSER, Recording, first_difference
 from play.timeline import DEFAULT_EXPORT, Playthrough
 from play.worlds import Library, Opening, all_worlds, first_prompt, prompts_for
@@ -144,9 +144,9 @@ def _play(options: Options) -> int:
         return _play_window(library, options)
     world = options.world_folder
     opening = library.open(world, options.prompt or first_prompt(world))
-    actions = _actions(options, opening.keymap)
+    presses = _presses(options, opening.keymap)
     print(opening.what_runs, flush=True)
-    playthrough = _play_headless(opening, actions, options)
+    playthrough = _play_headless(opening, presses, options)
     if options.record:
         _save_recording(opening.recording(playthrough, opening.seed), options.record)
     return 0
@@ -168,32 +168,34 @@ def _export_site(library: Library, options: Options, site: Path) -> int:
     return 0
 
 
-def _actions(options: Options, keymap: KeyMap) -> Sequence[int]:
-    """The actions of a run without a window."""
+def _presses(options: Options, keymap: KeyMap) -> Sequence[Press]:
+    """The presses of a run without a window."""
     if options.random is not None:
         draw = random.Random(options.seed)
-        return [draw.randrange(keymap.num_actions) for _ in range(options.random)]
+        numbers = (draw.randrange(keymap.num_actions) for _ in range(options.random))
+        return [headless.exactly(number) for number in numbers]
     if options.actions is None:
         return headless.scripted_walk(keymap)
-    actions = headless.parse_actions(options.actions, keymap.vocabulary)
-    headless.check_actions(actions, keymap.num_actions)
-    return actions
+    presses = headless.parse_actions(options.actions, keymap.vocabulary)
+    headless.check_actions([press.action for press in presses], keymap.num_actions)
+    return presses
 
 
 def _play_headless(
     opening: Opening,
-    actions: Sequence[int],
+    presses: Sequence[Press],
     options: Options,
     recording: Recording | None = None,
 ) -> Playthrough:
     """Play and write the file, under the settings of `recording` if it is given."""
     playthrough = opening.playthrough(opening.seed, opening.settings)
-    figures = headless.run(playthrough, actions, recording)
+    figures = headless.run(playthrough, presses, opening.keymap, recording)
     frames, size = playthrough.frames, playthrough.frame.shape[:2]
     scale = options.scale or _fitting_scale(size, FILE_SIDE)
     if options.show_keys:
         scale = overlay.readable_scale(size, scale)
-        frames, scale = overlay.captioned(frames, actions, opening.keymap, scale), 1
+        pressed = [press.action for press in presses]
+        frames, scale = overlay.captioned(frames, pressed, opening.keymap, scale), 1
     video.write(options.export_path, frames, fps=opening.fps, scale=scale)
     print(f"{len(frames)} frames written to {options.export_path}: {figures}")
     return playthrough
@@ -223,7 +225,8 @@ def _replay(library: Library, options: Options, recording: Recording) -> int:
         fps=options.fps or recording.fps,
     )
     if options.headless or options.export or not _opens_window():
-        playthrough = _play_headless(opening, recording.actions, options, recording)
+        presses = [headless.exactly(action) for action in recording.actions]
+        playthrough = _play_headless(opening, presses, options, recording)
         changed = first_difference(playthrough.digests, recording.digests)
     else:
         screen = _show(library, options, opening, script=recording)

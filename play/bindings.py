@@ -4,7 +4,6 @@ In: a world's fingerprint and a `KeyMap`. Out: the `KeyMap` with the user's bind
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import platformdirs
@@ -36,7 +35,7 @@ def with_own_keys(keymap: KeyMap, fingerprint: str) -> KeyMap:
     if not isinstance(keys, dict):
         raise UserError(f'{path} is not a JSON object such as {{"z": 0}}: delete it')
     check_bindings(keys, keymap.num_actions, path)
-    return replace(keymap, bindings={**keymap.bindings, **keys})
+    return keymap.with_own(keys)
 
 
 def remember(key: str, action: int, fingerprint: str) -> None:

@@ -3,7 +3,7 @@
 Contains no worlds and prompts: whoever creates a `StartGame` chooses them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -36,6 +36,16 @@ class Game(Protocol):
 
     def step(self, action: int) -> np.ndarray:
         """Advance by one frame under `action` and return it as `frame` does."""
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether `choose` can be called."""
+
+    def choose(self, wish: Sequence[float]) -> int:
+        """The action that fits best both the weights in `wish`, one for each, and this moment.
+
+        Until the next `step`, the same wish gives the same action.
+        """
 
     def prepare(self, likely: int | None = None) -> None:
         """Use idle time to make the next `step` faster, most of all under `likely`.

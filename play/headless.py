@@ -1,6 +1,6 @@
 """Playing without a screen: parses or chooses actions, plays them, and measures the latency.
 
-In: the text of --actions or a `KeyMap`. Out: actions, and one line of figures. Writes no files.
+In: the text of --actions or a `KeyMap`. Out: presses, and one line of figures. Writes no files.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from genie.errors import UserError
-from play.keymap import KeyMap
+from play.keymap import SYNONYMS, KeyMap, Press
 from play.recording import Recording
 from play.timeline import Playthrough
 
@@ -34,8 +34,8 @@ The jumps are short: during a long jump the ground, and with it most of the leve
 """
 
 
-def parse_actions(text: str, bindings: Mapping[str, int]) -> tuple[int, ...]:
-    """Turn "3,right*8,0" into action 3, eight times the action of "right", and action 0.
+def parse_actions(text: str, bindings: Mapping[str, int]) -> tuple[Press, ...]:
+    """Turn "3,right*8,0" into action 3, eight times the key "right", and action 0.
 
     Args:
         bindings: latent action of each word, as in `KeyMap.vocabulary`.
@@ -44,7 +44,7 @@ def parse_actions(text: str, bindings: Mapping[str, int]) -> tuple[int, ...]:
         UserError: if a part is neither an integer nor a known word, or if there is no action or
             more than `MAX_ACTIONS`.
     """
-    actions: list[int] = []
+    presses: list[Press] = []
     for part in (part.strip().lower().replace(" ", "_") for part in text.split(",")):
         parsed = re.fullmatch(r"([^*]+)(?:\*([0-9]{1,6}))?", part)
         is_known = parsed and (parsed[1] in bindings or NUMBER.fullmatch(parsed[1]))
@@ -54,13 +54,20 @@ def parse_actions(text: str, bindings: Mapping[str, int]) -> tuple[int, ...]:
                 f"{part!r} in --actions is not an action: give numbers such as 3,3,0 or names from "
                 f"the world's legend ({names}), such as right*8"
             )
-        action = bindings[parsed[1]] if parsed[1] in bindings else int(parsed[1])
-        actions += [action] * int(parsed[2] or 1)
-        if len(actions) > MAX_ACTIONS:
+        word = parsed[1]
+        is_word = word in bindings
+        press = Press(bindings[word], SYNONYMS.get(word, word)) if is_word else exactly(int(word))
+        presses += [press] * int(parsed[2] or 1)
+        if len(presses) > MAX_ACTIONS:
             raise UserError(f"--actions has more than {MAX_ACTIONS} actions: give fewer")
-    if not actions:
+    if not presses:
         raise UserError("--actions has no action: give at least one")
-    return tuple(actions)
+    return tuple(presses)
+
+
+def exactly(action: int) -> Press:
+    """A press that means this very action, as a digit does."""
+    return Press(action, str(action + 1))
 
 
 def check_actions(actions: Sequence[int], num_actions: int, source: str = "--actions") -> None:
@@ -80,32 +87,37 @@ def check_actions(actions: Sequence[int], num_actions: int, source: str = "--act
             )
 
 
-def scripted_walk(keymap: KeyMap) -> tuple[int, ...]:
-    """Actions that show a world: `WALK` if it has a legend, else each for `HOLD_FRAMES`."""
+def scripted_walk(keymap: KeyMap) -> tuple[Press, ...]:
+    """Presses that show a world: `WALK` if it has a legend, else each for `HOLD_FRAMES`."""
     if keymap.has_legend:
         presses = [(keymap.choose(held), num_frames) for held, num_frames in WALK]
-        walk = [press.action for press, num_frames in presses if press for _ in range(num_frames)]
+        walk = [press for press, num_frames in presses if press for _ in range(num_frames)]
         if walk:
             return tuple(walk)
-    return tuple(action for action in range(keymap.num_actions) for _ in range(HOLD_FRAMES))
+    held = (exactly(action) for action in range(keymap.num_actions))
+    return tuple(press for press in held for _ in range(HOLD_FRAMES))
 
 
 def run(
-    playthrough: Playthrough, actions: Sequence[int], recording: Recording | None = None
+    playthrough: Playthrough,
+    presses: Sequence[Press],
+    keymap: KeyMap,
+    recording: Recording | None = None,
 ) -> str:
-    """Play `actions` and return one line with latencies and the frame rate.
+    """Play `presses` and return one line with latencies and the frame rate.
 
     Args:
         playthrough: one that has just started.
-        actions: at least one, each in 0..num_actions-1.
-        recording: a recording of these actions, whose settings are used.
+        presses: at least one, with actions in 0..num_actions-1.
+        keymap: says what the presses mean.
+        recording: a recording of these presses' actions, whose settings are used.
     """
     began = time.perf_counter()
-    for number, action in enumerate(actions):
+    for number, press in enumerate(presses):
         settings = recording.settings_of(number) if recording else playthrough.settings
         if settings != playthrough.settings:
             playthrough.tune(settings)
-        playthrough.step(action)
-    rate = len(actions) / (time.perf_counter() - began)
+        playthrough.step(keymap.meant(press, playthrough.choose))
+    rate = len(presses) / (time.perf_counter() - began)
     p50, p95 = np.percentile(playthrough.latencies_ms, (50, 95))
     return f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, {rate:.1f} frames/s"

@@ -4,8 +4,8 @@ Keys are identified by name, not by code: "left", "right", "up", "down", letters
 digits "1" to "9". Knows neither pygame nor browsers, so that window and page can share it.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -40,10 +40,16 @@ class KeyMap:
     """True if the bindings come from a legend, so that "left" does move left."""
     action_names: tuple[str, ...] = ()
     """Measured effect of each action, such as "slow right"; empty if not measured."""
+    wishes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Weights of the actions for each key that is a wish, see `genie.legend.Legend.wishes`; every
+    other key stands for one action."""
 
     @classmethod
-    def load(cls, folder: Path, num_actions: int) -> Self:
+    def load(cls, folder: Path, num_actions: int, *, has_prior: bool = False) -> Self:
         """Read the legend in a world's folder; without one, the same as `plain`.
+
+        Args:
+            has_prior: whether the world can tell which action a wish means, see `Session.choose`.
 
         Raises:
             UserError: if there is a legend and it is not valid.
@@ -56,6 +62,7 @@ class KeyMap:
             bindings=legend.keys,
             has_legend=True,
             action_names=legend.action_names,
+            wishes=legend.wishes if has_prior else {},
         )
 
     @classmethod
@@ -112,7 +119,17 @@ class KeyMap:
             raise UserError(f"{key} cannot be bound: press an arrow, a letter or the space bar")
         if not 0 <= action < self.num_actions:
             raise UserError(f"action {action} does not exist: use 0..{self.num_actions - 1}")
-        return replace(self, bindings={**self.bindings, key: action})
+        return self.with_own({key: action})
+
+    def with_own(self, keys: Mapping[str, int]) -> "KeyMap":
+        """Return a copy with the user's own bindings, which are no wishes."""
+        wishes = {key: wish for key, wish in self.wishes.items() if key not in keys}
+        return replace(self, bindings={**self.bindings, **keys}, wishes=wishes)
+
+    def meant(self, press: Press, choose: Callable[[Sequence[float]], int]) -> int:
+        """The action that a press means now. Args: choose: as `genie.session.Session.choose`."""
+        wish = self.wishes.get(press.key)
+        return choose(wish) if wish else press.action
 
     def _by_rank(self) -> list[int]:
         arrows = [self.bindings[arrow] for arrow in ARROWS if arrow in self.bindings]

@@ -7,7 +7,7 @@ actions since. Knows neither keys nor screens.
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -108,6 +108,11 @@ class Playthrough:
         if self.position % KEYFRAME_EVERY == 0:
             self._add_keyframe()
         return frame
+
+    def choose(self, wish: Sequence[float]) -> int:
+        """The action that a wish means at the shown frame; rewound frames are dropped."""
+        self._restore_game()
+        return self.game.choose(wish)
 
     def prepare(self, likely: int | None = None) -> None:
         """Use idle time to make the next step faster; see `Game.prepare`."""

@@ -158,7 +158,8 @@ class Library:
             beside: see `Opening`.
         """
         world = self.world(folder)
-        own, legend = world.sampling, KeyMap.load(folder, world.num_actions)
+        own = world.sampling
+        legend = KeyMap.load(folder, world.num_actions, has_prior=world.has_prior)
         settings = Settings(
             own.maskgit_steps if self._steps is None else self._steps,
             own.temperature if self._temperature is None else self._temperature,

@@ -1,6 +1,7 @@
 """Codebooks: ids and codes say the same, nothing collapses, gradients pass."""
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -40,6 +41,17 @@ def test_every_id_has_a_code_of_its_own(codebook: Codebook):
     assert codes.isfinite().all()
     distance = torch.cdist(codes, codes).fill_diagonal_(torch.inf)
     assert distance.min() > 1e-4, "two ids stand for the same code"
+
+
+@pytest.mark.parametrize(
+    ("levels", "factors"),
+    [((8, 5, 5, 5), ()), ((8, 8, 8, 5, 5, 5), (512, 125)), ((8,) * 7, (512, 512, 8)), ((3,), ())],
+)
+def test_ids_of_a_large_grid_have_digits(levels: tuple[int, ...], factors: tuple[int, ...]):
+    config = CodebookConfig(levels=levels)
+    assert config.factors == factors
+    assert not factors or math.prod(factors) == config.size
+    assert CodebookConfig(kind="vq", num_codes=4096).factors == (), "vectors have no axes"
 
 
 def test_every_grid_point_can_be_reached():

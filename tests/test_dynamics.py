@@ -30,9 +30,10 @@ def make(**values) -> Dynamics:
     return dynamics.eval()
 
 
-@pytest.fixture(scope="module")
-def dynamics() -> Dynamics:
-    return make()
+@pytest.fixture(scope="module", params=["one digit", "two digits"])
+def dynamics(request: pytest.FixtureRequest) -> Dynamics:
+    two = {"codebook_size": SIZE + 1, "factors": (4, 3)}
+    return make(**two if request.param == "two digits" else {})
 
 
 @pytest.fixture(scope="module")
@@ -300,13 +301,15 @@ def test_changed_tokens_weigh_more():
     assert metrics["copy_accuracy"] == metrics["accuracy"], "this stand-in copies"
 
 
-def test_learns_one_batch_by_heart():
+@pytest.mark.parametrize("factors", [(), (12, 5)])
+def test_learns_one_batch_by_heart(factors: tuple[int, ...]):
     torch.manual_seed(0)
     tokens = torch.randint(60, (2, 5, 24))
     actions = torch.randint(ACTIONS, (2, 4))
     config = DynamicsConfig(
         num_tokens=24,
         codebook_size=60,
+        factors=factors,
         num_actions=ACTIONS,
         dim=48,
         num_blocks=2,
@@ -326,6 +329,9 @@ def test_learns_one_batch_by_heart():
         optimizer.step()
     with torch.no_grad():
         logits = dynamics.eval().logits(tokens, actions)[:, 1:]
+    if factors:  # the logits of a token are the sums of those of its digits
+        first, second = logits.split(factors, dim=-1)
+        logits = (second[..., :, None] + first[..., None, :]).flatten(-2)
     entropy = F.cross_entropy(logits.flatten(0, 2), tokens[:, 1:].flatten()).item()
     accuracy = (logits.argmax(dim=-1) == tokens[:, 1:]).float().mean().item()
     assert accuracy > 0.95 and entropy < 0.3, f"accuracy {accuracy:.2f}, entropy {entropy:.2f}"
@@ -335,6 +341,7 @@ def test_learns_one_batch_by_heart():
     ("values", "message"),
     [
         ({"dim": 30, "num_heads": 4}, "dim 30"),
+        ({"codebook_size": 12, "factors": (4, 4)}, "product is not 12"),
         ({"action_dropout": 1.0}, "action_dropout is 1.0"),
         ({"num_heads": 0}, "num_heads"),
         ({"window": 1}, "window is 1"),

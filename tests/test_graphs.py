@@ -35,7 +35,10 @@ def make_world(kind: str) -> World:
     config = tiny_world_config(
         guidance=1.5 if guided else 1.0, entropy_bound=0.6 if guided else 0.0
     )
-    if not guided:
+    if guided:
+        two_digits = replace(config.dynamics, factors=(15, 4))
+        config = replace(config, dynamics=two_digits)
+    else:
         codebook = CodebookConfig(kind="vq", num_codes=60, code_dim=6)
         tokenizer = replace(config.tokenizer, codebook=codebook, stem="linear", window=1)
         dynamics = replace(config.dynamics, num_blocks=1)  # a graph of two takes twice as long

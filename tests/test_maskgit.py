@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genie.maskgit import reveal
+from genie.maskgit import digits, reveal
 from genie.sampling import Pace, SamplingConfig, fill_frame
 
 SIZE = 13
@@ -38,8 +38,17 @@ def fill(predict, batch_size: int, num_tokens: int, seed: int = 0, **options) ->
     return fill_by(predict, noise, **options)
 
 
-def fill_by(predict, noise: torch.Tensor, **options) -> torch.Tensor:
+def joint(logits: torch.Tensor, factors: tuple[int, int]) -> torch.Tensor:
+    """Logits of tokens of two digits from those of their digits."""
+    first, second = logits.split(factors, dim=-1)
+    return (second[..., :, None] + first[..., None, :]).flatten(-2)
+
+
+def fill_by(
+    predict, noise: torch.Tensor, factors: tuple[int, ...] = (SIZE,), **options
+) -> torch.Tensor:
     """The tokens of a frame that a stand-in gives the logits for."""
+    mask_id = math.prod(factors)
     batch_size, num_steps, _, num_tokens = noise.shape
     defaults = {"temperature": 1.0, "choice_temperature": 1.0, "entropy_bound": 0.0}
     config = SamplingConfig(maskgit_steps=num_steps, **{**defaults, **options})
@@ -47,10 +56,10 @@ def fill_by(predict, noise: torch.Tensor, **options) -> torch.Tensor:
     def one_pass(tokens: np.ndarray, number: int, pace: Pace) -> np.ndarray:
         shown = torch.from_numpy(tokens)
         numbers = Pace(*(torch.from_numpy(np.asarray(each)) for each in pace))
-        return reveal(predict(shown), shown, noise[:, number], MASK, numbers).numpy()
+        return reveal(predict(shown), shown, noise[:, number], factors, numbers).numpy()
 
-    hidden = np.full((batch_size, num_tokens), MASK)
-    return torch.from_numpy(fill_frame(one_pass, hidden, MASK, config))
+    hidden = np.full((batch_size, num_tokens), mask_id)
+    return torch.from_numpy(fill_frame(one_pass, hidden, mask_id, config))
 
 
 @settings(deadline=None)
@@ -122,6 +131,40 @@ def test_temperature_1_draws_from_the_nets_own_distribution():
     tokens = fill(Recorder(logits.expand(20_000, -1, -1)), 20_000, 3, num_steps=1)
     share = torch.nn.functional.one_hot(tokens, SIZE).float().mean(dim=0)
     assert (share - logits[0].softmax(dim=-1)).abs().max() < 0.02
+
+
+FACTORS = (5, 3)
+
+
+def test_digits_are_drawn_independently_from_their_own_distributions():
+    """By one random number for each token."""
+    logits = 1.5 * torch.randn(1, 2, sum(FACTORS), generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(40_000, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+    tokens = fill_by(Recorder(logits.expand(40_000, -1, -1)), noise, FACTORS)
+    share = torch.nn.functional.one_hot(tokens, math.prod(FACTORS)).float().mean(dim=0)
+    assert (share - joint(logits, FACTORS)[0].softmax(dim=-1)).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_digits_are_as_sure_as_the_token_that_they_make(temperature: float):
+    """The same tokens are revealed in the same passes, if noise at the ends draws the same."""
+    logits = 3 * torch.randn(2, 20, sum(FACTORS), generator=torch.Generator().manual_seed(0))
+    noise = torch.full((2, 6, 2, 20), 0.0)
+    options = {"temperature": temperature, "choice_temperature": 0.0, "entropy_bound": 0.3}
+    by_digits, whole = Recorder(logits), Recorder(joint(logits, FACTORS))
+    tokens = fill_by(by_digits, noise, FACTORS, **options)
+    assert torch.equal(tokens, fill_by(whole, noise, (math.prod(FACTORS),), **options))
+    for one, other in zip(by_digits.seen, whole.seen, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_digits_that_are_certain_are_drawn_whatever_the_noise():
+    answer = torch.arange(math.prod(FACTORS))[None]
+    parts = zip(digits(answer, FACTORS), FACTORS, strict=True)
+    hot = [50.0 * torch.nn.functional.one_hot(digit, size) for digit, size in parts]
+    for number in (2**-24, 0.5, 1 - 2**-24):
+        noise = torch.full((1, 3, 2, math.prod(FACTORS)), number)
+        assert torch.equal(fill_by(lambda _: torch.cat(hot, dim=-1), noise, FACTORS), answer)
 
 
 def test_without_choice_noise_the_surest_tokens_come_first():

@@ -313,7 +313,7 @@ def test_a_session_draws_what_a_world_without_caches_would(
                 clip = torch.cat([past, shown[:, None]], dim=1)
                 logits = dynamics.logits(clip, actions, torch.zeros_like(clip, dtype=torch.bool))
                 pace = Pace(*(torch.from_numpy(np.asarray(each)) for each in pace))
-                picked = reveal(logits[:, -1], shown, numbers[:, number], dynamics.mask_id, pace)
+                picked = reveal(logits[:, -1], shown, numbers[:, number], dynamics.factors, pace)
                 return picked.numpy()
 
             hidden = np.full((1, 24), dynamics.mask_id)

@@ -6,7 +6,6 @@ same command goes on where it was.
 """
 
 import contextlib
-import importlib.util
 import os
 import shlex
 import subprocess
@@ -25,14 +24,15 @@ from genie.data.parts import FrameOptions
 from genie.data.prepare import HELDOUT_SHARE, describe_source
 from genie.errors import UserError
 from genie.files import check_folder, write_whole, writing
-from train import compare, prepare
+from genie.world import read_config
+from train import compare, prepare, prior
 from train.errors import one_line_errors
 from train.loop.budget import begun_with, check_time
 from train.loop.progress import process_age_s
 from train.loop.provenance import command_line, note_start, python_name
 from train.loop.run_folder import claim, claiming, is_finished
 from train.presets import DEFAULT_PRESET, PRESETS
-from train.stage import PIPELINE, check_size, check_start
+from train.stage import PIPELINE, check_size, check_start, make_graphs
 
 STOPPED = (130, 143)  # exit codes of a stage that was asked to stop and has saved
 SHARES = {  # of --minutes for each stage, by the number of stages that train at once
@@ -45,6 +45,7 @@ UNTIL_SHARES = {  # of --until for each encoder, by the number of encoders that 
 }
 LATE_SHARE = 0.1  # of --until is the least for a stage: a late world is better than none
 AFTERWARDS = 0.1, 60.0  # share of --until, and at most so many seconds, to finish the world
+TINY_PRIOR = 20  # steps of the action prior with the preset "tiny"
 EXPLAINED = 2  # exit code of a stage that has printed in one line what is wrong
 
 
@@ -117,8 +118,8 @@ def main(config: PipelineConfig) -> None:
     encoders = [s for s in ("tokenizer", "latent_action") if not is_finished(run / s)]
     _run_stages(encoders, flags_of, side_by_side=2)
     _run_stages(["dynamics"], flags_of, side_by_side=1)
-    if not config.until:  # graphs would take longer than the time that was given
-        _make_graphs(config.out)
+    if not config.until:  # they would take longer than the time that was given
+        _add_prior(config.out, prepared, preset)
     if config.from_:
         before, after, replay = config.from_, config.out, config.replay
         compare.main(
@@ -126,18 +127,13 @@ def main(config: PipelineConfig) -> None:
         )
 
 
-def _make_graphs(world: Path) -> None:
-    """Make the graphs with which a world starts quickly; without them it still plays."""
-    if importlib.util.find_spec("onnxruntime") is None:
-        return
-    from genie import onnx_engine  # needs onnxruntime, which is optional
-    from train import graphs
-
-    if onnx_engine.read_card(world) is None:
-        try:
-            graphs.main(graphs.GraphsConfig(world=world))
-        except UserError as error:
-            print(f"the world has no graphs, so that it takes longer to start: {error}")
+def _add_prior(world: Path, prepared: str, preset: str) -> None:
+    """Add an action prior and graphs to the world, unless it has them."""
+    if read_config(world).prior is None:
+        steps = TINY_PRIOR if preset == "tiny" else prior.PriorTraining.steps
+        prior.main(prior.PriorTraining(world=world, data=prepared, steps=steps))
+    else:
+        make_graphs(world)
 
 
 class _Timing:

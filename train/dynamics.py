@@ -57,6 +57,7 @@ def main(config: DynamicsStage) -> dict[str, float]:
         starting_model(config, "dynamics"),
         num_tokens=tokenizer.config.num_tokens,
         codebook_size=tokenizer.config.codebook.size,
+        factors=tokenizer.config.codebook.factors,
         num_actions=latent_action.config.num_actions,
     )
     world = WorldConfig(

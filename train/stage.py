@@ -1,6 +1,7 @@
 """What the three stages share, from opening the data to a finished net."""
 
 import copy
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
@@ -229,3 +230,17 @@ def run_to_end(config: StageConfig, trainer: Trainer) -> dict[str, float]:
     if config.loop.compile and trainer.is_main:
         save_compiled(config.compile_cache)
     return metrics
+
+
+def make_graphs(world: Path) -> None:
+    """Make the graphs with which a world starts quickly, unless it has them; it plays without."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return
+    from genie import onnx_engine  # needs onnxruntime, which is optional
+    from train import graphs
+
+    if onnx_engine.read_card(world) is None:
+        try:
+            graphs.main(graphs.GraphsConfig(world=world))
+        except UserError as error:
+            print(f"the world has no graphs, so that it takes longer to start: {error}")

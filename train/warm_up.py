@@ -109,6 +109,7 @@ def _nets(
         dynamics.model,
         num_tokens=tokens.num_tokens,
         codebook_size=tokens.codebook.size,
+        factors=tokens.codebook.factors,
         num_actions=actions.num_actions,
     )
 

@@ -412,7 +412,7 @@ function playFile(file) {
     return say(`The video is larger than ${facts.most_bytes >> 20} MiB: use a shorter one.`);
   for (const tile of $("prompts").children) tile.classList.remove("current");
   link.send(file);
-  say("Loading the video ...");
+  say(`Loading ${file.name} ...`);
   screen.focus();
 }
 

@@ -128,6 +128,7 @@ def _facts(card: Card, openings: list[Opening]) -> dict[str, Any]:
         "names": [first.keymap.name_of(action) for action in range(card.num_actions)],
         "bindings": dict(first.legend_keymap.bindings),
         "prompts": len(openings),
+        "mask_id": card.mask_id,
         "most_bytes": MAX_UPLOAD,
         "seed": str(first.seed),  # JavaScript rounds large numbers
         "sampling": asdict(card.sampling) | first.settings._asdict(),

@@ -20,10 +20,10 @@ export async function openEngine(info, say, threads = 0) {
     say("Starting the world ...");
     graphs[name] = await ort.InferenceSession.create(graph, { ...OPTIONS, externalData });
   }
-  const [, numTokens, maskId] = shapeOf(graphs.reveal, "unled");
+  const [, numTokens, numLogits] = shapeOf(graphs.reveal, "unled");
   const [, , , numNext] = shapeOf(graphs.look_back, "cos");
   const { numThreads } = ort.env.wasm; // by default half of the cores, at most 4; 1 if the page is not isolated
-  return { graphs, numThreads, numTokens, maskId, numNext, numActions: info.names.length };
+  return { graphs, numThreads, numTokens, numLogits, numNext, maskId: info.mask_id, numActions: info.names.length };
 }
 
 async function download(path, say) {
@@ -188,7 +188,7 @@ export class Session {
     Object.assign(this, { engine, seed, sampling });
     this.pastRing = new Ring(engine.graphs.look_back);
     this.shownRing = new Ring(engine.graphs.show);
-    this.unled = new Float32Array(engine.numTokens * engine.maskId);
+    this.unled = new Float32Array(engine.numTokens * engine.numLogits);
     this.age = 0;
     this.newest = null; // the newest frame's tokens and action, until it is part of the past
     this.foreseen = null; // the next frame, generated before it is sure that it is shown
@@ -282,11 +282,11 @@ export class Session {
 
   // The tokens of the next frame, revealed in a few passes, see genie/sampling.py.
   async draw(number) {
-    const { graphs, numTokens, maskId } = this.engine;
+    const { graphs, numTokens, numLogits, maskId } = this.engine;
     const { sampling, seed, age } = this;
     const hidden = BigInt(maskId);
     const past = this.pastRing.past(1);
-    const unled = new ort.Tensor("float32", this.unled, [1, numTokens, maskId]);
+    const unled = new ort.Tensor("float32", this.unled, [1, numTokens, numLogits]);
     let tokens = new BigInt64Array(numTokens).fill(hidden);
     for (let step = 1; step <= sampling.maskgit_steps; step++) {
       const done = step / sampling.maskgit_steps;

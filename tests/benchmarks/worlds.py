@@ -104,7 +104,7 @@ class Uncached:
         noise = torch.rand(1, 2, tokens.shape[1], device=self.device)
         numbers = Pace(*(torch.from_numpy(np.asarray(x)).to(self.device) for x in pace))
         logits = self._logits(shown, guided=number == 0)
-        return reveal(logits, shown, noise, self.nets.mask_id, numbers).cpu().numpy()
+        return reveal(logits, shown, noise, self.nets.dynamics.factors, numbers).cpu().numpy()
 
     def _logits(self, newest: Int[Tensor, "1 n"], *, guided: bool) -> Tensor:
         clip = torch.cat([self.past, newest[:, None]], dim=1)
