@@ -69,8 +69,8 @@ class ActionPrior(nn.Module):
             nn.Linear(4 * dim, config.num_actions),
         )
 
-    def logits(self, frames: Float[Tensor, "b {NUM_FRAMES} 3 h w"]) -> Float[Tensor, "b a"]:
-        """Logits of the next action. Args: frames: 0..1, the newest last."""
+    def logits(self, frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b a"]:
+        """Logits of the next action. Args: frames: `NUM_FRAMES` in 0..1, the newest last."""
         return self.net(rearrange(frames, "b t c h w -> b (t c) h w") - 0.5)
 
     def forward(

@@ -18,6 +18,7 @@ from genie.errors import UserError
 from genie.graphs import export
 from genie.onnx_engine import CARD, read_card
 from genie.playable import GraphWorld, open_world
+from genie.prior import PriorConfig
 from genie.sampling import SamplingConfig
 from genie.session import Sessions
 from genie.torch_engine import TorchEngine
@@ -37,7 +38,8 @@ def make_world(kind: str) -> World:
     )
     if guided:
         two_digits = replace(config.dynamics, factors=(15, 4))
-        config = replace(config, dynamics=two_digits)
+        prior = PriorConfig(height=HEIGHT, width=WIDTH, num_actions=5, dim=4)
+        config = replace(config, dynamics=two_digits, prior=prior)
     else:
         codebook = CodebookConfig(kind="vq", num_codes=60, code_dim=6)
         tokenizer = replace(config.tokenizer, codebook=codebook, stem="linear", window=1)
@@ -97,6 +99,18 @@ def test_frames_are_pytorchs_long_after_the_windows_have_slid(pair, prompts, sam
         actions = np.array([one, other])
         assert_alike(made.step(actions), exact.step(actions), f"step {step}")
     assert made.num_passes == exact.num_passes
+
+
+def test_wishes_mean_what_they_mean_to_pytorch(pair, prompts):
+    exact, made = both(pair, prompts)
+    assert exact.has_prior == made.has_prior
+    if not made.has_prior:
+        return
+    for action in ACTIONS:
+        wishes = np.tile(np.arange(1.0, 6.0), (2, 1))
+        assert (made.choose(wishes) == exact.choose(wishes)).all()
+        actions = np.array([action, action])
+        assert_alike(made.step(actions), exact.step(actions), "led by wishes")
 
 
 def test_it_repeats_branches_and_looks_ahead(pair, prompts):

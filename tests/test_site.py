@@ -31,7 +31,7 @@ from play.site.export import smallest
 from play.worlds import Library
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-COINRUN = REPOSITORY / "checkpoints" / "coinrun"
+COINRUN, NINJA = (REPOSITORY / "checkpoints" / name for name in ("coinrun", "ninja"))
 RIGHT, LEFT, UP = 7, 3, 0
 # A worker without a page: takes these actions one by one and gives all frames, from the prompt on.
 STEPS = """async (actions) => {
@@ -89,6 +89,51 @@ GUESSES = """async ([actions, guesses]) => {
     return {numEqual, drawnInSteps, drawnInNoTime: numDrawn - before};
 }"""
 
+# A player without a page holds each of these keys for one tick, and rests after it as if there were
+# plenty of time; then it goes a few ticks back and plays these again, step by step. Gives the
+# actions and frames of both plays, the actions that the page is told, and how many frames were
+# drawn during each tick.
+KEYS = """async ([keys, numBack]) => {
+    const { openEngine } = await import("./world.js");
+    const { Player } = await import("./player.js");
+    const { readPicture } = await import("./pictures.js");
+    const info = await (await fetch("world/world.json")).json();
+    const engine = await openEngine(info, () => {});
+    const prompt = await (await fetch("prompts/0.png")).blob();
+    const picture = await readPicture(prompt, info.width, info.height);
+    const player = new Player(engine, info, picture, () => {});
+    const { maskgit_steps: steps, temperature } = info.sampling;
+    await player.start({steps, temperature});
+    const { playthrough } = player;
+    const { session } = playthrough;
+    const draw = session.draw.bind(session);
+    let numDrawn = 0;
+    session.draw = (action) => (numDrawn++, draw(action));
+    const hold = async (key, play) => {
+        player.keys.press(key);
+        await play();
+        player.keys.release(key);
+    };
+    const played = () => ({
+        actions: playthrough.actions,
+        frames: playthrough.frames.map((frame) => btoa(String.fromCharCode(...frame))),
+    });
+    const [told, drawnInTicks] = [[], []];
+    for (const key of keys) {
+        const before = numDrawn;
+        await hold(key, () => player.tick(player.due));
+        told.push(player.action);
+        drawnInTicks.push(numDrawn - before);
+        await player.rest(-Infinity);
+    }
+    const first = played();
+    player.rewind({on: true});
+    for (let number = 0; number < numBack; number++) await player.tick(Infinity);
+    player.rewind({on: false});
+    for (const key of keys.slice(-numBack)) await hold(key, () => player.step());
+    return {first, again: played(), told, drawnInTicks};
+}"""
+
 
 def export(*options: object, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "play", "--export-site", *map(str, options)]
@@ -108,6 +153,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "MB written to" in done.stdout
     return folder
+
+
+@pytest.fixture(scope="module")
+def wished(site: Path, address: str) -> str:
+    """The address of a site with a world that has an action prior."""
+    done = export(site.parent / "wished", "--world", NINJA)
+    assert done.returncode == 0, done.stderr
+    return address.replace("world", "wished")
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -160,6 +213,16 @@ def hold(page, key: str, until: int) -> None:
     page.keyboard.up(key)
 
 
+def check_frames(pixels: list[bytes], wanted: list[np.ndarray]) -> None:
+    """Of the page and of the desktop."""
+    frames = [np.frombuffer(each, np.uint8).reshape(64, 64, 3) for each in pixels]
+    errors = [
+        np.abs(ours - frame.astype(int)).max() for ours, frame in zip(wanted, frames, strict=True)
+    ]
+    assert max(errors) <= 1, "float sums in another order may round a pixel differently"
+    assert errors.count(0) > 0.7 * len(errors)
+
+
 @needs_browser
 def test_frames_are_those_of_the_desktop(chromium, address: str):  # noqa: F811
     actions = [RIGHT] * 8 + [UP] * 4 + [LEFT] * 6 + [1, 2, 4, 5, 6] * 2
@@ -167,15 +230,34 @@ def test_frames_are_those_of_the_desktop(chromium, address: str):  # noqa: F811
     page.goto(f"{address}icon.svg")
     pixels = [base64.b64decode(frame) for frame in page.evaluate(STEPS, actions)]
     page.close()
-    frames = [np.frombuffer(each, np.uint8).reshape(64, 64, 3) for each in pixels]
     opening = Library(engine="onnxruntime").open(COINRUN, COINRUN / "prompts" / "1.png")
     session = opening.start(0, opening.settings)
-    wanted = [session.frame, *(session.step(action) for action in actions)]
-    errors = [
-        np.abs(ours - frame.astype(int)).max() for ours, frame in zip(wanted, frames, strict=True)
-    ]
-    assert max(errors) <= 1, "float sums in another order may round a pixel differently"
-    assert errors.count(0) > 0.7 * len(errors)
+    check_frames(pixels, [session.frame, *(session.step(action) for action in actions)])
+
+
+@needs_browser
+def test_wishes_mean_what_they_mean_on_the_desktop(chromium, wished: str):  # noqa: F811
+    keys = ["right"] * 8 + ["up"] * 6 + ["none"] * 5 + ["left"] * 6 + ["3", "x", "a", "w"]
+    page = chromium.new_page()
+    page.goto(f"{wished}icon.svg")
+    found = page.evaluate(KEYS, [keys, 12])
+    page.close()
+    opening = Library(engine="onnxruntime").open(NINJA, NINJA / "prompts" / "1.png")
+    keymap, session = opening.legend_keymap, opening.start(0, opening.settings)
+    presses = [keymap.choose([key]) for key in keys]
+    wanted, frames = [], [session.frame]
+    for press in presses:
+        wanted.append(keymap.meant(press, session.choose))
+        frames.append(session.step(wanted[-1]))
+    own = [press.action for press in presses]
+    assert sum(ours != theirs for ours, theirs in zip(wanted, own, strict=True)) > 3
+    for played in (found["first"], found["again"]):
+        assert played["actions"] == wanted
+        check_frames([base64.b64decode(frame) for frame in played["frames"]], frames)
+    assert found["told"] == own
+    # A key that stays held is foreseen, whatever it comes to mean.
+    for number in range(1, len(keys)):
+        assert keys[number] != keys[number - 1] or found["drawnInTicks"][number] == 0
 
 
 @needs_browser
@@ -212,7 +294,7 @@ def test_keys_mean_what_they_mean_on_the_desktop(chromium, address: str):  # noq
     page.close()
     for (bindings, held), ours in zip(cases, chosen, strict=True):
         press = KeyMap(num_actions=6, bindings=bindings, has_legend=True).choose(held)
-        assert ours == (press.action if press else None), (bindings, held)
+        assert ours == (press._asdict() if press else None), (bindings, held)
 
 
 @needs_browser

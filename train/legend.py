@@ -2,7 +2,8 @@
 
 In: a world and held-out videos. Out: `legend.json` and `legend.png` in the world's folder, and a
 table. With --true-actions, the table also says which buttons were pressed where each action was
-inferred; they do not change the legend.
+inferred; they do not change the legend. If the world has an action prior, a second table says what
+holding each key that is a wish does.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import torch
 import tyro
+from jaxtyping import Bool
+from torch import Tensor
 
 from genie import legend
 from genie.data.clips import FrameStore
@@ -18,7 +21,15 @@ from genie.files import check_folder
 from genie.world import World
 from train.dynamics import LEGEND_PROMPTS, draw_prompts
 from train.errors import one_line_errors
-from train.measure.effects import Effect, write_legend
+from train.measure.effects import (
+    HELD_STEPS,
+    OUTCOMES,
+    Effect,
+    hold_keys,
+    outcomes,
+    scrolls,
+    write_legend,
+)
 from train.measure.rollouts import check_sizes
 from train.measure.true_actions import Meeting, TrueActions, meetings
 
@@ -60,6 +71,10 @@ def main(config: LegendConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     effects, keys = write_legend(world, prompts, out)
     print(table(effects, keys, met))
+    own = legend.Legend.load(out, world.num_actions)
+    if world.has_prior and own and own.wishes:
+        clips = hold_keys(world, prompts, own.wishes, HELD_STEPS, seed=0)
+        print(key_table(list(own.wishes), outcomes(scrolls(clips))))
     print(f"written to {out}: {legend.FILE_NAME}, {legend.STRIP_NAME}")
 
 
@@ -73,6 +88,14 @@ def table(
         bound = "/".join(key for key, other in keys.items() if other == action)
         line = f"{action:<8}{bound:<10}{effect.name:<24}{effect.agreement:>9.0%}"
         lines.append(line + (f"   {met[action]}" if met else ""))
+    return "\n".join(lines)
+
+
+def key_table(keys: list[str], done: Bool[Tensor, "p k 5"]) -> str:
+    """One line per key that is a wish: how often holding it moves the view which way."""
+    lines = [f"{'held key':<12}" + "".join(f"{way:>8}" for way in OUTCOMES)]
+    for key, shares in zip(keys, done.double().mean(dim=0).tolist(), strict=True):
+        lines.append(f"{key:<12}" + "".join(f"{share:>8.0%}" for share in shares))
     return "\n".join(lines)
 
 

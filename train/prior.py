@@ -40,7 +40,7 @@ class PriorTraining:
     """Checkpoint folder of the world, which gets the prior; one that it has is replaced."""
     data: tyro.conf.Positional[str]
     """Folder made by train.prepare."""
-    steps: int = 1500
+    steps: int = 1000
     """Training steps."""
     batch_size: int = 12
     """Clips per step, of 16 frames each."""

@@ -127,6 +127,8 @@ def _facts(card: Card, openings: list[Opening]) -> dict[str, Any]:
         "height": height,
         "names": [first.keymap.name_of(action) for action in range(card.num_actions)],
         "bindings": dict(first.legend_keymap.bindings),
+        "wishes": dict(first.legend_keymap.wishes),
+        "has_prior": "foretell" in card.weights,
         "prompts": len(openings),
         "mask_id": card.mask_id,
         "most_bytes": MAX_UPLOAD,

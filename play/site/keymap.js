@@ -1,34 +1,46 @@
-// Keys to latent actions: held keys in, one action (or null) out, as in play/keymap.py.
+// Keys to latent actions: held keys in, one press (or null) out, as in play/keymap.py.
 
 const ALIASES = { a: "left", d: "right", w: "up", s: "down" };
 
 export class KeyMap {
-  constructor(bindings, numActions) {
+  // wishes: weights of the actions for each key that is a wish; every other key stands for one action.
+  constructor(bindings, numActions, wishes = {}) {
     this.bindings = new Map(Object.entries(bindings));
+    this.wishes = new Map(Object.entries(wishes));
     this.numDigits = Math.min(numActions, 9);
   }
 
-  // The action for these keys, oldest first: the most recent one wins, alone or in a chord.
+  // The action for these keys, oldest first, and the key that selects it: the most recent one wins, alone or
+  // in a chord.
   choose(held) {
     const meant = held.map((key) => (this.bindings.has(key) ? key : (ALIASES[key] ?? key)));
     for (let last = meant.length - 1; last >= 0; last--) {
       const chosen = this.chord(meant.slice(0, last + 1)) ?? this.single(meant[last]);
       if (chosen !== null) return chosen;
     }
-    return this.bindings.get("none") ?? null;
+    return this.bound("none");
+  }
+
+  // The action that a press means now. choose: as in Session, which gives a promise.
+  meant({ action, key }, choose) {
+    return this.wishes.has(key) ? choose(this.wishes.get(key)) : action;
   }
 
   chord(held) {
     const last = held.at(-1);
     for (const earlier of held.slice(0, -1).reverse())
       for (const chord of [`${last}_${earlier}`, `${earlier}_${last}`])
-        if (this.bindings.has(chord)) return this.bindings.get(chord);
+        if (this.bindings.has(chord)) return this.bound(chord);
     return null;
   }
 
   single(key) {
-    if (/^[0-9]+$/.test(key)) return key >= 1 && key <= this.numDigits ? key - 1 : null;
-    return this.bindings.get(key) ?? null;
+    if (/^[0-9]+$/.test(key)) return key >= 1 && key <= this.numDigits ? { action: key - 1, key } : null;
+    return this.bound(key);
+  }
+
+  bound(key) {
+    return this.bindings.has(key) ? { action: this.bindings.get(key), key } : null;
   }
 }
 

@@ -12,7 +12,7 @@ export class Player {
   // picture: RGB, row by row. say: called with each notice. The caller awaits `start`.
   constructor(engine, info, picture, say) {
     Object.assign(this, { engine, info, picture, say, seed: BigInt(info.seed) });
-    this.keymap = new KeyMap(info.bindings, info.names.length);
+    this.keymap = new KeyMap(info.bindings, info.names.length, info.wishes);
     this.keys = new HeldKeys();
     this.isPaused = this.rewinds = false;
   }
@@ -22,43 +22,53 @@ export class Player {
     session.tune(settings);
     await session.read(this.picture, this.info.width, this.info.height);
     this.playthrough = await Playthrough.start(session, settings);
-    this.action = null; // being played; null while the world waits
+    this.press = null; // being played; null while the world waits
     this.marked = null;
     this.due = 0;
     this.steppedAt = [];
   }
 
+  // The pressed key's own action, for the page: the played one may be another, if the key is a wish.
+  get action() {
+    return this.press?.action ?? null;
+  }
+
+  // The action that the press means at the shown frame.
+  async meant() {
+    return this.keymap.meant(this.press, (wish) => this.playthrough.choose(wish));
+  }
+
   // Milliseconds until `tick` has something to do, if no key is pressed.
   wait(now) {
     const wantsStep = !this.isPaused && this.keymap.choose(this.keys.names) !== null;
-    return this.action !== null || this.rewinds || wantsStep ? this.due - now : IDLE_MS;
+    return this.press || this.rewinds || wantsStep ? this.due - now : IDLE_MS;
   }
 
   // Takes or rewinds one step if it is due; true if the shown frame changed.
   async tick(now) {
     if (now < this.due) return false;
     if (this.rewinds) return this.goBackOne(now);
-    const wasWaiting = this.action === null;
+    const wasWaiting = this.press === null;
     const held = this.keys.take();
-    this.action = this.isPaused ? null : this.keymap.choose(held);
-    if (this.action === null) {
+    this.press = this.isPaused ? null : this.keymap.choose(held);
+    if (!this.press) {
       this.steppedAt = [];
       return false;
     }
     this.steppedAt = [...this.steppedAt, now].slice(-NUM_RECENT);
     // A late step delays all later ones: catching up would play in bursts.
     this.due = Math.max((wasWaiting ? now : this.due) + 1000 / this.info.fps, now);
-    await this.playthrough.step(this.action);
+    await this.playthrough.step(await this.meant());
     return true;
   }
 
   // Call after a step is shown: generates the next frame in case the key stays held.
   async rest(now) {
-    await this.playthrough.prepare(this.action, this.due - now);
+    await this.playthrough.prepare(this.press && (await this.meant()), this.due - now);
   }
 
   goBackOne(now) {
-    this.action = null;
+    this.press = null;
     this.steppedAt = [];
     this.due = now + 1000 / this.info.fps;
     const hasMoved = this.playthrough.rewind();
@@ -86,13 +96,13 @@ export class Player {
 
   pause() {
     this.isPaused = !this.isPaused;
-    this.action = null;
+    this.press = null;
   }
 
   async step() {
     this.isPaused = true;
-    this.action = this.keymap.choose(this.keys.take()) ?? 0;
-    await this.playthrough.step(this.action);
+    this.press = this.keymap.choose(this.keys.take()) ?? { action: 0, key: "1" };
+    await this.playthrough.step(await this.meant());
     this.say(`one step: ${this.info.names[this.action]}`);
   }
 
@@ -109,7 +119,7 @@ export class Player {
   back() {
     if (!this.marked) throw new Error("no bookmark since the last restart");
     this.playthrough.goTo(this.marked);
-    this.action = null;
+    this.press = null;
     this.say(`back at frame ${this.playthrough.position}`);
   }
 
@@ -123,7 +133,7 @@ export class Player {
   async whatIf() {
     this.keys = new HeldKeys();
     this.rewinds = false;
-    this.action = null;
+    this.press = null;
     return new WhatIf(this, await this.playthrough.fork(this.info.names.length));
   }
 }

@@ -67,6 +67,12 @@ export class Playthrough {
     if (this.position % KEYFRAME_EVERY === 0) await this.addKeyframe();
   }
 
+  // The action that a wish means at the shown frame; rewound frames are dropped.
+  async choose(wish) {
+    await this.restoreSession();
+    return this.session.choose(wish);
+  }
+
   // Uses idle time to make the next step faster: to generate the frame of the likely action, if there
   // is one and this can be done in time.
   async prepare(likely, idleMs) {

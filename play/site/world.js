@@ -6,6 +6,7 @@ const GRAPHS = ["read", "look_back", "reveal", "show"];
 const OPTIONS = { executionProviders: ["wasm"], logSeverityLevel: 3 }; // logs errors alone
 const ROTARY_BASE = 1000;
 const MOST_THREADS = 8; // as in genie/onnx_engine.py
+const [NUM_RECENT, LEAST_SHARE] = [3, 1e-3]; // as in genie/session.py
 
 // --- graphs and weights --------------------------------------------------------------------
 
@@ -15,7 +16,7 @@ export async function openEngine(info, say, threads = 0) {
   if (threads >= 1 && self.crossOriginIsolated) ort.env.wasm.numThreads = Math.min(Math.trunc(threads), MOST_THREADS);
   const externalData = readWeights(await download("world/weights.safetensors", say));
   const graphs = {};
-  for (const name of GRAPHS) {
+  for (const name of info.has_prior ? [...GRAPHS, "foretell"] : GRAPHS) {
     const graph = await download(`world/${name}.onnx`, () => {});
     say("Starting the world ...");
     graphs[name] = await ort.InferenceSession.create(graph, { ...OPTIONS, externalData });
@@ -171,7 +172,7 @@ function scramble(number) {
   return x ^ (x >> 31n);
 }
 
-// Numbers in 0..1 for a seed and a step: `count` of them after the first `skipped`.
+// Numbers in 0..1 for a seed and a step, which may be below 0: `count` of them after the first `skipped`.
 function uniform(seed, step, skipped, count) {
   const key = scramble(scramble(BigInt(seed) * GOLDEN) + BigInt(step) * GOLDEN);
   return Float32Array.from({ length: count }, (_, i) => {
@@ -193,6 +194,8 @@ export class Session {
     this.newest = null; // the newest frame's tokens and action, until it is part of the past
     this.foreseen = null; // the next frame, generated before it is sure that it is shown
     this.frame = null; // RGB, row by row
+    this.recent = []; // the newest frames as graphs give them, which the action prior sees
+    this.foretold = null; // weights of the actions by the prior, if they are known for this frame
     this.frameMs = 0; // how long the last frame took to generate
   }
 
@@ -202,21 +205,41 @@ export class Session {
     const planes = Uint8Array.from({ length: 3 * area }, (_, i) => rgb[(i % area) * 3 + Math.floor(i / area)]);
     const frames = new ort.Tensor("uint8", planes, [1, 3, height, width]);
     const [tokens] = await run(this.engine.graphs.read, { frames });
-    const { frame, shown } = await this.show(tokens);
-    this.shownRing.append(...shown);
-    this.frame = frame;
+    this.makeNewest(await this.show(tokens));
     this.newest = { tokens, ledBy: this.engine.numActions };
     await this.appendNewest();
   }
 
   async step(number) {
-    const { tokens, frame, shown } = await this.foresee(number);
-    this.shownRing.append(...shown);
-    this.frame = frame;
+    const { tokens, ...seen } = await this.foresee(number);
+    this.makeNewest(seen);
     this.newest = { tokens, ledBy: number };
     this.foreseen = null;
     this.age++;
-    return frame;
+    return this.frame;
+  }
+
+  // Draws an action that fits both a wish, a weight for each action, and what the recorded player would
+  // do here. Until the next step, the same wish gives the same action; frames do not depend on this.
+  async choose(wish) {
+    this.foretold ??= await this.foretell();
+    let total = 0;
+    // The smallest share leaves an action that the prior rules out to whoever insists on it.
+    const cumulative = wish.map((weight, i) => (total += (this.foretold[i] + LEAST_SHARE) * weight));
+    // Frames use the numbers of the steps from 0 on.
+    const drawn = uniform(this.seed, -1 - this.age, 0, 1)[0] * total;
+    return cumulative.filter((sum) => sum <= drawn).length;
+  }
+
+  // The prior's weights of the actions, of which the largest is 1.
+  async foretell() {
+    const { foretell } = this.engine.graphs;
+    const [, ...shape] = shapeOf(foretell, "frames");
+    const frames = new Uint8Array(NUM_RECENT * this.recent[0].length);
+    this.recent.forEach((planes, i) => frames.set(planes, i * planes.length));
+    const [logits] = await run(foretell, { frames: new ort.Tensor("uint8", frames, [1, ...shape]) });
+    const most = Math.max(...logits);
+    return Array.from(logits, (logit) => Math.exp(logit - most));
   }
 
   // Generates the next frame under an action in advance: a step with it then takes no time, one with
@@ -239,12 +262,12 @@ export class Session {
 
   async snapshot() {
     await this.appendNewest();
-    const { seed, age, frame, unled } = this;
-    return { seed, age, frame, unled, past: this.pastRing.state(), shown: this.shownRing.state() };
+    const { seed, age, frame, recent, unled } = this;
+    return { seed, age, frame, recent, unled, past: this.pastRing.state(), shown: this.shownRing.state() };
   }
 
   restore({ past, shown, ...rest }) {
-    Object.assign(this, rest, { newest: null, foreseen: null });
+    Object.assign(this, rest, { newest: null, foreseen: null, foretold: null });
     this.pastRing.restore(past);
     this.shownRing.restore(shown);
   }
@@ -270,14 +293,23 @@ export class Session {
     this.newest = null;
   }
 
-  // A frame's pixels, and its keys and values for the ring.
+  // Makes a frame the newest one; the first one stands for those before it.
+  makeNewest({ frame, planes, shown }) {
+    this.shownRing.append(...shown);
+    this.frame = frame;
+    const missing = Math.max(1, NUM_RECENT - this.recent.length);
+    this.recent = [...this.recent, ...Array(missing).fill(planes)].slice(-NUM_RECENT);
+    this.foretold = null;
+  }
+
+  // A frame's pixels, row by row and as the graph gives them, and its keys and values for the ring.
   async show(tokens) {
     const { graphs } = this.engine;
     const given = { tokens: integers(tokens), ...this.shownRing.past(1) };
     const [planes, ...shown] = await run(graphs.show, given);
     const area = planes.length / 3;
     const frame = Uint8Array.from({ length: planes.length }, (_, i) => planes[(i % 3) * area + Math.floor(i / 3)]);
-    return { frame, shown };
+    return { frame, planes, shown };
   }
 
   // The tokens of the next frame, revealed in a few passes, see genie/sampling.py.

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int, UInt8
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from genie import legend, video
 from genie.frames import to_float, to_pictures
+from genie.world import World
 from train.measure import metrics
 
 HELD_STEPS = 8
@@ -90,6 +92,26 @@ def hold_actions(
     ]
     clips = torch.cat([starts[:, None], torch.cat(frames)], dim=1)
     return rearrange(clips, "(p a) t c h w -> p a t c h w", a=num_actions)
+
+
+def hold_keys(
+    world: World,
+    prompts: UInt8[Tensor, "p 3 h w"],
+    wishes: Mapping[str, Sequence[float]],
+    num_steps: int,
+    seed: int,
+) -> UInt8[Tensor, "p k t 3 h w"]:
+    """Hold each key that is a wish from each prompt, as `hold_actions` does with actions."""
+    starts = repeat(prompts, "p c h w -> (p k) c h w", k=len(wishes))
+    weights = np.tile(np.array(list(wishes.values())), (len(prompts), 1))
+    clips = []
+    for number, rows in enumerate(torch.arange(len(starts)).split(ROLLED_AT_ONCE)):
+        seeds = [seed + number + 2**32 * row for row in range(len(rows))]
+        running = world.start_many(starts[rows][:, None], seeds=seeds)
+        frames = [running.step(running.choose(weights[rows.numpy()])) for _ in range(num_steps)]
+        clips.append(torch.from_numpy(np.stack(frames, axis=1)))
+    held = torch.cat([starts[:, None], torch.cat(clips)], dim=1)
+    return rearrange(held, "(p k) t c h w -> p k t c h w", k=len(wishes))
 
 
 def scrolls(clips: UInt8[Tensor, "p a t 3 h w"]) -> Int[Tensor, "p a t-1 2"]:

@@ -35,6 +35,7 @@ from train.measure.long_rollouts import (
     LongFigures,
     long_figures,
     longest_scenes,
+    play_on,
     run_on,
     steps_to_look_at,
 )
@@ -149,7 +150,9 @@ def evaluate(
     generated = roll(world, prompts, actions[:, HISTORY:], seed, "rollout")
     networks = (supplied or Supplied()).figures(generated, future, prompts)
     steps = steps_to_look_at(long_steps)
-    long_run = run_on(world, store, choice.scenes, steps, seed) if steps else None
+    films = (world, store, choice.scenes, steps, seed)
+    long_run = run_on(*films) if steps else None
+    by_prior = play_on(*films) if steps and world.has_prior else None
     if pictures:
         (pictures / "long.png").unlink(missing_ok=True)  # of an earlier evaluation
         draw_pictures(world, clips[:, HISTORY:], generated, pictures, seed=seed)
@@ -167,6 +170,6 @@ def evaluate(
         latent_action=latent_action_figures(clips, actions, world.num_actions),
         true_actions=true_actions,
         held_actions=held_action_figures(world, prompts[:NUM_HELD_PROMPTS], seed),
-        long=long_figures(world, store, long_run, seed) if long_run else None,
+        long=long_figures(world, store, long_run, seed, by_prior) if long_run else None,
         latency=latency_figures(player or world, prompts[0], seed),
     )

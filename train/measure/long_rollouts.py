@@ -7,7 +7,7 @@ would not do: nobody plays like that, so the frames would differ from real ones 
 alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from genie.data.clips import Clips, FrameStore
 from genie.frames import to_float
+from genie.session import Sessions
 from genie.world import World
 from train.measure import metrics
 from train.measure.figures import Likeness, likeness
@@ -33,13 +34,16 @@ LEAST = 1e-6  # smallest divisor
 CONTEXT = 8  # true frames given to the tokenizer, which decodes the last of them as in a clip
 
 
+Windows = dict[int, UInt8[Tensor, "b s 3 h w"]]
+
+
 @dataclass(frozen=True)
 class LongRun:
     """Rollouts from real frames."""
 
     truths: list[UInt8[Tensor, "t 3 h w"]]
     """The true video of each, from its prompt to the end of the scene."""
-    windows: dict[int, UInt8[Tensor, "b s 3 h w"]]
+    windows: Windows
     """By step, the last `WINDOW` frames up to it."""
     videos: Int[np.ndarray, " b"]
     """The number of the video in which each starts."""
@@ -94,10 +98,28 @@ class LongFigures:
     """By the number of frames since the prompt."""
     never_seen: NeverSeen | None
     """None if there are too few videos."""
+    by_prior: "ByPrior | None" = None
+    """None if the world has no action prior."""
 
 
-def long_figures(world: World, store: FrameStore, run: LongRun, seed: int) -> LongFigures:
-    """Measure the rollouts of `run_on`, and real clips of the same store."""
+@dataclass(frozen=True, kw_only=True)
+class ByPrior:
+    """Rollouts in which the action prior chooses every action, so that the world plays itself.
+
+    The actions of a true video soon do not fit the frames of a rollout, which has other walls: they
+    fall through its floors and jump in mid-air.
+    """
+
+    steps: dict[int, Looks]
+    """By the number of frames since the prompt."""
+    never_seen: dict[int, float]
+    """Percent of patches; empty if there are too few videos."""
+
+
+def long_figures(
+    world: World, store: FrameStore, run: LongRun, seed: int, by_prior: Windows | None = None
+) -> LongFigures:
+    """Measure the rollouts of `run_on` and of `play_on`, and real clips of the same store."""
     ruler = Ruler.of(store, seed)
     num_clips, num_frames = next(iter(run.windows.values())).shape[:2]
     draws = [_draw_real(store, num_clips, num_frames, [seed, n]) for n in range(NUM_DRAWS)]
@@ -123,7 +145,18 @@ def long_figures(world: World, store: FrameStore, run: LongRun, seed: int) -> Lo
             for step, window in run.windows.items()
         },
         never_seen=never_seen,
+        by_prior=_by_prior(ruler, by_prior, run.videos, seed) if by_prior else None,
     )
+
+
+def _by_prior(
+    ruler: "Ruler", windows: Windows, videos: Int[np.ndarray, " b"], seed: int
+) -> ByPrior:
+    known, shares = ruler.known, {}
+    if known:
+        shares = {step: known.never_seen(at, videos, seed) for step, at in windows.items()}
+    looks = {step: ruler.looks(window) for step, window in windows.items()}
+    return ByPrior(steps=looks, never_seen=shares)
 
 
 def run_on(
@@ -142,16 +175,38 @@ def run_on(
         infer(world, clip[None])[0, skip:] for clip, skip in zip(clips, skipped, strict=True)
     ]
     actions = _extend(inferred, max(steps), seed)
-    prompts = torch.stack([truth[:1] for truth in truths])
-    running = world.start_many(prompts, seeds=[seed + 2**32 * n for n in range(len(prompts))])
+    running = _start(world, [truth[0] for truth in truths], seed)
+    windows = _windows(lambda now: running.step(actions[:, now - 1]), steps)
+    return LongRun(truths, windows, find_videos(store, store.scene_starts[scenes]))
+
+
+def play_on(
+    world: World, store: FrameStore, scenes: np.ndarray, steps: Sequence[int], seed: int
+) -> Windows:
+    """Rollouts from the prompts of `run_on`, in which the world's prior chooses the actions."""
+    bounds = (store.scene_starts[scene : scene + 2].tolist() for scene in scenes)
+    rows = [start + min(HISTORY, end - start - 1) for start, end in bounds]
+    running = _start(world, [store.read(row, row + 1)[0] for row in rows], seed)
+    indifferent = np.ones((len(rows), world.num_actions))
+    return _windows(lambda _: running.step(running.choose(indifferent)), steps)
+
+
+def _start(world: World, prompts: Sequence[UInt8[Tensor, "3 h w"]], seed: int) -> Sessions:
+    seeds = [seed + 2**32 * number for number in range(len(prompts))]
+    return world.start_many(torch.stack(list(prompts))[:, None], seeds=seeds)
+
+
+def _windows(
+    generate: Callable[[int], UInt8[np.ndarray, "b 3 h w"]], steps: Sequence[int]
+) -> Windows:
+    """Generate frames from number 1 to the last step, and return those that are measured."""
     frames: dict[int, list[Tensor]] = {step: [] for step in steps}
     for now in tqdm(range(1, max(steps) + 1), desc="long rollouts", leave=False, disable=None):
-        frame = torch.from_numpy(running.step(actions[:, now - 1]))
+        frame = torch.from_numpy(generate(now))
         for step in steps:
             if step - WINDOW < now <= step:
                 frames[step].append(frame)
-    windows = {step: torch.stack(window, dim=1) for step, window in frames.items()}
-    return LongRun(truths, windows, find_videos(store, store.scene_starts[scenes]))
+    return {step: torch.stack(window, dim=1) for step, window in frames.items()}
 
 
 def steps_to_look_at(num_steps: int) -> list[int]:

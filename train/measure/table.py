@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from train.measure.evaluation import Figures
 from train.measure.figures import HeldActions, RolloutStep
-from train.measure.long_rollouts import LongFigures, LongStep, NeverSeen
+from train.measure.long_rollouts import ByPrior, LongFigures, LongStep, NeverSeen
 from train.measure.true_actions import Agreement
 
 PRINTED_STEPS = (1, 4, 8, 15)
@@ -23,6 +23,9 @@ def _rollout(step: int, read: Callable[[RolloutStep], float]) -> Read:
 
 def _long(step: int, read: Callable[[LongStep], float]) -> Read:
     return lambda of: read(of.long.steps[step]) if of.long and step in of.long.steps else None
+
+
+LOOKS = ("sharpness", "contrast", "motion")
 
 
 def _never_seen(read: Callable[[NeverSeen], float | None]) -> Read:
@@ -175,7 +178,7 @@ def _long_lines(long: LongFigures) -> Iterator[str]:
         low, high = long.never_seen.real_range
         yield _row("  patches never seen", [f"{share:.1f}%" for share in shares])
         yield f"    (real films: {low:.1f} to {high:.1f} %)"
-    for name in ("sharpness", "contrast", "motion"):
+    for name in LOOKS:
         yield _row(f"  {name}", [f"{getattr(at, name):.2f}" for at in shown])
     yield _row("  colour off by", [f"{at.colour:.1f}" for at in shown])
     for name in YARDSTICKS:
@@ -183,6 +186,18 @@ def _long_lines(long: LongFigures) -> Iterator[str]:
         cells = [f"{likeness.psnr:.2f}" if likeness else "" for likeness in found]
         yield _row(f"  PSNR {_spaced(name)}", ["", "", *cells])
     yield _row("  true videos so long", ["", "", *(str(at.num_true) for at in long.steps.values())])
+    if long.by_prior:
+        yield from _by_prior_lines(long.by_prior)
+
+
+def _by_prior_lines(of: ByPrior) -> Iterator[str]:
+    yield _row("led by its prior", ["", "", *(f"t={step}" for step in of.steps)])
+    if of.never_seen:
+        shares = (f"{share:.1f}%" for share in of.never_seen.values())
+        yield _row("  patches never seen", ["", "", *shares])
+    for name in LOOKS:
+        cells = (f"{getattr(at, name):.2f}" for at in of.steps.values())
+        yield _row(f"  {name}", ["", "", *cells])
 
 
 def comparison(
