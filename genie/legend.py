@@ -25,6 +25,9 @@ DIRECTIONS = (*ARROWS, *CHORDS, "none")
 UNASKED = frozenset({"down"})
 """What nobody presses and yet happens: to fall."""
 LEAST = 0.02
+INSISTENCE = 2
+"""How often a key counts as said; said once, the recorded player's habits win too often: see
+checkpoints/README.md."""
 FREE_KEYS = frozenset({*ARROWS, *string.ascii_lowercase, "space"})
 """Keys that an action can be bound to; not digits, which always select actions by number."""
 NAMES = FREE_KEYS | {*CHORDS, "none"}
@@ -39,8 +42,8 @@ class Legend:
     action_names: tuple[str, ...]
     """What each action does, such as "slow right"; empty where that was not measured."""
     wishes: Mapping[str, tuple[float, ...]]
-    """For each of `DIRECTIONS` that has a key, the weight of each action: how well it does what the
-    key says, and nothing else. Empty where that was not measured."""
+    """For each of `DIRECTIONS` whose arrows have actions, the weight of each action: how well it
+    does what the key says, and nothing else. Empty where that was not measured."""
 
     @classmethod
     def load(cls, folder: Path, num_actions: int) -> "Legend | None":
@@ -122,14 +125,17 @@ def _wishes(
     if len(shares) < len(actions):
         return {}
     wishes = {}
-    for key in (key for key in DIRECTIONS if key in keys):
+    for key in DIRECTIONS:
         wanted = set(key.split("_"))
+        if not wanted <= keys.keys():
+            continue
         wishes[key] = tuple(
             math.prod(
                 _within(share[way] if way in wanted else 1 - share[way])
                 for way in ARROWS
                 if way in wanted or way not in UNASKED
             )
+            ** INSISTENCE
             for share in shares
         )
     return wishes

@@ -57,12 +57,15 @@ class KeyMap:
         legend = Legend.load(folder, num_actions)
         if legend is None:
             return cls.plain(num_actions)
+        wishes = legend.wishes if has_prior else {}
+        # A chord is a wish also where no action does both at once: it takes turns.
+        best = {key: wish.index(max(wish)) for key, wish in wishes.items()}
         return cls(
             num_actions=num_actions,
-            bindings=legend.keys,
+            bindings={**best, **legend.keys},
             has_legend=True,
             action_names=legend.action_names,
-            wishes=legend.wishes if has_prior else {},
+            wishes=wishes,
         )
 
     @classmethod
