@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int, Int64, UInt8
 from torch import Tensor, nn
 
-from genie.checkpoint import load_weights, save_weights
+from genie.checkpoint import load_weights, remove_weights, save_weights
 from genie.configs import config_from_dict
 from genie.dynamics import Dynamics, DynamicsConfig
 from genie.errors import UserError
@@ -190,6 +190,8 @@ class World(nn.Module):
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "config.json").unlink(missing_ok=True)
+            if not self.prior:
+                remove_weights(folder / "prior.safetensors")  # of an earlier world
             for net in self._nets:
                 save_weights(getattr(self, net), folder / f"{net}.safetensors", dtype)
             write_config(self.config, folder)

@@ -103,16 +103,40 @@ def save_world(
     prompts: UInt8[Tensor, "p 3 h w"],
     out: Path,
 ) -> None:
-    """Combine trained nets, measure what their actions do, and write a checkpoint folder."""
+    """Combine trained nets, measure what their actions do, and write a checkpoint folder.
+
+    If the folder has this world already, it stays as it is, with all that was added since.
+    """
     world = World(config)
     world.tokenizer.load_state_dict(tokenizer.state_dict())
     world.latent_action.load_state_dict(latent_action.state_dict())
     world.dynamics.load_state_dict(dynamics.state_dict())
-    (out / legend.FILE_NAME).unlink(missing_ok=True)  # of an earlier world in this folder
-    world.save_pretrained(out, torch.float16)  # the run folder keeps the weights in float32
-    write_legend(World.from_pretrained(out), prompts, out)
-    _save_prompts(prompts[:: -(-len(prompts) // SAVED_PROMPTS)], out / "prompts")
+    _round(world)  # the run folder keeps the weights in float32
+    if not _holds(out, world):
+        (out / legend.FILE_NAME).unlink(missing_ok=True)  # of an earlier world in this folder
+        world.save_pretrained(out, torch.float16)
+        _save_prompts(prompts[:: -(-len(prompts) // SAVED_PROMPTS)], out / "prompts")
+        write_legend(World.from_pretrained(out), prompts, out)
     print(f"world written to {out}; play it: {_play_command(out)}")
+
+
+@torch.no_grad()
+def _round(world: World) -> None:
+    """Side effect: the world's weights are those that half precision keeps."""
+    for tensor in world.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.half())
+
+
+def _holds(folder: Path, world: World) -> bool:
+    """Whether a folder has all that `save_world` writes of this very world."""
+    if not (folder / legend.FILE_NAME).is_file():  # it is written last
+        return False
+    try:
+        found = World.from_pretrained(folder)
+    except UserError:
+        return False
+    return found.fingerprint == world.fingerprint
 
 
 def _play_command(world: Path) -> str:
