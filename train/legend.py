@@ -92,10 +92,16 @@ def table(
 
 
 def key_table(keys: list[str], done: Bool[Tensor, "p k 5"]) -> str:
-    """One line per key that is a wish: how often holding it moves the view which way."""
-    lines = [f"{'held key':<12}" + "".join(f"{way:>8}" for way in OUTCOMES)]
-    for key, shares in zip(keys, done.double().mean(dim=0).tolist(), strict=True):
-        lines.append(f"{key:<12}" + "".join(f"{share:>8.0%}" for share in shares))
+    """One line per key that is a wish: how often holding it moves the view which way.
+
+    Not down, which everybody goes in mid-air.
+    """
+    ways = OUTCOMES[:3]
+    none_of_them = ~done[..., :3].any(dim=-1, keepdim=True)
+    told = torch.cat([done[..., :3], none_of_them], dim=-1).double().mean(dim=0)
+    lines = [f"{'held key':<12}" + "".join(f"{way:>12}" for way in (*ways, "none of them"))]
+    for key, shares in zip(keys, told.tolist(), strict=True):
+        lines.append(f"{key:<12}" + "".join(f"{share:>12.0%}" for share in shares))
     return "\n".join(lines)
 
 
