@@ -12,7 +12,8 @@ Six tensors pass between files. This table is the one place that defines their s
 | `frame`        | numpy `uint8 (h, w, 3)`      | 0..255 | `video`, `Session.step`; `play`  |
 
 Axes: b batch, t frames, n tokens in a frame, h w pixels, d model width, e code width, v codebook
-size, a number of actions, k heads, s cached frames. Action t leads from frame t to frame t+1.
+size (of logits: the sum over the digits of a token), a number of actions, k heads, s cached frames.
+Action t leads from frame t to frame t+1.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -78,7 +78,7 @@ def _draw(
 
 
 def _draw_digit(
-    logits: Float[Tensor, "b n w"], temperature: Float[Tensor, ""], noise: Float[Tensor, "b n"]
+    logits: Float[Tensor, "b n v"], temperature: Float[Tensor, ""], noise: Float[Tensor, "b n"]
 ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:
     """The value at which the cumulative distribution passes `noise`, and noise for the next digit.
 

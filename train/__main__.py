@@ -120,6 +120,11 @@ def main(config: PipelineConfig) -> None:
     _run_stages(["dynamics"], flags_of, side_by_side=1)
     if not config.until:  # they would take longer than the time that was given
         _add_prior(config.out, prepared, preset)
+    else:
+        command = [python_name(), "-m", "train.prior", str(config.out), prepared]
+        print(
+            f"{shlex.join(command)} adds what it may lack: keys as wishes, graphs to start quickly"
+        )
     if config.from_:
         before, after, replay = config.from_, config.out, config.replay
         compare.main(
