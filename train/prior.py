@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import tyro
 from jaxtyping import Float, Int
@@ -21,13 +22,13 @@ from genie.data.clips import Clips, FrameStore
 from genie.errors import UserError
 from genie.files import check_folder, writing
 from genie.frames import to_float
-from genie.prior import ActionPrior, PriorConfig
+from genie.prior import NUM_FRAMES, ActionPrior, PriorConfig
 from genie.world import World, write_config
 from train.errors import one_line_errors
 from train.measure.rollouts import check_sizes
 from train.stage import make_graphs
 
-CLIP_FRAMES = 16
+CLIP_FRAMES = 16  # fewer if no scene is that long
 SEED = 0
 NUM_TESTED = 64  # batches of held-out clips
 
@@ -43,7 +44,7 @@ class PriorTraining:
     steps: int = 1000
     """Training steps."""
     batch_size: int = 12
-    """Clips per step, of 16 frames each."""
+    """Clips per step, of up to 16 frames each."""
     learning_rate: float = 1e-3
     """Highest learning rate."""
     weight_decay: float = 0.05
@@ -125,7 +126,8 @@ def labelled_batches(
 
     Frames before a clip matter to its first actions only, which are not asked for.
     """
-    clips = Clips(store, CLIP_FRAMES)
+    longest = int(np.diff(store.scene_starts).max())
+    clips = Clips(store, max(NUM_FRAMES + 1, min(CLIP_FRAMES, longest)))
     generator = torch.Generator().manual_seed(SEED)
     for _ in range(count):
         numbers = torch.randint(len(clips), (batch_size,), generator=generator).tolist()
