@@ -60,7 +60,7 @@ class CodebookConfig:
         """
         factors = [1]
         for level in self.levels if self.kind == "fsq" else ():
-            if factors[-1] * level <= LARGEST_FACTOR:
+            if factors[-1] == 1 or factors[-1] * level <= LARGEST_FACTOR:
                 factors[-1] *= level
             else:
                 factors.append(level)

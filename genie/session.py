@@ -198,10 +198,10 @@ class Sessions:
         self._foreseen = self._foretold = None
         self._past.restore(past, row)
         self._shown.restore(shown, row)
-        self._recent = self._recent.copy()  # the caller may still use the old frames
         rows = (self._seeds, self._ages, self._recent, self._unled)
         for own, saved in zip(rows, saved_rows, strict=True):
             own[row : row + count] = saved
+        self.frames = self._recent[:, -1].copy()  # the caller may still use the old array
 
     def fork(self, count: int) -> "Sessions":
         """Copies of the one world that runs here, to run side by side; this one does not change.
@@ -238,16 +238,14 @@ class Sessions:
         """Passes over new frames since the start, those generated ahead of a `step` included."""
         self._newest: tuple[np.ndarray, np.ndarray] | None = None  # until it is appended
         self._foreseen: tuple[np.ndarray, Foreseen] | None = None
-        self._recent = np.zeros((len(seeds), 0, 3, *engine.size), dtype=np.uint8)
-        self._foretold: np.ndarray | None = None  # weights of actions by the prior, if known
-
-    @property
-    def frames(self) -> UInt8[np.ndarray, "b 3 h w"]:
+        self.frames = np.zeros((len(seeds), 3, *engine.size), dtype=np.uint8)
         """The newest frames; at first the prompts', as the tokenizer decodes them."""
-        return self._recent[:, -1]
+        self._recent = self.frames[:, None][:, :0]  # copies of the last `NUM_RECENT`
+        self._foretold: np.ndarray | None = None  # weights of actions by the prior, if known
 
     def _show(self, frames: UInt8[np.ndarray, "b 3 h w"]) -> None:
         """Make frames the newest ones; the first one stands for those before it."""
+        self.frames = frames
         missing = max(1, NUM_RECENT - self._recent.shape[1])
         newest = frames[:, None].repeat(missing, axis=1)
         self._recent = np.concatenate([self._recent, newest], axis=1)[:, -NUM_RECENT:]
@@ -266,7 +264,7 @@ class Sessions:
         taken = taken.astype(np.float64)
         if not (np.isfinite(taken).all() and (taken >= 0).all() and (taken > 0).any(axis=1).all()):
             raise UserError("wishes must be numbers from 0 on, and above 0 for at least one action")
-        return taken
+        return taken / taken.max(axis=1, keepdims=True)  # so that none over- or underflows
 
     def _checked(self, actions: Array) -> Int64[np.ndarray, " b"]:
         """A copy of the actions, checked; the caller may use the array again."""
@@ -367,16 +365,20 @@ class Session:
         """See `Sessions.has_prior`."""
         return self._running.has_prior
 
-    def choose(self, wish: Sequence[float]) -> int:
+    def choose(self, wish: Array) -> int:
         """An action that fits both a wish and the picture, see `Sessions.choose`.
 
         Args:
-            wish: a weight for each action.
+            wish: a weight for each action, in an array or a list.
 
         Raises:
             UserError: if there is no prior, or weights do not fit.
         """
-        return int(self._running.choose(np.array([wish], dtype=np.float64))[0])
+        try:
+            weights = np.array([wish], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise UserError("wishes must be numbers, one for each action") from error
+        return int(self._running.choose(weights)[0])
 
     def prepare(self, likely: int | None = None) -> None:
         """Use idle time to shorten the next `step`; its frame stays the same, bit for bit.

@@ -89,7 +89,9 @@ class TorchEngine:
         self.dynamics = copy.deepcopy(trained.dynamics).to(self.dtype).eval().requires_grad_(False)
         self.decoder = QuickFrameDecoder(trained.tokenizer, self.dtype)
         self.mask_id = self.dynamics.mask_id
-        self.has_prior = trained.prior is not None
+        prior = copy.deepcopy(trained.prior)
+        self._foretell = Foretell(prior.eval().requires_grad_(False)) if prior else None
+        self.has_prior = prior is not None
         look_back = LookBack(self.dynamics, foresees=sampling.guidance != 1)
         self.num_next = look_back.num_next
         parts = look_back, Reveal(self.dynamics), Show(self.decoder)
@@ -128,8 +130,8 @@ class TorchEngine:
     @torch.no_grad()
     def foretell(self, frames: UInt8[np.ndarray, "b t 3 h w"]) -> Float32[np.ndarray, "b a"]:
         """See `genie.session.Engine`."""
-        assert self.trained.prior is not None
-        return Foretell(self.trained.prior)(*self._to_device(frames)).float().cpu().numpy()
+        assert self._foretell is not None
+        return self._foretell(*self._to_device(frames)).float().cpu().numpy()
 
     @torch.no_grad()
     def look_back(

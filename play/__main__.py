@@ -194,8 +194,9 @@ def _play_headless(
     scale = options.scale or _fitting_scale(size, FILE_SIDE)
     if options.show_keys:
         scale = overlay.readable_scale(size, scale)
-        pressed = [press.action for press in presses]
-        frames, scale = overlay.captioned(frames, pressed, opening.keymap, scale), 1
+        keymap, actions = opening.keymap, playthrough.actions
+        wished = [press.key if press.key in keymap.wishes else None for press in presses]
+        frames, scale = overlay.captioned(frames, actions, keymap, scale, wished), 1
     video.write(options.export_path, frames, fps=opening.fps, scale=scale)
     print(f"{len(frames)} frames written to {options.export_path}: {figures}")
     return playthrough

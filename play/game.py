@@ -37,10 +37,6 @@ class Game(Protocol):
     def step(self, action: int) -> np.ndarray:
         """Advance by one frame under `action` and return it as `frame` does."""
 
-    @property
-    def has_prior(self) -> bool:
-        """Whether `choose` can be called."""
-
     def choose(self, wish: Sequence[float]) -> int:
         """The action that fits best both the weights in `wish`, one for each, and this moment.
 

@@ -57,15 +57,12 @@ class KeyMap:
         legend = Legend.load(folder, num_actions)
         if legend is None:
             return cls.plain(num_actions)
-        wishes = legend.wishes if has_prior else {}
-        # A chord is a wish also where no action does both at once: it takes turns.
-        best = {key: wish.index(max(wish)) for key, wish in wishes.items()}
         return cls(
             num_actions=num_actions,
-            bindings={**best, **legend.keys},
+            bindings=legend.keys,
             has_legend=True,
             action_names=legend.action_names,
-            wishes=wishes,
+            wishes=legend.wishes if has_prior else {},
         )
 
     @classmethod
@@ -87,7 +84,8 @@ class KeyMap:
         """
         named = {_one_word(self.name_of(action)): action for action in reversed(self._by_rank())}
         words = {word: self.bindings[key] for word, key in SYNONYMS.items() if key in self.bindings}
-        return words | named | dict(self.bindings)
+        wished = {key: self._best(key) for key in self.wishes}
+        return words | named | wished | dict(self.bindings)
 
     def name_of(self, action: int) -> str:
         """Name of an action in the legend; without one, its number from 1 on, as on the digits."""
@@ -125,8 +123,8 @@ class KeyMap:
         return self.with_own({key: action})
 
     def with_own(self, keys: Mapping[str, int]) -> "KeyMap":
-        """Return a copy with the user's own bindings, which are no wishes."""
-        wishes = {key: wish for key, wish in self.wishes.items() if key not in keys}
+        """Return a copy with the user's own bindings, which are no wishes, nor parts of any."""
+        wishes = {key: wish for key, wish in self.wishes.items() if not {*key.split("_")} & {*keys}}
         return replace(self, bindings={**self.bindings, **keys}, wishes=wishes)
 
     def meant(self, press: Press, choose: Callable[[Sequence[float]], int]) -> int:
@@ -142,7 +140,7 @@ class KeyMap:
         """The chord of the last key with the most recent other key that it has a chord with."""
         for earlier in reversed(held[:-1]):
             for chord in (f"{held[-1]}_{earlier}", f"{earlier}_{held[-1]}"):
-                if chord in self.bindings:
+                if chord in self.bindings or chord in self.wishes:
                     return self._bound(chord)
         return None
 
@@ -153,7 +151,15 @@ class KeyMap:
         return self._bound(key)
 
     def _bound(self, name: str) -> Press | None:
-        return Press(self.bindings[name], name) if name in self.bindings else None
+        if name in self.bindings:
+            return Press(self.bindings[name], name)
+        # A chord is a wish also where no action does both at once: the two take turns.
+        return Press(self._best(name), name) if name in self.wishes else None
+
+    def _best(self, key: str) -> int:
+        """The action that fits a wish best."""
+        wish = self.wishes[key]
+        return wish.index(max(wish))
 
 
 class HeldKeys:

@@ -18,7 +18,11 @@ SMALLEST_SIDE = 160
 
 
 def captioned(
-    frames: Sequence[np.ndarray], actions: Sequence[int], keymap: KeyMap, scale: int
+    frames: Sequence[np.ndarray],
+    actions: Sequence[int],
+    keymap: KeyMap,
+    scale: int,
+    wished: Sequence[str | None] = (),
 ) -> list[np.ndarray]:
     """Enlarge frames `scale` times and write on each the action that led to it, uint8 (h, w, 3).
 
@@ -27,11 +31,16 @@ def captioned(
         actions: all actions of the playthrough; the last one led to the last frame.
         keymap: names of keys and actions.
         scale: integer factor; the frame is enlarged before drawing, so that letters are sharp.
+        wished: for each action the key that was a wish, which is then shown instead, or None.
     """
-    led_by = [None, *actions][-len(frames) :]
+    captions = [_caption(action, keymap) for action in actions]
+    for number, key in enumerate(wished):
+        if key:
+            captions[number] = key, key.replace("_", " + ").replace("none", "no key")
+    led_by = [None, *captions][-len(frames) :]
     return [
-        _captioned(frame.repeat(scale, axis=0).repeat(scale, axis=1), action, keymap)
-        for frame, action in zip(frames, led_by, strict=True)
+        _captioned(frame.repeat(scale, axis=0).repeat(scale, axis=1), caption)
+        for frame, caption in zip(frames, led_by, strict=True)
     ]
 
 
@@ -40,15 +49,14 @@ def readable_scale(size: tuple[int, int], scale: int) -> int:
     return max(scale, -(-SMALLEST_SIDE // min(size)))
 
 
-def _captioned(picture: np.ndarray, action: int | None, keymap: KeyMap) -> np.ndarray:
-    if action is None:
+def _captioned(picture: np.ndarray, caption: tuple[str, str] | None) -> np.ndarray:
+    if caption is None:
         return picture
+    key, words = caption
     image = Image.fromarray(picture)
     pen = ImageDraw.Draw(image, "RGBA")
     height = max(14, min(image.size) // 12)
     font = ImageFont.load_default(size=height * 0.72)
-    key, name = _key(action, keymap), keymap.name_of(action)
-    words = name if key in ARROWS else f"{key}  {name}"
     arrow = height if key in ARROWS else 0
     width = arrow + pen.textlength(words, font=font) + height * 0.8
     left, top = height // 2, image.height - height * 3 // 2
@@ -61,9 +69,11 @@ def _captioned(picture: np.ndarray, action: int | None, keymap: KeyMap) -> np.nd
     return np.asarray(image.convert("RGB"))
 
 
-def _key(action: int, keymap: KeyMap) -> str:
+def _caption(action: int, keymap: KeyMap) -> tuple[str, str]:
+    """The key of an action, and what is written."""
     names = [name for name in keymap.names_of(action) if name != "none"]
-    return next(iter(names), str(action + 1))
+    key, name = next(iter(names), str(action + 1)), keymap.name_of(action)
+    return key, name if key in ARROWS else f"{key}  {name}"
 
 
 def _arrow(key: str, middle: tuple[float, float], reach: float) -> list[tuple[float, float]]:

@@ -9,12 +9,14 @@ import pytest
 import torch
 from conftest import HEIGHT, WIDTH, tiny_world_config
 
+from genie import video
 from genie.data.clips import FrameStore
 from genie.errors import UserError
 from genie.legend import Legend
 from genie.prior import NUM_FRAMES, ActionPrior, PriorConfig
 from genie.session import Sessions
 from genie.world import World
+from play.__main__ import main as play
 from play.keymap import KeyMap, Press
 from play.worlds import Library
 from train import prior as training
@@ -86,6 +88,14 @@ def test_each_target_follows_the_frames_that_are_seen():
 def test_frames_of_any_size(height: int, width: int):
     net = ActionPrior(replace(SHAPE, height=height, width=width))
     assert net.logits(torch.rand(2, NUM_FRAMES, 3, height, width)).shape == (2, NUM_ACTIONS)
+
+
+@pytest.mark.parametrize(
+    "flags", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": -1.0}, {"weight_decay": -1.0}]
+)
+def test_impossible_training_is_refused(tmp_path: Path, flags: dict):
+    with pytest.raises(UserError, match="--"):
+        training.main(PriorTraining(world=tmp_path, data=str(tmp_path), **flags))
 
 
 @pytest.mark.parametrize("values", [{"dim": 0}, {"height": 3}])
@@ -165,6 +175,38 @@ def test_worlds_in_a_batch_choose_by_themselves(world: World, prompts: np.ndarra
         together.step(chosen)
         for one, action in zip(alone, singly, strict=True):
             one.step(np.array([action]))
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-200, 1.0, 1e308])
+def test_wishes_of_any_size_choose_an_action(world: World, prompts: np.ndarray, scale: float):
+    running = start(world, prompts)
+    chosen = running.choose(np.full((3, NUM_ACTIONS), scale))
+    assert (chosen == running.choose(np.ones((3, NUM_ACTIONS)))).all()
+
+
+@pytest.mark.parametrize("wish", ["right", [1, 1, 1, 1, "x"], [[1, 1], 1, 1, 1]])
+def test_a_session_refuses_what_is_no_wish(world: World, prompts: np.ndarray, wish):
+    session = world.start(np.moveaxis(prompts[0], 1, -1))
+    with pytest.raises(UserError, match="wishes"):
+        session.choose(wish)
+
+
+def test_what_is_done_to_a_frame_does_not_change_wishes(world: World, prompts: np.ndarray):
+    running, other = start(world, prompts), start(world, prompts)
+    for one in (running, other):
+        one.step(np.zeros(3, dtype=int))
+    running.frames[:] = 0
+    assert (running._recent == other._recent).all()
+    assert not np.shares_memory(running.frames, running._recent)
+
+
+def test_the_prior_of_a_world_in_training_is_that_of_the_world(prompts: np.ndarray):
+    torch.manual_seed(0)
+    world = World(replace(tiny_world_config(), prior=SHAPE))
+    wanted = start(world, prompts)._engine.foretell(np.repeat(prompts, NUM_FRAMES, axis=1))
+    world.train()
+    found = start(world, prompts)._engine.foretell(np.repeat(prompts, NUM_FRAMES, axis=1))
+    assert (found == wanted).all()
 
 
 def test_what_the_prior_rules_out_can_be_insisted_on(world: World, prompts: np.ndarray):
@@ -265,7 +307,10 @@ def test_keys_are_wishes_only_with_a_prior_and_until_they_are_bound_anew(tmp_pat
     assert keymap.meant(Press(0, "1"), choose) == 0, "a digit means this very action"
     own = keymap.rebound("right", 2)
     assert own.meant(Press(2, "right"), choose) == 2
+    assert own.choose(["right", "up"]) == Press(1, "up"), "half of this chord is no wish any more"
     assert keymap.choose(["right", "up"]).key == "right_up", "though no action has this chord"
+    assert keymap.names_of(1) == ("up", "z"), "nor does one get it"
+    assert keymap.vocabulary["right_up"] in (0, 1)
     without = KeyMap.load(folder, 3)
     assert without.choose(["right", "up"]).key == "up"
     assert without.meant(Press(0, "right"), choose) == 0
@@ -294,3 +339,18 @@ def test_a_world_with_a_prior_is_played_by_wishes(world: World, tmp_path: Path, 
     chosen = playthrough.choose(opening.keymap.wishes["right"])
     assert chosen in range(NUM_ACTIONS)
     assert opening.keymap.meant(Press(0, "right"), playthrough.choose) == chosen
+
+
+def test_a_recording_of_wishes_is_played_again(world: World, tmp_path: Path, prompts, capsys):
+    folder, picture = tmp_path / "world", tmp_path / "prompt.png"
+    world.save_pretrained(folder)
+    write_legend(folder, measured() + [{"name": "left", "agreements": DOES["stay"]}] * 2)
+    video.write_image(picture, np.moveaxis(prompts[0, 0], 0, -1))
+    run = ["--world", folder, "--headless", "--show-keys", "--export"]
+    wanted = [*run, tmp_path / "a.gif", "--prompt", picture, "--actions", "none*15,right_up,3"]
+    assert play([*map(str, wanted), "--record", str(tmp_path / "a.json")]) == 0
+    again = [*map(str, run[:2]), "--replay", str(tmp_path / "a.json"), "--export"]
+    assert play([*again, str(tmp_path / "b.gif")]) == 0
+    recorded = json.loads((tmp_path / "a.json").read_text())["actions"]
+    assert recorded[-1] == 3 and len(recorded) == 17
+    assert len(set(recorded[:15])) > 1, "three actions stay: which is drawn"

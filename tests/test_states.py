@@ -27,7 +27,7 @@ from test_train import (
 
 from genie.errors import UserError
 from train.loop import states as states_file
-from train.loop.run_folder import is_finished
+from train.loop.run_folder import claim, is_finished
 from train.loop.states import States
 from train.loop.trainer import MOST_STRIKES, Trainer
 
@@ -374,6 +374,15 @@ def test_what_cannot_be_made_longer_is_refused(trainer, tmp_path: Path, first: d
         trainer(**then)
     after = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     assert after == before, "a refused run was touched"
+
+
+def test_a_run_from_before_tokens_had_digits_goes_on(tmp_path: Path):
+    model = {"codebook_size": 60, "dim": 8}
+    folder = tmp_path / "run"
+    claim(folder, {"model": model, "loop": {}})
+    claim(folder, {"model": model | {"factors": []}, "loop": {}})
+    with pytest.raises(UserError, match="other settings"):
+        claim(folder, {"model": model | {"factors": [12, 5]}, "loop": {}})
 
 
 def test_a_run_from_before_there_was_a_choice_of_optimisers_goes_on_with_adamw(

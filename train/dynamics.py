@@ -53,11 +53,12 @@ def main(config: DynamicsStage) -> dict[str, float]:
     tokenizer, latent_action = load_encoders(config.run)
     tokens = [open_tokens(config, tokenizer, latent_action, store) for store in stores]
     replayed = open_tokens(config, tokenizer, latent_action, replay, "replay") if replay else None
+    start = starting_model(config, "dynamics")
     model = fit(
-        starting_model(config, "dynamics"),
+        start,
         num_tokens=tokenizer.config.num_tokens,
         codebook_size=tokenizer.config.codebook.size,
-        factors=tokenizer.config.codebook.factors,
+        factors=start.factors if config.from_ else tokenizer.config.codebook.factors,
         num_actions=latent_action.config.num_actions,
     )
     world = WorldConfig(

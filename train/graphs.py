@@ -55,7 +55,10 @@ def main(config: GraphsConfig) -> None:
 
 
 def farthest_apart(world: World, made: GraphWorld) -> int:
-    """The largest difference of a pixel, 0..255, in rollouts from noise through all actions."""
+    """The largest difference of a pixel, 0..255, in rollouts from noise through all actions.
+
+    If the world has a prior, every other action is one that it chooses.
+    """
     rng = np.random.default_rng(0)
     prompts = rng.integers(256, size=(2, 1, 3, *world.size), dtype=np.uint8)
     exact = TorchEngine(world.float(), world.sampling, exact=True)
@@ -63,7 +66,14 @@ def farthest_apart(world: World, made: GraphWorld) -> int:
     farthest = 0
     for step in range(NUM_FRAMES):
         actions = np.array([step, step + 1]) % world.num_actions
-        one, other = (running.step(actions).astype(int) for running in runs)
+        chosen = [
+            running.choose(np.ones((2, world.num_actions)))
+            if world.has_prior and step % 2
+            else actions
+            for running in runs
+        ]
+        pairs = zip(runs, chosen, strict=True)
+        one, other = (running.step(actions).astype(int) for running, actions in pairs)
         farthest = max(farthest, int(np.abs(one - other).max()))
     return farthest
 

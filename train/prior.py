@@ -22,6 +22,7 @@ from genie.data.clips import Clips, FrameStore
 from genie.errors import UserError
 from genie.files import check_folder, writing
 from genie.frames import to_float
+from genie.places import find_world
 from genie.prior import NUM_FRAMES, ActionPrior, PriorConfig
 from genie.world import World, write_config
 from train.errors import one_line_errors
@@ -61,7 +62,9 @@ def main(config: PriorTraining) -> dict[str, float]:
     """
     if config.steps < 1 or config.batch_size < 1:
         raise UserError("--steps and --batch-size must be at least 1")
-    folder = check_folder(config.world)
+    if config.learning_rate <= 0 or config.weight_decay < 0:
+        raise UserError("--learning-rate must be above 0, --weight-decay not below")
+    folder = check_folder(find_world(config.world))
     world = World.from_pretrained(folder)
     stores = [FrameStore.open(config.data, split) for split in ("train", "heldout")]
     for store in stores:
@@ -77,6 +80,8 @@ def main(config: PriorTraining) -> dict[str, float]:
         f"(without seeing frames {metrics['marginal']:.3f}), accuracy {metrics['accuracy']:.3f}"
     )
     with writing(folder):
+        # Between the two, the world has none: it opens, whenever this is stopped.
+        write_config(replace(world.config, prior=None), folder)
         save_weights(prior, folder / "prior.safetensors", torch.float16)
         write_config(replace(world.config, prior=shape), folder)
     make_graphs(folder)  # those of before know of no prior
@@ -124,7 +129,8 @@ def labelled_batches(
 ) -> Iterator[tuple[Float[Tensor, "b t 3 h w"], Int[Tensor, "b t-1"]]]:
     """Random clips, frames in 0..1, with the actions inferred from their pixels.
 
-    Frames before a clip matter to its first actions only, which are not asked for.
+    What the latent action model would see of the frames before a clip matters to its first actions,
+    which are not asked for (to more of them if it sees more than two, as the paper's does).
     """
     longest = int(np.diff(store.scene_starts).max())
     clips = Clips(store, max(NUM_FRAMES + 1, min(CLIP_FRAMES, longest)))

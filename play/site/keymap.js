@@ -30,7 +30,7 @@ export class KeyMap {
     const last = held.at(-1);
     for (const earlier of held.slice(0, -1).reverse())
       for (const chord of [`${last}_${earlier}`, `${earlier}_${last}`])
-        if (this.bindings.has(chord)) return this.bound(chord);
+        if (this.bindings.has(chord) || this.wishes.has(chord)) return this.bound(chord);
     return null;
   }
 
@@ -40,7 +40,10 @@ export class KeyMap {
   }
 
   bound(key) {
-    return this.bindings.has(key) ? { action: this.bindings.get(key), key } : null;
+    if (this.bindings.has(key)) return { action: this.bindings.get(key), key };
+    // A chord is a wish also where no action does both at once: the two take turns.
+    const wish = this.wishes.get(key);
+    return wish ? { action: wish.indexOf(Math.max(...wish)), key } : null;
   }
 }
 

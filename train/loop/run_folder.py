@@ -213,7 +213,10 @@ def _relevant(description: dict[str, Any]) -> dict[str, Any]:
     settings = {k: v for k, v in description.items() if k != TAKEN}
     if isinstance(settings.get("data"), dict):
         settings["data"] = {k: v for k, v in settings["data"].items() if k != "places"}
-    # Runs from before there was a choice of optimisers name none.
+    # Runs from before tokens had digits, and before there was a choice of optimisers, name none.
+    model = settings.get("model")
+    if isinstance(model, dict) and "codebook_size" in model:
+        settings["model"] = {"factors": []} | model
     loop = {"optimizer": "adamw"} | description.get("loop", {})
     loop = {k: v for k, v in loop.items() if k not in FREE_SETTINGS}
     if "until" in settings:  # until a run by the clock has saved a state, its seconds may change
