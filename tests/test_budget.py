@@ -67,6 +67,8 @@ def test_more_minutes_may_be_given_to_what_has_not_begun(
     monkeypatch.setattr(
         pipeline, "_run_stages", lambda _, flags_of, **__: asked.append(flags_of("dynamics", 1))
     )
+    # No stage runs, so that there is no world to add to.
+    monkeypatch.setattr(pipeline, "_add_prior", lambda *_: None)
     config = pipeline.PipelineConfig(
         data=str(prepared_folder),
         out=tmp_path / "out",
