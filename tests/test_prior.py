@@ -22,6 +22,7 @@ from play.worlds import Library
 from train import prior as training
 from train.measure.effects import hold_keys
 from train.measure.long_rollouts import long_figures, longest_scenes, play_on, run_on
+from train.measure.table import _long_lines
 from train.prior import PriorTraining
 
 NUM_ACTIONS = 5
@@ -254,6 +255,10 @@ def test_films_led_by_the_prior_are_measured(world: World, prepared_folder: Path
     run = run_on(world, store, scenes, steps, seed=0)
     figures = long_figures(world, store, run, seed=0, by_prior=films)
     assert figures.by_prior.steps.keys() == set(steps)
+    without = long_figures(world, store, run, seed=0)
+    added = set(_long_lines(figures)) - set(_long_lines(without))
+    shown = [f"{figures.by_prior.steps[10].sharpness:.2f}" in line for line in added]
+    assert len(added) >= 4 and any(shown), "the table tells of them"
     assert not torch.equal(films[10], run.windows[10]), "it is led by the video's actions"
 
 
