@@ -25,6 +25,7 @@ DIRECTIONS = (*ARROWS, *CHORDS, "none")
 UNASKED = frozenset({"down"})
 """What nobody presses and yet happens: to fall."""
 LEAST = 0.02
+"""Measured shares count as at least this, and as at most 1 less this."""
 INSISTENCE = 2
 """How often a key counts as said; said once, the recorded player's habits win too often: see
 checkpoints/README.md."""
@@ -142,7 +143,7 @@ def _wishes(
 
 
 def _within(share: float) -> float:
-    """A share measured on a few dozen prompts is never quite 0 or 1."""
+    """A share that is neither 0 nor 1, as none that was measured on a few dozen prompts can be."""
     return min(max(share, LEAST), 1 - LEAST)
 
 

@@ -63,13 +63,21 @@ def _draw(
     temperature: Float[Tensor, ""],
     noise: Float[Tensor, "b n"],
 ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"], Float[Tensor, "b n"]]:
-    """Tokens digit by digit, their log-probabilities, and the entropy they were drawn from."""
+    """Tokens, their log-probabilities, and the entropy they were drawn from.
+
+    A digit is the value at which its cumulative distribution passes `noise`.
+    """
     parts = logits.split(factors, dim=-1)
     places = itertools.accumulate(factors, operator.mul, initial=1)
     drawn = torch.zeros_like(noise, dtype=torch.long)
     confidence, entropy = torch.zeros_like(noise), torch.zeros_like(noise)
     for own, place in zip(parts, places, strict=False):
-        digit, noise = _draw_digit(own, temperature, noise)
+        cumulative = (own / temperature.clamp_min(1e-6)).softmax(dim=-1).cumsum(dim=-1)
+        hit = noise * cumulative[..., -1]
+        passed = (cumulative <= hit[..., None]).sum(dim=-1).clamp_max(own.shape[-1] - 1)
+        digit = torch.where(temperature == 0, own.argmax(dim=-1), passed)
+        if own is not parts[-1]:
+            noise = _left_over(cumulative, hit, passed)
         drawn = drawn + place * digit
         log_probs = own.log_softmax(dim=-1)
         confidence = confidence + log_probs.gather(-1, digit[..., None])[..., 0]
@@ -77,21 +85,16 @@ def _draw(
     return drawn, confidence, entropy
 
 
-def _draw_digit(
-    logits: Float[Tensor, "b n v"], temperature: Float[Tensor, ""], noise: Float[Tensor, "b n"]
-) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:
-    """The value at which the cumulative distribution passes `noise`, and noise for the next digit.
+def _left_over(
+    cumulative: Float[Tensor, "b n v"], hit: Float[Tensor, "b n"], drawn: Int[Tensor, "b n"]
+) -> Float[Tensor, "b n"]:
+    """Noise for the next digit: where in its share of the distribution the drawn value was hit.
 
-    Where in its own share of 0..1 the value was hit is as random as a new number, so that one
-    number is enough for all digits.
+    That is as random as a new number, so that one number is enough for all digits.
     """
-    cumulative = (logits / temperature.clamp_min(1e-6)).softmax(dim=-1).cumsum(dim=-1)
-    hit = noise * cumulative[..., -1]
-    drawn = (cumulative <= hit[..., None]).sum(dim=-1).clamp_max(logits.shape[-1] - 1)
     above = cumulative.gather(-1, drawn[..., None])[..., 0]
     below = cumulative.gather(-1, (drawn - 1).clamp_min(0)[..., None])[..., 0] * (drawn > 0)
-    left = ((hit - below) / (above - below).clamp_min(1e-12)).clamp(2**-24, 1 - 2**-24)
-    return torch.where(temperature == 0, logits.argmax(dim=-1), drawn), left
+    return ((hit - below) / (above - below).clamp_min(1e-12)).clamp(2**-24, 1 - 2**-24)
 
 
 def _gumbel(uniform: Tensor) -> Tensor:

@@ -120,11 +120,6 @@ class Sessions:
         self._ages += 1
         return self.frames
 
-    @property
-    def has_prior(self) -> bool:
-        """Whether the world has an action prior, so that `choose` can be called."""
-        return self._engine.has_prior
-
     def choose(self, wishes: Array) -> Int64[np.ndarray, " b"]:
         """Draw actions that fit both what is wished and what the recorded player would do here.
 
@@ -140,7 +135,7 @@ class Sessions:
         """
         wishes = self._checked_wishes(wishes)
         if self._foretold is None:
-            logits = self._engine.foretell(self._recent).astype(np.float64)
+            logits = self._engine.foretell(np.stack(self._recent, axis=1)).astype(np.float64)
             self._foretold = np.exp(logits - logits.max(axis=1, keepdims=True))
         # The smallest share leaves an action that the prior rules out to whoever insists on it.
         cumulative = ((self._foretold + LEAST_SHARE) * wishes).cumsum(axis=1)
@@ -181,7 +176,7 @@ class Sessions:
     def snapshot(self) -> tuple[Any, ...]:
         """A copy of everything that `step` depends on, but for `sampling`."""
         self._append_newest()
-        rows = (self._seeds, self._ages, self._recent, self._unled)
+        rows = (self._seeds, self._ages, *self._recent, self._unled)
         return self._past.state(), self._shown.state(), *copy.deepcopy(rows)
 
     def restore(self, snapshot: tuple[Any, ...], row: int = 0) -> None:
@@ -198,10 +193,10 @@ class Sessions:
         self._foreseen = self._foretold = None
         self._past.restore(past, row)
         self._shown.restore(shown, row)
-        rows = (self._seeds, self._ages, self._recent, self._unled)
+        rows = (self._seeds, self._ages, *self._recent, self._unled)
         for own, saved in zip(rows, saved_rows, strict=True):
             own[row : row + count] = saved
-        self.frames = self._recent[:, -1].copy()  # the caller may still use the old array
+        self.frames = self._recent[-1].copy()  # the caller may still use the old array
 
     def fork(self, count: int) -> "Sessions":
         """Copies of the one world that runs here, to run side by side; this one does not change.
@@ -213,7 +208,7 @@ class Sessions:
             raise UserError(f"{len(self._ages)} worlds run here: fork one that runs alone")
         copies = Sessions.__new__(Sessions)
         copies._allocate(self._engine, [0] * count, self.sampling)
-        copies._recent = self._recent.repeat(count, axis=0)
+        copies._recent = tuple(frames.repeat(count, axis=0) for frames in self._recent)
         snapshot = self.snapshot()
         for row in range(count):
             copies.restore(snapshot, row)
@@ -238,18 +233,17 @@ class Sessions:
         """Passes over new frames since the start, those generated ahead of a `step` included."""
         self._newest: tuple[np.ndarray, np.ndarray] | None = None  # until it is appended
         self._foreseen: tuple[np.ndarray, Foreseen] | None = None
-        self.frames = np.zeros((len(seeds), 3, *engine.size), dtype=np.uint8)
+        self.frames: UInt8[np.ndarray, "b 3 h w"]
         """The newest frames; at first the prompts', as the tokenizer decodes them."""
-        self._recent = self.frames[:, None][:, :0]  # copies of the last `NUM_RECENT`
+        self._recent: tuple[np.ndarray, ...] = ()  # copies of the last `NUM_RECENT` frames
         self._foretold: np.ndarray | None = None  # weights of actions by the prior, if known
 
     def _show(self, frames: UInt8[np.ndarray, "b 3 h w"]) -> None:
         """Make frames the newest ones; the first one stands for those before it."""
-        self.frames = frames
-        missing = max(1, NUM_RECENT - self._recent.shape[1])
-        newest = frames[:, None].repeat(missing, axis=1)
-        self._recent = np.concatenate([self._recent, newest], axis=1)[:, -NUM_RECENT:]
-        self._foretold = None
+        missing = max(1, NUM_RECENT - len(self._recent))
+        newest = (frames.copy() for _ in range(missing))
+        self._recent = (*self._recent, *newest)[-NUM_RECENT:]
+        self.frames, self._foretold = frames, None
 
     def _checked_wishes(self, wishes: Array) -> np.ndarray:
         taken, shape = _as_numpy(wishes), (len(self._ages), self._engine.num_actions)
@@ -359,11 +353,6 @@ class Session:
         self._running.step(_one(action))
         self.num_steps += 1
         return self.frame
-
-    @property
-    def has_prior(self) -> bool:
-        """See `Sessions.has_prior`."""
-        return self._running.has_prior
 
     def choose(self, wish: Array) -> int:
         """An action that fits both a wish and the picture, see `Sessions.choose`.

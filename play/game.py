@@ -38,7 +38,7 @@ class Game(Protocol):
         """Advance by one frame under `action` and return it as `frame` does."""
 
     def choose(self, wish: Sequence[float]) -> int:
-        """The action that fits best both the weights in `wish`, one for each, and this moment.
+        """An action that fits both this moment and `wish`, a weight for each action.
 
         Until the next `step`, the same wish gives the same action.
         """
