@@ -26,7 +26,8 @@ from genie.places import find_world
 from genie.sampling import MOST_STEPS
 from genie.session import EngineName
 from play import headless, overlay
-from play.keymap import KeyMap, Press
+from play.game import Press, exactly
+from play.keymap import KeyMap
 from play.recording import IN_BROWSER, Recording, first_difference
 from play.timeline import DEFAULT_EXPORT, Playthrough
 from play.worlds import Library, Opening, all_worlds, first_prompt, prompts_for
@@ -173,7 +174,7 @@ def _presses(options: Options, keymap: KeyMap) -> Sequence[Press]:
     if options.random is not None:
         draw = random.Random(options.seed)
         numbers = (draw.randrange(keymap.num_actions) for _ in range(options.random))
-        return [headless.exactly(number) for number in numbers]
+        return [exactly(number) for number in numbers]
     if options.actions is None:
         return headless.scripted_walk(keymap)
     presses = headless.parse_actions(options.actions, keymap.vocabulary)
@@ -189,14 +190,13 @@ def _play_headless(
 ) -> Playthrough:
     """Play and write the file, under the settings of `recording` if it is given."""
     playthrough = opening.playthrough(opening.seed, opening.settings)
-    figures = headless.run(playthrough, presses, opening.keymap, recording)
+    figures = headless.run(playthrough, presses, recording)
     frames, size = playthrough.frames, playthrough.frame.shape[:2]
     scale = options.scale or _fitting_scale(size, FILE_SIDE)
     if options.show_keys:
         scale = overlay.readable_scale(size, scale)
-        keymap, actions = opening.keymap, playthrough.actions
-        wished = [press.key if press.key in keymap.wishes else None for press in presses]
-        frames, scale = overlay.captioned(frames, actions, keymap, scale, wished), 1
+        frames = overlay.captioned(frames, playthrough.steps, opening.keymap, scale)
+        scale = 1
     video.write(options.export_path, frames, fps=opening.fps, scale=scale)
     print(f"{len(frames)} frames written to {options.export_path}: {figures}")
     return playthrough
@@ -226,7 +226,7 @@ def _replay(library: Library, options: Options, recording: Recording) -> int:
         fps=options.fps or recording.fps,
     )
     if options.headless or options.export or not _opens_window():
-        presses = [headless.exactly(action) for action in recording.actions]
+        presses = [exactly(action) for action in recording.actions]
         playthrough = _play_headless(opening, presses, options, recording)
         changed = first_difference(playthrough.digests, recording.digests)
     else:

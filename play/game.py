@@ -23,6 +23,22 @@ class Settings(NamedTuple):
         return "1 pass" if self.maskgit_steps == 1 else f"up to {self.maskgit_steps} passes"
 
 
+class Press(NamedTuple):
+    """What the held keys ask for: one action, or whatever fits a wish best at that moment."""
+
+    action: int
+    """Latent action, 0..num_actions-1; of a wish, the one that fits it best in general."""
+    key: str
+    """Name of the key, of the chord, or "none"."""
+    wish: tuple[float, ...] | None = None
+    """A weight for each action, see `Game.choose`; None asks for this very action."""
+
+
+def exactly(action: int) -> Press:
+    """A press that means this very action, as a digit does."""
+    return Press(action, str(action + 1))
+
+
 class Game(Protocol):
     """A running game: the same actions after the same start give the same frames."""
 

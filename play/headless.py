@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from genie.errors import UserError
-from play.keymap import SYNONYMS, KeyMap, Press
+from play.game import Press, exactly
+from play.keymap import KeyMap
 from play.recording import Recording
 from play.timeline import Playthrough
 
@@ -34,11 +35,11 @@ The jumps are short: during a long jump the ground, and with it most of the leve
 """
 
 
-def parse_actions(text: str, bindings: Mapping[str, int]) -> tuple[Press, ...]:
+def parse_actions(text: str, vocabulary: Mapping[str, Press]) -> tuple[Press, ...]:
     """Turn "3,right*8,0" into action 3, eight times the key "right", and action 0.
 
     Args:
-        bindings: latent action of each word, as in `KeyMap.vocabulary`.
+        vocabulary: what each word asks for, as in `KeyMap.vocabulary`.
 
     Raises:
         UserError: if a part is neither an integer nor a known word, or if there is no action or
@@ -47,27 +48,21 @@ def parse_actions(text: str, bindings: Mapping[str, int]) -> tuple[Press, ...]:
     presses: list[Press] = []
     for part in (part.strip().lower().replace(" ", "_") for part in text.split(",")):
         parsed = re.fullmatch(r"([^*]+)(?:\*([0-9]{1,6}))?", part)
-        is_known = parsed and (parsed[1] in bindings or NUMBER.fullmatch(parsed[1]))
+        is_known = parsed and (parsed[1] in vocabulary or NUMBER.fullmatch(parsed[1]))
         if not is_known:
-            names = ", ".join(sorted(bindings)) or "it has none"
+            names = ", ".join(sorted(vocabulary)) or "it has none"
             raise UserError(
                 f"{part!r} in --actions is not an action: give numbers such as 3,3,0 or names from "
                 f"the world's legend ({names}), such as right*8"
             )
         word = parsed[1]
-        is_word = word in bindings
-        press = Press(bindings[word], SYNONYMS.get(word, word)) if is_word else exactly(int(word))
+        press = vocabulary[word] if word in vocabulary else exactly(int(word))
         presses += [press] * int(parsed[2] or 1)
         if len(presses) > MAX_ACTIONS:
             raise UserError(f"--actions has more than {MAX_ACTIONS} actions: give fewer")
     if not presses:
         raise UserError("--actions has no action: give at least one")
     return tuple(presses)
-
-
-def exactly(action: int) -> Press:
-    """A press that means this very action, as a digit does."""
-    return Press(action, str(action + 1))
 
 
 def check_actions(actions: Sequence[int], num_actions: int, source: str = "--actions") -> None:
@@ -101,7 +96,6 @@ def scripted_walk(keymap: KeyMap) -> tuple[Press, ...]:
 def run(
     playthrough: Playthrough,
     presses: Sequence[Press],
-    keymap: KeyMap,
     recording: Recording | None = None,
 ) -> str:
     """Play `presses` and return one line with latencies and the frame rate.
@@ -109,7 +103,6 @@ def run(
     Args:
         playthrough: one that has just started.
         presses: at least one, with actions in 0..num_actions-1.
-        keymap: says what the presses mean.
         recording: a recording of these presses' actions, whose settings are used.
     """
     began = time.perf_counter()
@@ -117,7 +110,7 @@ def run(
         settings = recording.settings_of(number) if recording else playthrough.settings
         if settings != playthrough.settings:
             playthrough.tune(settings)
-        playthrough.step(keymap.meant(press, playthrough.choose))
+        playthrough.press(press)
     rate = len(presses) / (time.perf_counter() - began)
     p50, p95 = np.percentile(playthrough.latencies_ms, (50, 95))
     return f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, {rate:.1f} frames/s"

@@ -1,31 +1,23 @@
-"""Keys to latent actions: held keys in, one action (or none) out.
+"""Keys to latent actions: held keys in, one press (or none) out.
 
 Keys are identified by name, not by code: "left", "right", "up", "down", letters, "space" and the
 digits "1" to "9". Knows neither pygame nor browsers, so that window and page can share it.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 from genie.errors import UserError
 from genie.legend import ARROWS, FREE_KEYS, Legend
+from play.game import Press, exactly
 
 ALIASES = {"a": "left", "d": "right", "w": "up", "s": "down"}
 """Meaning of letters that are not bound themselves."""
 SYNONYMS = {"jump": "up", "wait": "none", "stay": "none"}
 """Further words for --actions; the names of the world's legend take precedence."""
 MAX_DIGITS = 9
-
-
-class Press(NamedTuple):
-    """The action that the held keys select."""
-
-    action: int
-    """Latent action, 0..num_actions-1."""
-    key: str
-    """Name of the key, of the chord, or "none"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +69,16 @@ class KeyMap:
         return min(self.num_actions, MAX_DIGITS)
 
     @property
-    def vocabulary(self) -> dict[str, int]:
-        """Words for --actions: names of keys and of actions, with _ for spaces.
+    def vocabulary(self) -> dict[str, Press]:
+        """Words for --actions: names of keys, and of actions, with _ for spaces.
 
         Of actions with the same name, it means the one on an arrow key, else the first one.
         """
-        named = {_one_word(self.name_of(action)): action for action in reversed(self._by_rank())}
-        words = {word: self.bindings[key] for word, key in SYNONYMS.items() if key in self.bindings}
-        wished = {key: self._best(key) for key in self.wishes}
-        return words | named | wished | dict(self.bindings)
+        keys = {key: self._bound(key) for key in (*self.bindings, *self.wishes)}
+        words = {word: keys[key] for word, key in SYNONYMS.items() if key in keys}
+        ranked = reversed(self._by_rank())
+        named = {_one_word(self.name_of(action)): exactly(action) for action in ranked}
+        return words | named | keys
 
     def name_of(self, action: int) -> str:
         """Name of an action in the legend; without one, its number from 1 on, as on the digits."""
@@ -127,11 +120,6 @@ class KeyMap:
         wishes = {key: wish for key, wish in self.wishes.items() if not {*key.split("_")} & {*keys}}
         return replace(self, bindings={**self.bindings, **keys}, wishes=wishes)
 
-    def meant(self, press: Press, choose: Callable[[Sequence[float]], int]) -> int:
-        """The action that a press means now. Args: choose: as `genie.session.Session.choose`."""
-        wish = self.wishes.get(press.key)
-        return choose(wish) if wish else press.action
-
     def _by_rank(self) -> list[int]:
         arrows = [self.bindings[arrow] for arrow in ARROWS if arrow in self.bindings]
         return list(dict.fromkeys([*arrows, *range(self.num_actions)]))
@@ -147,19 +135,15 @@ class KeyMap:
     def _single(self, key: str) -> Press | None:
         if key.isdecimal():
             action = int(key) - 1
-            return Press(action, key) if 0 <= action < self.num_digits else None
+            return exactly(action) if 0 <= action < self.num_digits else None
         return self._bound(key)
 
     def _bound(self, name: str) -> Press | None:
+        wish = self.wishes.get(name)
         if name in self.bindings:
-            return Press(self.bindings[name], name)
+            return Press(self.bindings[name], name, wish)
         # A chord is a wish also where no action does both at once: the two take turns.
-        return Press(self._best(name), name) if name in self.wishes else None
-
-    def _best(self, key: str) -> int:
-        """The action that fits a wish best."""
-        wish = self.wishes[key]
-        return wish.index(max(wish))
+        return Press(_best(wish), name, wish) if wish else None
 
 
 class HeldKeys:
@@ -202,6 +186,11 @@ class HeldKeys:
         self._pressed_now.clear()
         self._released_now.clear()
         return taken
+
+
+def _best(wish: Sequence[float]) -> int:
+    """The action that fits a wish best."""
+    return wish.index(max(wish))
 
 
 def _one_word(name: str) -> str:

@@ -1,7 +1,7 @@
-"""Captions for pictures in files: the key and the action that led to each frame.
+"""Captions for pictures in files: what led to each frame.
 
-In: frames and the actions that led to them. Out: enlarged frames with the key and the name of each
-action in the lower left corner. Draws with Pillow, so that it needs no display.
+In: frames and the steps that led to them. Out: enlarged frames with the key of each step, and the
+name of its action, in the lower left corner. Draws with Pillow, so that it needs no display.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from genie.legend import ARROWS
 from play.keymap import KeyMap
+from play.timeline import Step
 
 INK, PAPER, LIT = (224, 229, 238), (15, 17, 22, 190), (122, 184, 255)
 SMALLEST_SIDE = 160
@@ -19,28 +20,24 @@ SMALLEST_SIDE = 160
 
 def captioned(
     frames: Sequence[np.ndarray],
-    actions: Sequence[int],
+    steps: Sequence[Step],
     keymap: KeyMap,
     scale: int,
-    wished: Sequence[str | None] = (),
 ) -> list[np.ndarray]:
-    """Enlarge frames `scale` times and write on each the action that led to it, uint8 (h, w, 3).
+    """Enlarge frames `scale` times and write on each what led to it, uint8 (h, w, 3).
 
     Args:
         frames: uint8 (h, w, 3); the newest ones of a playthrough.
-        actions: all actions of the playthrough; the last one led to the last frame.
+        steps: all steps of the playthrough; the last one led to the last frame.
         keymap: names of keys and actions.
         scale: integer factor; the frame is enlarged before drawing, so that letters are sharp.
-        wished: for each action the key that was a wish, which is then shown instead, or None.
     """
-    captions = [_caption(action, keymap) for action in actions]
-    for number, key in enumerate(wished):
-        if key:
-            captions[number] = key, key.replace("_", " + ").replace("none", "no key")
-    led_by = [None, *captions][-len(frames) :]
+    led_by = [None, *steps][-len(frames) :]
     return [
-        _captioned(frame.repeat(scale, axis=0).repeat(scale, axis=1), caption)
-        for frame, caption in zip(frames, led_by, strict=True)
+        _captioned(
+            frame.repeat(scale, axis=0).repeat(scale, axis=1), step and _caption(step, keymap)
+        )
+        for frame, step in zip(frames, led_by, strict=True)
     ]
 
 
@@ -69,10 +66,12 @@ def _captioned(picture: np.ndarray, caption: tuple[str, str] | None) -> np.ndarr
     return np.asarray(image.convert("RGB"))
 
 
-def _caption(action: int, keymap: KeyMap) -> tuple[str, str]:
-    """The key of an action, and what is written."""
-    names = [name for name in keymap.names_of(action) if name != "none"]
-    key, name = next(iter(names), str(action + 1)), keymap.name_of(action)
+def _caption(step: Step, keymap: KeyMap) -> tuple[str, str]:
+    """The key of a step, and what is written: a wish's key says enough, an action has a name."""
+    if step.wished:
+        return step.wished, step.wished.replace("_", " + ").replace("none", "no key")
+    names = [name for name in keymap.names_of(step.action) if name != "none"]
+    key, name = next(iter(names), str(step.action + 1)), keymap.name_of(step.action)
     return key, name if key in ARROWS else f"{key}  {name}"
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from genie.errors import UserError
 from play import bindings
-from play.game import Settings
-from play.keymap import HeldKeys, Press
+from play.game import Press, Settings, exactly
+from play.keymap import HeldKeys
 from play.recording import Recording
 from play.timeline import Bookmark
 from play.worlds import Opening
@@ -87,7 +87,7 @@ class Player:
         due = now if was_waiting else self._due
         # A late step delays all later ones: catching up would play in bursts.
         self._due = max(due + 1 / self.opening.fps, now)
-        self.playthrough.step(self._meant(self.press))
+        self.playthrough.press(self.press)
         self._has_stepped = True
         self._compare()
         return True
@@ -95,7 +95,7 @@ class Player:
     def rest(self) -> None:
         """Call after a step is drawn: generates the next frame in case the key stays held."""
         if self._has_stepped and self.press:
-            self.playthrough.prepare(self._meant(self.press))
+            self.playthrough.prepare(self.press)
         self._has_stepped = False
 
     @property
@@ -167,8 +167,8 @@ class Player:
         """Pause, and take one step with the action of the held keys, else with action 0."""
         self._stop_script()
         self.is_paused = True
-        self.press = self.keymap.choose(self._keys.take()) or Press(0, "1")
-        self.playthrough.step(self._meant(self.press))
+        self.press = self.keymap.choose(self._keys.take()) or exactly(0)
+        self.playthrough.press(self.press)
         self._say(f"one step: {self.keymap.name_of(self.press.action)}")
 
     def rewind(self, on: bool, now: float) -> None:
@@ -273,12 +273,6 @@ class Player:
     def _wants_step(self) -> bool:
         """True if a step is wanted: a held key may be unbound, and "no key" may be an action."""
         return bool(self.script) or self.keymap.choose(self._keys.names) is not None
-
-    def _meant(self, press: Press) -> int:
-        """The action that a press means now; a script's is the action that was played."""
-        if self.script:
-            return press.action
-        return self.keymap.meant(press, self.playthrough.choose)
 
     def _next_press(self) -> Press | None:
         """The action of the script or of the held keys; None if paused or if none is wanted."""

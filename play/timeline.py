@@ -1,20 +1,20 @@
 """One playthrough from its prompt on: steps a game, stores its frames, and rewinds.
 
-In: actions. Out: frames, their digests, latencies. Rewinding shows stored frames; the game itself
+In: presses. Out: frames, their digests, latencies. Rewinding shows stored frames; the game itself
 is restored only when play continues from there, from the last snapshot before that frame and the
-actions since. Knows neither keys nor screens.
+actions since. Knows neither keyboards nor screens.
 """
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from play.game import Game, Settings
+from play.game import Game, Press, Settings, exactly
 from play.recording import digest
 
 DEFAULT_EXPORT = Path("rollout.gif")
@@ -23,13 +23,22 @@ KEYFRAME_EVERY = 16
 since it."""
 
 
+class Step(NamedTuple):
+    """How one frame came about."""
+
+    action: int
+    settings: Settings
+    wished: str | None
+    """The key that was held if it was a wish, of which the game chose `action`; else None."""
+    digest: str
+    """Of the frame that it led to."""
+
+
 class Bookmark(NamedTuple):
     """The state of a playthrough at one frame, to return to."""
 
     snapshot: object
-    actions: tuple[int, ...]
-    settings: tuple[Settings, ...]
-    digests: tuple[str, ...]
+    steps: tuple[Step, ...]
     frames: tuple[np.ndarray, ...]
     keyframes: tuple[tuple[int, object], ...]
 
@@ -40,8 +49,7 @@ class Playthrough:
     Args:
         game: a game that has just started.
         settings: settings that it was started with.
-        max_frames: number of newest frames to store; None stores all. Actions and digests are
-            always stored.
+        max_frames: number of newest frames to store; None stores all. Every `Step` is stored.
         reach: number of frames that can be rewound, less than `max_frames`; 0 takes no snapshots.
     """
 
@@ -58,9 +66,8 @@ class Playthrough:
         self.settings = settings
         """Settings of the next step."""
         self._frames: deque[np.ndarray] = deque([game.frame], maxlen=max_frames)
-        self._actions: list[int] = []
-        self._used: list[Settings] = []
-        self._digests = [digest(game.frame)]
+        self._steps: list[Step] = []
+        self._first_digest = digest(game.frame)
         self._num_rewound = 0
         self._keyframes: deque[tuple[int, object]] = deque()
         self._add_keyframe()
@@ -68,7 +75,7 @@ class Playthrough:
     @property
     def position(self) -> int:
         """Number of steps from the start to the shown frame."""
-        return len(self._actions) - self._num_rewound
+        return len(self._steps) - self._num_rewound
 
     @property
     def frame(self) -> np.ndarray:
@@ -81,43 +88,42 @@ class Playthrough:
         return tuple(self._frames)[: len(self._frames) - self._num_rewound]
 
     @property
-    def actions(self) -> tuple[int, ...]:
-        """Actions from the start to the shown frame."""
-        return tuple(self._actions[: self.position])
+    def steps(self) -> tuple[Step, ...]:
+        """Steps from the start to the shown frame."""
+        return tuple(self._steps[: self.position])
 
     @property
-    def used_settings(self) -> tuple[Settings, ...]:
-        """Settings under which each of `actions` was taken."""
-        return tuple(self._used[: self.position])
+    def actions(self) -> tuple[int, ...]:
+        """Actions from the start to the shown frame."""
+        return tuple(step.action for step in self.steps)
 
     @property
     def digests(self) -> tuple[str, ...]:
         """Digests of the first frame and of the frame after each of `actions`."""
-        return tuple(self._digests[: self.position + 1])
+        return self._first_digest, *(step.digest for step in self.steps)
 
     def step(self, action: int) -> np.ndarray:
         """Step from the shown frame and return the new one; rewound frames are dropped."""
+        return self.press(exactly(action))
+
+    def press(self, press: Press) -> np.ndarray:
+        """Step as a press says at the shown frame, and return the new one, as `step` does."""
         self._restore_game()
         began = time.perf_counter()
+        action = self._meant(press)
         frame = self.game.step(action)
         self.latencies_ms.append((time.perf_counter() - began) * 1000)
         self._frames.append(frame)
-        self._actions.append(action)
-        self._used.append(self.settings)
-        self._digests.append(digest(frame))
+        wished = press.key if press.wish else None
+        self._steps.append(Step(action, self.settings, wished, digest(frame)))
         if self.position % KEYFRAME_EVERY == 0:
             self._add_keyframe()
         return frame
 
-    def choose(self, wish: Sequence[float]) -> int:
-        """The action that a wish means at the shown frame; rewound frames are dropped."""
-        self._restore_game()
-        return self.game.choose(wish)
-
-    def prepare(self, likely: int | None = None) -> None:
+    def prepare(self, likely: Press) -> None:
         """Use idle time to make the next step faster; see `Game.prepare`."""
         if not self._num_rewound:
-            self.game.prepare(likely)
+            self.game.prepare(self._meant(likely))
 
     def futures(self) -> Iterator[np.ndarray]:
         """Futures of the shown frame under each action; see `Game.futures`."""
@@ -146,9 +152,7 @@ class Playthrough:
         self._restore_game()
         return Bookmark(
             snapshot=self.game.snapshot(),
-            actions=self.actions,
-            settings=self.used_settings,
-            digests=self.digests,
+            steps=self.steps,
             frames=self.frames,
             keyframes=tuple(self._keyframes),
         )
@@ -157,15 +161,17 @@ class Playthrough:
         """Return to a bookmark of this playthrough; keeps the current settings."""
         self.game.restore(bookmark.snapshot)
         self._num_rewound = 0
-        self._actions, self._used = list(bookmark.actions), list(bookmark.settings)
-        self._digests = list(bookmark.digests)
+        self._steps = list(bookmark.steps)
         self._frames.clear()
         self._frames.extend(bookmark.frames)
         self._keyframes = deque(bookmark.keyframes)
 
+    def _meant(self, press: Press) -> int:
+        return self.game.choose(press.wish) if press.wish else press.action
+
     def _add_keyframe(self) -> None:
         if self.reach:
-            self._keyframes.append((len(self._actions), self.game.snapshot()))
+            self._keyframes.append((len(self._steps), self.game.snapshot()))
             while len(self._keyframes) > 1 and self._keyframes[1][0] <= self.position - self.reach:
                 self._keyframes.popleft()
 
@@ -178,15 +184,13 @@ class Playthrough:
             self._keyframes.pop()
         start, snapshot = self._keyframes[-1]
         self.game.restore(snapshot)
-        for action, settings in zip(
-            self._actions[start:position], self._used[start:position], strict=True
-        ):
-            self.game.tune(**settings._asdict())
-            self.game.step(action)
+        for step in self._steps[start:position]:
+            self.game.tune(**step.settings._asdict())
+            self.game.step(step.action)
         self.game.tune(**self.settings._asdict())
         for _ in range(self._num_rewound):
             self._frames.pop()
-        del self._actions[position:], self._used[position:], self._digests[position + 1 :]
+        del self._steps[position:]
         self._num_rewound = 0
 
 

@@ -85,7 +85,7 @@ class Opening:
             engine=self.engine,
             prompt=self.prompt,
             seed=seed,
-            settings=changes(playthrough.used_settings),
+            settings=changes([step.settings for step in playthrough.steps]),
             fps=self.fps,
             actions=playthrough.actions,
             digests=playthrough.digests,

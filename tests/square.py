@@ -62,6 +62,10 @@ class MovingSquare:
         self._memory = zlib.crc32(repr((action, *self.settings)).encode(), self._memory)
         return self.frame
 
+    def choose(self, wish):
+        fitting = [action for action, weight in enumerate(wish) if weight]
+        return fitting[self._memory % len(fitting)]
+
     def prepare(self, likely=None):
         self.prepared.append(likely)
 

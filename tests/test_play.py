@@ -18,14 +18,15 @@ from genie.errors import UserError
 from genie.legend import NAMES
 from genie.world import World
 from play.__main__ import main
-from play.game import Settings
+from play.game import Press, Settings, exactly
 from play.headless import check_actions, parse_actions, scripted_walk
 from play.keymap import KeyMap
 from play.recording import Recording, digest
 from play.worlds import Library
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-LEGEND = {"left": 5, "right": 4, "up": 0, "down": 1, "none": 2, "right_up": 3}
+KEYS = {"left": 5, "right": 4, "up": 0, "down": 1, "none": 2, "right_up": 3}
+LEGEND = {key: Press(action, key) for key, action in KEYS.items()}
 DISPLAY_VARIABLES = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
 
 
@@ -484,8 +485,8 @@ def test_actions_have_the_names_of_the_legend():
     presses = parse_actions("right*3, 7 ,up,none*2", LEGEND)
     assert actions_of(presses) == (4, 4, 4, 7, 0, 2, 2)
     assert [press.key for press in presses][2:5] == ["right", "8", "up"], "a number is a digit key"
-    presses = parse_actions("RIGHT, slow right*2", {"right": 4, "slow_right": 1})
-    assert actions_of(presses) == (4, 1, 1)
+    words = {"right": Press(4, "right"), "slow_right": exactly(1)}
+    assert actions_of(parse_actions("RIGHT, slow right*2", words)) == (4, 1, 1)
     for text in ("jump", "right*", "*3", "right*0", "3*-1", "right*999999", "slow right"):
         with pytest.raises(UserError, match="--actions"):
             parse_actions(text, LEGEND)
@@ -536,10 +537,10 @@ def test_walk_without_legend_shows_each_action():
 
 
 def test_walk_with_legend_goes_right_jumps_and_comes_back():
-    walk = actions_of(scripted_walk(KeyMap(num_actions=8, bindings=LEGEND, has_legend=True)))
+    walk = actions_of(scripted_walk(KeyMap(num_actions=8, bindings=KEYS, has_legend=True)))
     assert len(walk) == 60
     order = list(dict.fromkeys(walk))
-    assert order[:2] == [LEGEND["right"], LEGEND["right_up"]] and LEGEND["left"] in order
+    assert order[:2] == [KEYS["right"], KEYS["right_up"]] and KEYS["left"] in order
 
 
 @given(st.dictionaries(st.sampled_from(sorted(NAMES)), st.integers(0, 7)))

@@ -17,7 +17,8 @@ from genie.prior import NUM_FRAMES, ActionPrior, PriorConfig
 from genie.session import Sessions
 from genie.world import World
 from play.__main__ import main as play
-from play.keymap import KeyMap, Press
+from play.game import Press, exactly
+from play.keymap import KeyMap
 from play.worlds import Library
 from train import prior as training
 from train.measure.effects import hold_keys
@@ -300,25 +301,21 @@ def test_a_legend_without_figures_has_no_wishes(tmp_path: Path, agreements):
 
 def test_keys_are_wishes_only_with_a_prior_and_until_they_are_bound_anew(tmp_path: Path):
     folder = write_legend(tmp_path, measured())
-    asked = []
-
-    def choose(wish) -> int:
-        asked.append(wish)
-        return 1
-
     keymap = KeyMap.load(folder, 3, has_prior=True)
-    assert keymap.meant(Press(0, "right"), choose) == 1 and asked == [keymap.wishes["right"]]
-    assert keymap.meant(Press(0, "1"), choose) == 0, "a digit means this very action"
+    wishes = keymap.wishes
+    assert keymap.choose(["right"]) == Press(0, "right", wishes["right"])
+    assert keymap.choose(["1"]) == Press(0, "1"), "a digit means this very action"
     own = keymap.rebound("right", 2)
-    assert own.meant(Press(2, "right"), choose) == 2
-    assert own.choose(["right", "up"]) == Press(1, "up"), "half of this chord is no wish any more"
-    assert keymap.choose(["right", "up"]).key == "right_up", "though no action has this chord"
+    assert own.choose(["right"]) == Press(2, "right")
+    of_up = Press(1, "up", wishes["up"])
+    assert own.choose(["right", "up"]) == of_up, "half of this chord is no wish any more"
+    both = keymap.choose(["right", "up"])
+    assert both.key == "right_up" and both.action in (0, 1), "though no action has this chord"
+    assert both.wish == wishes["right_up"] and keymap.vocabulary["right_up"] == both
     assert keymap.names_of(1) == ("up", "z"), "nor does one get it"
-    assert keymap.vocabulary["right_up"] in (0, 1)
     without = KeyMap.load(folder, 3)
-    assert without.choose(["right", "up"]).key == "up"
-    assert without.meant(Press(0, "right"), choose) == 0
-    assert len(asked) == 1
+    assert without.choose(["right", "up"]) == Press(1, "up")
+    assert without.choose(["right"]) == Press(0, "right")
 
 
 def test_held_keys_are_wishes_at_every_frame(world: World, prompts: np.ndarray):
@@ -340,9 +337,12 @@ def test_a_world_with_a_prior_is_played_by_wishes(world: World, tmp_path: Path, 
     write_legend(folder, actions)
     opening = Library().open_frames(folder, np.moveaxis(prompts[0], 1, -1))
     playthrough = opening.playthrough(0, opening.settings)
-    chosen = playthrough.choose(opening.keymap.wishes["right"])
+    chosen = playthrough.game.choose(opening.keymap.wishes["right"])
     assert chosen in range(NUM_ACTIONS)
-    assert opening.keymap.meant(Press(0, "right"), playthrough.choose) == chosen
+    playthrough.press(opening.keymap.choose(["right"]))
+    playthrough.press(exactly(1))
+    assert playthrough.actions == (chosen, 1)
+    assert [step.wished for step in playthrough.steps] == ["right", None]
 
 
 def test_a_recording_of_wishes_is_played_again(world: World, tmp_path: Path, prompts, capsys):

@@ -8,7 +8,7 @@ from square import SETTINGS, MovingSquare
 
 from genie import video
 from genie.errors import UserError
-from play.game import Settings
+from play.game import Press, Settings, exactly
 from play.recording import digest
 from play.timeline import KEYFRAME_EVERY, Playthrough, free_name
 
@@ -23,13 +23,17 @@ def random_actions(count, num_actions=6, seed=0):
     return np.random.default_rng(seed).integers(num_actions, size=count).tolist()
 
 
+def used_settings(played):
+    return tuple(step.settings for step in played.steps)
+
+
 def assert_nothing_shows(played, start):
     """What is played has exactly the digests of a fresh playthrough of its actions."""
-    used = played.used_settings or (played.settings,)
-    fresh = Playthrough(start(used[0]), used[0])
-    for action, setting in zip(played.actions, played.used_settings, strict=True):
-        fresh.tune(setting)
-        fresh.step(action)
+    first = played.steps[0].settings if played.steps else played.settings
+    fresh = Playthrough(start(first), first)
+    for step in played.steps:
+        fresh.tune(step.settings)
+        fresh.step(step.action)
     assert played.digests == fresh.digests
     assert digest(played.frame) == fresh.digests[-1], "what is shown is what was played"
     assert [digest(frame) for frame in played.frames] == list(fresh.digests[-len(played.frames) :])
@@ -42,7 +46,7 @@ def test_the_first_frame_and_every_step_are_kept():
     played = square()
     shown = [played.frame, *(played.step(action) for action in (4, 4, 2))]
     assert played.actions == (4, 4, 2) and played.position == 3
-    assert played.used_settings == (SETTINGS,) * 3
+    assert used_settings(played) == (SETTINGS,) * 3
     assert [digest(frame) for frame in shown] == list(played.digests)
     assert (np.stack(played.frames) == np.stack(shown)).all()
     assert len(played.latencies_ms) == 3
@@ -61,7 +65,7 @@ def test_settings_are_kept_with_the_action_that_was_taken_under_them():
     played.step(1)
     played.tune(other)
     played.step(2)
-    assert played.used_settings == (SETTINGS, other)
+    assert used_settings(played) == (SETTINGS, other)
 
 
 def test_impossible_settings_change_nothing():
@@ -70,7 +74,7 @@ def test_impossible_settings_change_nothing():
     with pytest.raises(UserError):
         played.tune(Settings(0, 0.5))
     played.step(4)
-    assert played.settings == SETTINGS and played.used_settings == (SETTINGS,) * 2
+    assert played.settings == SETTINGS and used_settings(played) == (SETTINGS,) * 2
     assert_nothing_shows(played, lambda settings: MovingSquare(0, settings))
 
 
@@ -146,7 +150,7 @@ def test_only_what_is_shown_is_read_while_time_goes_back():
     played.rewind()
     played.rewind()
     assert played.actions == (4, 4) and len(played.digests) == len(played.frames) == 3
-    played.prepare(4)
+    played.prepare(exactly(4))
     assert played.game.prepared == [], "the game itself is not there yet"
 
 
@@ -158,7 +162,7 @@ def test_going_on_from_the_past_is_tuned_as_at_present():
     played.tune(Settings(2, 0.0))
     played.rewind()
     played.step(5)
-    assert played.used_settings == (SETTINGS, Settings(2, 0.0))
+    assert used_settings(played) == (SETTINGS, Settings(2, 0.0))
     assert_nothing_shows(played, lambda settings: MovingSquare(0, settings))
 
 
@@ -186,9 +190,11 @@ MOMENTS = st.one_of(
     st.tuples(st.just("bookmark"), st.none()),
     st.tuples(st.just("go_to"), st.integers(0, 3)),
     st.tuples(st.just("tune"), st.tuples(st.integers(1, 3), st.sampled_from([0.0, 0.5, 2.0]))),
-    st.tuples(st.just("prepare"), st.none() | st.integers(0, 4)),
+    st.tuples(st.just("prepare"), st.integers(0, 4)),
     st.tuples(st.just("futures"), st.none()),
 )
+
+WISHED = st.tuples(st.just("wish"), st.sampled_from([(1.0, 0.0, 2.0), (0.0, 0.5, 0.5, 0.1)]))
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +212,9 @@ def live(played, moments):
         if what == "hold":
             for _ in range(how[1]):
                 played.step(how[0])
+        elif what == "wish":
+            played.press(Press(0, "right", how))
+            assert played.steps[-1].wished == "right" and how[played.actions[-1]]
         elif what == "rewind":
             for _ in range(how):
                 played.rewind()
@@ -216,14 +225,14 @@ def live(played, moments):
         elif what == "tune":
             played.tune(Settings(*how))
         elif what == "prepare":
-            played.prepare(how)
+            played.prepare(exactly(how))
         elif what == "futures":
             next(played.futures())
         shown.append((played.frame, digest(played.frame)))
     return shown
 
 
-@given(st.lists(MOMENTS, max_size=40))
+@given(st.lists(MOMENTS | WISHED, max_size=40))
 @settings(deadline=None, max_examples=300)
 def test_whatever_happened_nothing_shows_in_a_game(many_snapshots, moments):
     played = square(reach=REACH, max_frames=REACH + 5)

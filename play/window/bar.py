@@ -6,7 +6,8 @@ In: an action and texts. Out: pixels on a pygame surface. Reads no keys.
 import pygame
 
 from genie.legend import ARROWS
-from play.keymap import KeyMap, Press
+from play.game import Press
+from play.keymap import KeyMap
 from play.window import paint
 from play.window.paint import ACTIVE, BACKGROUND, BAR, BRIGHT, CHIP, MUTED, TURNS, WARM, Colour
 

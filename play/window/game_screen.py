@@ -279,7 +279,7 @@ class GameScreen:
 
     def _save_picture(self) -> None:
         played = self.player.playthrough
-        self._save(self._files.picture, played.frames, played.actions)
+        self._save(self._files.picture, played.frames)
 
     def _toggle_capture(self) -> None:
         if self._capture_from is None:
@@ -297,12 +297,14 @@ class GameScreen:
         self._capture_from = None
         if count > 0:
             path = self._files.picture.with_suffix(".mp4")
-            self._save(path, played.frames[-count - 1 :], played.actions)
+            self._save(path, played.frames[-count - 1 :])
         else:
             self._window.say("the video has no frame: it is not saved")
 
-    def _save(self, path: Path, frames: Sequence[np.ndarray], actions: Sequence[int]) -> None:
+    def _save(self, path: Path, frames: Sequence[np.ndarray]) -> None:
+        """Save the newest frames of the playthrough."""
         keymap, files, fps = self.player.keymap, self._files, self.player.opening.fps
+        steps = self.player.playthrough.steps
 
         def write() -> str:
             # The name is chosen here, on the single writer thread, so that two quick saves differ.
@@ -310,7 +312,7 @@ class GameScreen:
             pictures = frames
             if files.show_keys:
                 scale = overlay.readable_scale(frames[0].shape[:2], files.scale)
-                pictures, scale = overlay.captioned(frames, actions, keymap, scale), 1
+                pictures, scale = overlay.captioned(frames, steps, keymap, scale), 1
             video.write(free, pictures, fps=fps, scale=scale)
             return f"saved {len(frames)} frames to {free}"
 
