@@ -67,7 +67,7 @@ class Clone(nn.Module):
 def fit(
     seen: Callable[[Int[Tensor, " b"]], UInt8[Tensor, "b c h w"]],
     rows: Int[Tensor, " n"],
-    targets: Int[Tensor, " n"],
+    targets: Int[Tensor, " n"] | Float[Tensor, "n k"],
     num_choices: int,
     *,
     steps: int,
@@ -79,7 +79,7 @@ def fit(
     Args:
         seen: the pictures of frames, such as `Demonstrations.seen`.
         rows: of the frames to learn from.
-        targets: what was done in each.
+        targets: what was done in each, or the probabilities of what was.
         seed: of weights and batches.
         name: for the progress bar.
     """

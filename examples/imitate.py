@@ -7,9 +7,11 @@ the same as `imitation.json` and as a plot, `imitation.png`.
         --out runs/coinrun-imitation
 
 A world names the latent action between each two frames; a clone learns which one the expert takes.
-Some labelled transitions then tell the buttons. Beside it: an oracle, the same clone trained on all
-true buttons; a clone trained on nothing but those few labels; random buttons; with --player, the
-expert itself.
+Some labelled transitions then tell the buttons, by a dictionary. The other way round: the labels
+tell the buttons of all transitions, guessed from what the world saw in them before it named them,
+and a clone learns these guesses. Beside both: an oracle, the same clone trained on all true
+buttons; a clone trained on nothing but those few labels; random buttons; with --player, the expert
+itself.
 
 Source: Genie (Bruce et al. 2024, arXiv:2402.15391), section 3.3.
 """
@@ -131,6 +133,8 @@ def repeat(config: ImitationConfig, task: Task, seed: int) -> dict[Way, float]:
         earned["dictionary", num_labels] = play(imitator.shares, known.dictionary(rows))
         if not num_labels:
             continue
+        guesses = clone("guesses", known.guesses(rows), num_buttons, known.rows, config.steps)
+        earned["guesses", num_labels] = play(guesses.shares)
         few = clone("labels alone", known.buttons, num_buttons, rows, LABELS_ALONE_STEPS)
         earned["labels alone", num_labels] = play(few.shares)
     return earned

@@ -1,6 +1,6 @@
-"""The recording of a real game, with the latent actions that a world sees in it.
+"""The recording of a real game, with what a world sees in it.
 
-In: a recording with its true buttons, and a world. Out: latent actions and buttons by row.
+In: a recording with its true buttons, and a world. Out: latents, features and buttons by row.
 """
 
 from dataclasses import dataclass
@@ -8,9 +8,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from arena import Arena, read_recording
-from jaxtyping import Int
-from latents import latent_actions
+from guessing import guess
+from jaxtyping import Float, Int
+from latents import features, latent_actions
 from mapping import Dictionary
 from torch import Tensor
 
@@ -26,6 +28,7 @@ class Transitions:
     """Each row is a frame, and leads to the next one."""
 
     store: FrameStore
+    world: World
     latents: Int[Tensor, " rows"]
     """The latent action that led to the next frame; -1 if there is none."""
     buttons: Int[Tensor, " rows"]
@@ -68,12 +71,23 @@ class Transitions:
                 "record more --frames"
             )
         latents = latent_actions(world, store.read, starts.tolist())
-        return cls(store, latents, true, (world.num_actions, len(names)), arena)
+        return cls(store, world, latents, true, (world.num_actions, len(names)), arena)
 
     @cached_property
     def rows(self) -> Int[Tensor, " n"]:
         """Frames that have a next one."""
         return (self.buttons >= 0).nonzero()[:, 0]
+
+    @cached_property
+    def features(self) -> Float[Tensor, "rows f"]:
+        """What the world sees around the transition to the next frame, see `latents.features`."""
+        return features(self.world, self.store.read, np.asarray(self.store.scene_starts).tolist())
+
+    def guesses(self, rows: Int[Tensor, " n"]) -> Float[Tensor, "rows k"]:
+        """Probabilities of the buttons in all transitions, by the labels of these rows."""
+        labels = self.buttons[rows].numpy()
+        shares = guess(self.features.numpy(), rows.numpy(), labels, self.sizes[1])
+        return torch.from_numpy(shares)
 
     def dictionary(self, rows: Int[Tensor, " n"]) -> Dictionary:
         """What the latent actions stand for, by the labels of these rows."""

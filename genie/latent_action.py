@@ -103,6 +103,15 @@ class LatentActionModel(nn.Module):
         _, actions, _ = self._act(past, following)
         return rearrange(actions, "(b t) 1 -> b t", b=frames.shape[0])
 
+    def features(self, frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t-1 f"]:
+        """What the inverse model sees in each transition, of which actions keep three bits or so.
+
+        Those of transition t depend on the same frames as action t.
+        """
+        past, following = self._transitions(frames)
+        seen = self.inverse.features(_with_change(past, following))
+        return rearrange(seen, "(b t) f -> b t f", b=frames.shape[0])
+
     def predict(
         self, frames: Float[Tensor, "b t 3 h w"], actions: Int[Tensor, "b t"]
     ) -> Float[Tensor, "b t 3 h w"]:
@@ -139,8 +148,7 @@ class LatentActionModel(nn.Module):
         return loss, metrics | code_use(actions, self.config.num_actions)
 
     def _act(self, past: Tensor, following: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        change = CHANGE_GAIN * (following - past[:, -3:])
-        latents = self.inverse(torch.cat([past, change], dim=1))
+        latents = self.inverse(_with_change(past, following))
         codes, actions, commitment = self.codebook(latents[:, None])
         codes = codes[:, 0]
         if self.training:
@@ -196,11 +204,14 @@ class _InverseModel(nn.Module):
         )
 
     def forward(self, frames: Float[Tensor, "b c h w"]) -> Float[Tensor, "b e"]:
+        return self.out[-1](self.features(frames))
+
+    def features(self, frames: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
         x = self.stem(_channels_last(F.pixel_unshuffle(frames, 2)))
         for down, refine in zip(self.down, self.refine, strict=True):
             x = down(F.gelu(x))
             x = x + refine(F.gelu(x))
-        return self.out(F.gelu(x))
+        return self.out[:-1](F.gelu(x))
 
 
 class _ForwardModel(nn.Module):
@@ -242,6 +253,11 @@ class _ForwardModel(nn.Module):
             x = torch.cat([F.pixel_shuffle(up(x), 2), skips.pop()], dim=1)
             x = F.gelu(_modulate(merge(x), next(film)(codes)))
         return past[:, -3:] + F.pixel_shuffle(self.out(x), 2).float()
+
+
+def _with_change(past: Float[Tensor, "b c h w"], following: Float[Tensor, "b 3 h w"]) -> Tensor:
+    """Past frames and how the next one differs from the last of them, as channels."""
+    return torch.cat([past, CHANGE_GAIN * (following - past[:, -3:])], dim=1)
 
 
 def _with_margin(pictures: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c H W"]:

@@ -94,6 +94,11 @@ class STLatentActionModel(nn.Module):
         """The action between each two neighbouring frames; action t depends on frames 0..t+1."""
         return self._act(frames)[1]
 
+    def features(self, frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t-1 f"]:
+        """What the encoder sees in each transition; those of t depend on frames 0..t+1."""
+        # The encoder is causal: its features at frame t+1 depend on frames 0..t+1 alone.
+        return self.encoder(frames)[:, 1:].mean(dim=2)
+
     def predict(
         self, frames: Float[Tensor, "b t 3 h w"], actions: Int[Tensor, "b t"]
     ) -> Float[Tensor, "b t 3 h w"]:
@@ -118,9 +123,7 @@ class STLatentActionModel(nn.Module):
         return error + commitment, metrics | code_use(actions, self.config.num_actions)
 
     def _act(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # The encoder is causal: its features at frame t+1 depend on frames 0..t+1 alone.
-        features = self.encoder(frames)[:, 1:].mean(dim=2)
-        return self.codebook(self.to_latent(features))
+        return self.codebook(self.to_latent(self.features(frames)))
 
     def _render(self, past: Tensor, codes: Float[Tensor, "b t e"]) -> Tensor:
         patches = self.decoder(past, self.from_code(codes)[:, :, None])

@@ -7,13 +7,13 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -216,9 +216,49 @@ def test_imitation_is_scored_beside_random_buttons_and_the_oracle(
     assert min(means["expert", None], means["oracle", None]) > 0.5 * LENGTH
     assert means["random", None] < 0.4 * LENGTH
     assert means["dictionary", 0] < 0.5 * LENGTH, "without labels nothing tells the buttons"
-    assert {("dictionary", 100), ("labels alone", 100)} <= means.keys()
+    assert {("dictionary", 100), ("guesses", 100), ("labels alone", 100)} <= means.keys()
+    assert ("guesses", 0) not in means, "without labels there is nothing to guess from"
     with Image.open(tmp_path / "out" / "imitation.png") as plot:
         assert min(plot.size) > 100
+
+
+def test_features_are_of_the_transitions_around_a_row():
+    def features(frames):
+        return frames[:, 1:, 0, 0, :2] - frames[:, :-1, 0, 0, :2]
+
+    seeing = SimpleNamespace(device="cpu", latent_action=SimpleNamespace(features=features))
+    frames = torch.randint(256, (9, 3, 2, 2), dtype=torch.uint8)
+    starts = [0, 4, 5, 7, 9]  # the second scene has no transition, and others have one
+    found = example("latents").features(seeing, lambda a, b: frames[a:b], starts)
+    own = (frames[1:, 0, 0].float() - frames[:-1, 0, 0]) / 255
+    nothing = torch.zeros(2)
+    around = [(0, 0, 1), (0, 1, 2), (1, 2, 2), (2, 2, 2), None, (5, 5, 5), (5, 5, 5)]
+    around += [(7, 7, 7), (7, 7, 7)]
+    wanted = torch.stack(
+        [torch.cat([own[k] for k in near] if near else [nothing] * 3) for near in around]
+    )
+    wanted = (wanted - wanted.mean(dim=0)) / wanted.std(dim=0)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 5), st.integers(0, 2**32 - 1))
+def test_buttons_are_guessed_from_a_few_labels(num_buttons, seed):
+    generator = np.random.default_rng(seed)
+    buttons = generator.integers(num_buttons, size=400)
+    features = generator.normal(size=(400, 12)) * 0.3
+    features[np.arange(400), buttons] += 2
+    features = (features - features.mean(0)) / features.std(0)
+    labelled = generator.permutation(400)[:60]
+    shares = example("guessing").guess(features, labelled, buttons[labelled], num_buttons + 1)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
+    assert (shares[:, num_buttons] == 0).all(), "no label shows this one"
+    assert (shares.argmax(axis=1) == buttons).mean() > 0.8
+
+
+def test_if_all_labels_are_the_same_so_is_every_guess():
+    shares = example("guessing").guess(np.eye(6), np.array([1, 4]), np.array([2, 2]), 4)
+    assert (shares == [0, 0, 1, 0]).all()
 
 
 @pytest.mark.parametrize(
@@ -392,6 +432,7 @@ def test_plans_reach_what_is_seen_at_the_goal(tmp_path, monkeypatch):
     buttons = torch.arange(300) % 3
     known = labelled.Transitions(
         store=None,
+        world=None,
         latents=2 - buttons,
         buttons=buttons,
         sizes=(3, 3),
