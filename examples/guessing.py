@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from sklearn.linear_model import LogisticRegression
 
 STRENGTH = 0.03
-"""Of the labels against the wish for small weights, as scikit-learn's C."""
+"""Weight of the labels against keeping weights small, scikit-learn's C: of 0.03, 0.3 and 3 the best
+on 200 labels of Ninja, by cross-entropy."""
 
 
 def guess(

@@ -30,7 +30,7 @@ def latent_actions(world: World, read: Read, starts: Sequence[int]) -> Int[Tenso
     return torch.cat(seen)
 
 
-def features(world: World, read: Read, starts: Sequence[int]) -> Float[Tensor, "rows 3f"]:
+def features(world: World, read: Read, starts: Sequence[int]) -> Float[Tensor, "rows f"]:
     """Features of the transitions from each row to the next, with those before and after it.
 
     A button is often seen only a moment after it was pressed, or while it stays pressed. Each
@@ -57,6 +57,6 @@ def _of_scenes(
     starts: Sequence[int],
 ) -> Iterator[Tensor]:
     """What is seen in the transitions of each scene, one fewer than its rows."""
-    for start, stop in tqdm(list(pairwise(starts)), desc="latent actions", leave=False):
+    for start, stop in tqdm(list(pairwise(starts)), desc="seen by the world", leave=False):
         frames = to_float(read(start, stop).to(world.device))
         yield see(frames[None])[0].cpu()

@@ -108,6 +108,8 @@ class LatentActionModel(nn.Module):
 
         Those of transition t depend on the same frames as action t.
         """
+        if frames.shape[1] < 2:
+            return frames.new_zeros(len(frames), 0, 4 * self.config.dim)
         past, following = self._transitions(frames)
         seen = self.inverse.features(_with_change(past, following))
         return rearrange(seen, "(b t) f -> b t f", b=frames.shape[0])
@@ -211,7 +213,10 @@ class _InverseModel(nn.Module):
         for down, refine in zip(self.down, self.refine, strict=True):
             x = down(F.gelu(x))
             x = x + refine(F.gelu(x))
-        return self.out[:-1](F.gelu(x))
+        x = F.gelu(x)
+        for layer in list(self.out)[:-1]:
+            x = layer(x)
+        return x
 
 
 class _ForwardModel(nn.Module):

@@ -96,7 +96,6 @@ class STLatentActionModel(nn.Module):
 
     def features(self, frames: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t-1 f"]:
         """What the encoder sees in each transition; those of t depend on frames 0..t+1."""
-        # The encoder is causal: its features at frame t+1 depend on frames 0..t+1 alone.
         return self.encoder(frames)[:, 1:].mean(dim=2)
 
     def predict(

@@ -27,7 +27,8 @@ class Press(NamedTuple):
     """What the held keys ask for: one action, or whatever fits a wish best at that moment."""
 
     action: int
-    """Latent action, 0..num_actions-1; of a wish, the one that fits it best in general."""
+    """Latent action, 0..num_actions-1. Of a wish, the key's own, or the one that fits best if the
+    key has none: to be shown, while the game chooses the one that is played."""
     key: str
     """Name of the key, of the chord, or "none"."""
     wish: tuple[float, ...] | None = None

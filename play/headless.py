@@ -110,7 +110,7 @@ def run(
         settings = recording.settings_of(number) if recording else playthrough.settings
         if settings != playthrough.settings:
             playthrough.tune(settings)
-        playthrough.press(press)
+        playthrough.follow(press)
     rate = len(presses) / (time.perf_counter() - began)
     p50, p95 = np.percentile(playthrough.latencies_ms, (50, 95))
     return f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, {rate:.1f} frames/s"

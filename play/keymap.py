@@ -22,7 +22,7 @@ MAX_DIGITS = 9
 
 @dataclass(frozen=True, kw_only=True)
 class KeyMap:
-    """Which latent action each key stands for. Digit 1 is always action 0, and so on."""
+    """What each key asks for. Digit 1 is always action 0, and so on."""
 
     num_actions: int
     """Number of actions of the world."""
@@ -72,20 +72,22 @@ class KeyMap:
     def vocabulary(self) -> dict[str, Press]:
         """Words for --actions: names of keys, and of actions, with _ for spaces.
 
+        A key that is a wish outranks an action of that name, even under a synonym, such as "stay".
         Of actions with the same name, it means the one on an arrow key, else the first one.
         """
-        keys = {key: self._bound(key) for key in (*self.bindings, *self.wishes)}
+        keys = {key: press for key in (*self.bindings, *self.wishes) if (press := self._bound(key))}
         words = {word: keys[key] for word, key in SYNONYMS.items() if key in keys}
+        wished = {word: press for word, press in words.items() if press.wish}
         ranked = reversed(self._by_rank())
         named = {_one_word(self.name_of(action)): exactly(action) for action in ranked}
-        return words | named | keys
+        return words | named | wished | keys
 
     def name_of(self, action: int) -> str:
         """Name of an action in the legend; without one, its number from 1 on, as on the digits."""
         return self.action_names[action] if self.action_names else f"action {action + 1}"
 
     def choose(self, held: Sequence[str]) -> Press | None:
-        """Select the action for these keys; None means that the world waits.
+        """The press that these keys are; None means that the world waits.
 
         The most recent key wins. Two keys together are a chord if that chord is bound.
 

@@ -87,7 +87,7 @@ class Player:
         due = now if was_waiting else self._due
         # A late step delays all later ones: catching up would play in bursts.
         self._due = max(due + 1 / self.opening.fps, now)
-        self.playthrough.press(self.press)
+        self.playthrough.follow(self.press)
         self._has_stepped = True
         self._compare()
         return True
@@ -168,8 +168,8 @@ class Player:
         self._stop_script()
         self.is_paused = True
         self.press = self.keymap.choose(self._keys.take()) or exactly(0)
-        self.playthrough.press(self.press)
-        self._say(f"one step: {self.keymap.name_of(self.press.action)}")
+        self.playthrough.follow(self.press)
+        self._say(f"one step: {self.keymap.name_of(self.playthrough.steps[-1].action)}")
 
     def rewind(self, on: bool, now: float) -> None:
         """Start or stop going back, one frame per tick of the world's clock."""
@@ -263,7 +263,7 @@ class Player:
         self.opening = opening
         self.playthrough = opening.playthrough(self.seed, settings, **self._limits)
         self.press: Press | None = None
-        """The action being played; None while the world waits."""
+        """What is being played; None while the world waits."""
         self._bookmark: Bookmark | None = None
         self._has_stepped = False
         self._due = 0.0
@@ -275,7 +275,7 @@ class Player:
         return bool(self.script) or self.keymap.choose(self._keys.names) is not None
 
     def _next_press(self) -> Press | None:
-        """The action of the script or of the held keys; None if paused or if none is wanted."""
+        """That of the script or of the held keys; None if paused or if none is wanted."""
         held = self._keys.take()
         if self.is_paused:
             return None
@@ -306,7 +306,7 @@ class Player:
         if not self.script:
             return
         number = self.playthrough.position
-        is_same = self.playthrough.digests[number] == self.script.digests[number]
+        is_same = self.playthrough.shown_digest == self.script.digests[number]
         if not is_same and self.changed_frame is None:
             self.changed_frame = number
             self._say(f"frame {number} is not the recorded one")

@@ -102,12 +102,17 @@ class Playthrough:
         """Digests of the first frame and of the frame after each of `actions`."""
         return self._first_digest, *(step.digest for step in self.steps)
 
+    @property
+    def shown_digest(self) -> str:
+        """Digest of the shown frame."""
+        return self._steps[self.position - 1].digest if self.position else self._first_digest
+
     def step(self, action: int) -> np.ndarray:
         """Step from the shown frame and return the new one; rewound frames are dropped."""
-        return self.press(exactly(action))
+        return self.follow(exactly(action))
 
-    def press(self, press: Press) -> np.ndarray:
-        """Step as a press says at the shown frame, and return the new one, as `step` does."""
+    def follow(self, press: Press) -> np.ndarray:
+        """Step under the action that a press means at the shown frame; else as `step`."""
         self._restore_game()
         began = time.perf_counter()
         action = self._meant(press)

@@ -1,6 +1,7 @@
 """The screens of the window in this process: what can be told without pixels and real keys."""
 
 import json
+from dataclasses import replace
 from threading import Event
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from square import (
     FINGERPRINT,
+    KEYMAP,
     KEYS,
     SIDE,
     START,
@@ -26,6 +28,7 @@ from genie import video
 from genie.errors import UserError
 from play import bindings
 from play.__main__ import main
+from play.overlay import captioned
 from play.player import HOTTEST, MOST_STEPS
 from play.recording import Recording, digest
 from play.window.game_screen import KEY_NAMES, GameScreen
@@ -518,20 +521,26 @@ def test_a_recording_made_beside_a_video_starts_from_its_beginning(desk):
 # Files
 
 
-def test_pictures_with_keys_are_saved_large_enough_to_read(no_screen, tmp_path):
+@pytest.mark.parametrize("wishes", [{}, {"right": (0.0, 0.0, 1.0)}])
+def test_pictures_with_keys_are_saved_large_enough_to_read(no_screen, tmp_path, wishes):
     from play.window.game_screen import Files
     from play.window.window import Window
 
     window = Window((640, 466))
     files = Files(picture=tmp_path / "a.gif", scale=1, show_keys=True)
-    playing = GameScreen(window, make_opening(fps=50.0), files, drop=print)
+    opening = make_opening(fps=50.0, keymap=replace(KEYMAP, wishes=wishes))
+    playing = GameScreen(window, opening, files, drop=print)
     window.show(playing)
     play(window, playing, pygame.K_RIGHT)
     tap(pygame.K_g)
     until(window, (tmp_path / "a.gif").exists)
     shown = video.read(tmp_path / "a.gif")
     assert shown.shape == (2, 160, 160, 3)
-    frames = np.stack(playing.player.playthrough.frames).repeat(5, axis=1).repeat(5, axis=2)
+    played = playing.player.playthrough
+    step = played.steps[0]
+    assert (step.action, step.wished) == ((2, "right") if wishes else (RIGHT, None))
+    assert (shown == captioned(played.frames, [step], KEYMAP, 5)).all(), "the wish, or the action"
+    frames = np.stack(played.frames).repeat(5, axis=1).repeat(5, axis=2)
     differs = (shown != frames).any(-1)
     assert not differs[0].any() and 100 < differs[1].sum() < 160 * 40
 

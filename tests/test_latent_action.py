@@ -143,6 +143,18 @@ def test_history_has_its_length(clip):
 @torch.no_grad()
 def test_a_single_frame_has_no_action(model: Model, clip):
     assert model.infer(clip[0][:, :1]).shape == (3, 0), "a prompt of one frame must do"
+    width = model.features(clip[0]).shape[2]
+    assert model.features(clip[0][:, :1]).shape == (3, 0, width)
+
+
+@torch.no_grad()
+def test_features_are_what_actions_are_made_of(model: Model, clip):
+    frames = clip[0]
+    features = model.features(frames)
+    to_latent = model.to_latent if isinstance(model, STLatentActionModel) else model.inverse.out[-1]
+    torch.testing.assert_close(to_latent(features), latents_of(model, frames))
+    found = frames_that_differ(model.features(changed_at(frames, CHANGED)), features)
+    assert found[0] == CHANGED - 1, "the features of t must look at frame t+1, and not beyond"
 
 
 # Learning

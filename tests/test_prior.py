@@ -313,7 +313,10 @@ def test_keys_are_wishes_only_with_a_prior_and_until_they_are_bound_anew(tmp_pat
     assert both.key == "right_up" and both.action in (0, 1), "though no action has this chord"
     assert both.wish == wishes["right_up"] and keymap.vocabulary["right_up"] == both
     assert keymap.names_of(1) == ("up", "z"), "nor does one get it"
+    words = keymap.vocabulary
+    assert words["stay"] == words["none"] == keymap.choose([]) and words["stay"].wish
     without = KeyMap.load(folder, 3)
+    assert without.vocabulary["stay"].wish is None
     assert without.choose(["right", "up"]) == Press(1, "up")
     assert without.choose(["right"]) == Press(0, "right")
 
@@ -339,8 +342,8 @@ def test_a_world_with_a_prior_is_played_by_wishes(world: World, tmp_path: Path, 
     playthrough = opening.playthrough(0, opening.settings)
     chosen = playthrough.game.choose(opening.keymap.wishes["right"])
     assert chosen in range(NUM_ACTIONS)
-    playthrough.press(opening.keymap.choose(["right"]))
-    playthrough.press(exactly(1))
+    playthrough.follow(opening.keymap.choose(["right"]))
+    playthrough.follow(exactly(1))
     assert playthrough.actions == (chosen, 1)
     assert [step.wished for step in playthrough.steps] == ["right", None]
 

@@ -243,12 +243,11 @@ def test_wishes_mean_what_they_mean_on_the_desktop(chromium, wished: str):  # no
     found = page.evaluate(KEYS, [keys, 12])
     page.close()
     opening = Library(engine="onnxruntime").open(NINJA, NINJA / "prompts" / "1.png")
-    keymap, session = opening.legend_keymap, opening.start(0, opening.settings)
-    presses = [keymap.choose([key]) for key in keys]
-    wanted, frames = [], [session.frame]
+    playthrough = opening.playthrough(0, opening.settings)
+    presses = [opening.legend_keymap.choose([key]) for key in keys]
     for press in presses:
-        wanted.append(session.choose(press.wish) if press.wish else press.action)
-        frames.append(session.step(wanted[-1]))
+        playthrough.follow(press)
+    wanted, frames = list(playthrough.actions), playthrough.frames
     own = [press.action for press in presses]
     assert sum(ours != theirs for ours, theirs in zip(wanted, own, strict=True)) > 3
     for played in (found["first"], found["again"]):
@@ -294,8 +293,7 @@ def test_keys_mean_what_they_mean_on_the_desktop(chromium, address: str):  # noq
     page.close()
     for (bindings, held), ours in zip(cases, chosen, strict=True):
         press = KeyMap(num_actions=6, bindings=bindings, has_legend=True).choose(held)
-        theirs = {"action": press.action, "key": press.key} if press else None
-        assert ours == theirs, (bindings, held)
+        assert ours == (press._asdict() if press else None), (bindings, held)
 
 
 @needs_browser

@@ -1,5 +1,7 @@
 """Playthroughs: what is remembered, and that no way back and forth in time leaves a trace."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -36,6 +38,7 @@ def assert_nothing_shows(played, start):
         fresh.step(step.action)
     assert played.digests == fresh.digests
     assert digest(played.frame) == fresh.digests[-1], "what is shown is what was played"
+    assert played.shown_digest == fresh.digests[-1]
     assert [digest(frame) for frame in played.frames] == list(fresh.digests[-len(played.frames) :])
 
 
@@ -166,6 +169,34 @@ def test_going_on_from_the_past_is_tuned_as_at_present():
     assert_nothing_shows(played, lambda settings: MovingSquare(0, settings))
 
 
+class SlowToChoose(MovingSquare):
+    def choose(self, wish):
+        time.sleep(0.02)
+        return super().choose(wish)
+
+
+def test_a_wish_is_chosen_for_and_remembered():
+    played = Playthrough(SlowToChoose(), SETTINGS, reach=REACH)
+    wishes = [(1.0, 0.0, 2.0), (0.0, 1.0, 1.0)]
+    for wish in wishes:
+        likely = Press(0, "left", wish)
+        played.prepare(likely)
+        played.follow(likely)
+        assert played.game.prepared[-1] == played.actions[-1] and wish[played.actions[-1]]
+    played.step(4)
+    assert [step.wished for step in played.steps] == ["left", "left", None]
+    assert min(list(played.latencies_ms)[:2]) >= 20 > played.latencies_ms[2], "its time counts"
+    mark = played.bookmark()
+    played.rewind()
+    played.rewind()
+    assert [step.wished for step in played.steps] == ["left"]
+    played.follow(Press(0, "up", wishes[0]))
+    assert [step.wished for step in played.steps] == ["left", "up"]
+    played.go_to(mark)
+    assert [step.wished for step in played.steps] == ["left", "left", None]
+    assert_nothing_shows(played, lambda settings: MovingSquare(0, settings))
+
+
 def test_futures_show_what_would_come_and_move_nothing():
     played = square(reach=REACH)
     for action in (4, 2, 0):
@@ -213,7 +244,7 @@ def live(played, moments):
             for _ in range(how[1]):
                 played.step(how[0])
         elif what == "wish":
-            played.press(Press(0, "right", how))
+            played.follow(Press(0, "right", how))
             assert played.steps[-1].wished == "right" and how[played.actions[-1]]
         elif what == "rewind":
             for _ in range(how):

@@ -2,6 +2,9 @@
 
 const ALIASES = { a: "left", d: "right", w: "up", s: "down" };
 
+// A press that means this very action, as a digit does.
+export const exactly = (action) => ({ action, key: String(action + 1), wish: null });
+
 export class KeyMap {
   // wishes: weights of the actions for each key that is a wish; every other key stands for one action.
   constructor(bindings, numActions, wishes = {}) {
@@ -10,8 +13,7 @@ export class KeyMap {
     this.numDigits = Math.min(numActions, 9);
   }
 
-  // The action for these keys, oldest first, and the key that selects it: the most recent one wins, alone or
-  // in a chord.
+  // The press that these keys are, oldest first: the most recent one wins, alone or in a chord.
   choose(held) {
     const meant = held.map((key) => (this.bindings.has(key) ? key : (ALIASES[key] ?? key)));
     for (let last = meant.length - 1; last >= 0; last--) {
@@ -19,11 +21,6 @@ export class KeyMap {
       if (chosen !== null) return chosen;
     }
     return this.bound("none");
-  }
-
-  // The action that a press means now. choose: as in Session, which gives a promise.
-  meant({ action, key }, choose) {
-    return this.wishes.has(key) ? choose(this.wishes.get(key)) : action;
   }
 
   chord(held) {
@@ -35,15 +32,15 @@ export class KeyMap {
   }
 
   single(key) {
-    if (/^[0-9]+$/.test(key)) return key >= 1 && key <= this.numDigits ? { action: key - 1, key } : null;
+    if (/^[0-9]+$/.test(key)) return key >= 1 && key <= this.numDigits ? exactly(key - 1) : null;
     return this.bound(key);
   }
 
   bound(key) {
-    if (this.bindings.has(key)) return { action: this.bindings.get(key), key };
+    const wish = this.wishes.get(key) ?? null;
+    if (this.bindings.has(key)) return { action: this.bindings.get(key), key, wish };
     // A chord is a wish also where no action does both at once: the two take turns.
-    const wish = this.wishes.get(key);
-    return wish ? { action: wish.indexOf(Math.max(...wish)), key } : null;
+    return wish && { action: wish.indexOf(Math.max(...wish)), key, wish };
   }
 }
 

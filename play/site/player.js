@@ -1,5 +1,5 @@
 // One user's play without a display: the clock, the keys and the commands, as in play/player.py.
-import { HeldKeys, KeyMap } from "./keymap.js";
+import { exactly, HeldKeys, KeyMap } from "./keymap.js";
 import { Playthrough } from "./playthrough.js";
 import { Session } from "./world.js";
 
@@ -33,11 +33,6 @@ export class Player {
     return this.press?.action ?? null;
   }
 
-  // The action that the press means at the shown frame.
-  async meant() {
-    return this.keymap.meant(this.press, (wish) => this.playthrough.choose(wish));
-  }
-
   // Milliseconds until `tick` has something to do, if no key is pressed.
   wait(now) {
     const wantsStep = !this.isPaused && this.keymap.choose(this.keys.names) !== null;
@@ -58,13 +53,13 @@ export class Player {
     this.steppedAt = [...this.steppedAt, now].slice(-NUM_RECENT);
     // A late step delays all later ones: catching up would play in bursts.
     this.due = Math.max((wasWaiting ? now : this.due) + 1000 / this.info.fps, now);
-    await this.playthrough.step(await this.meant());
+    await this.playthrough.follow(this.press);
     return true;
   }
 
   // Call after a step is shown: generates the next frame in case the key stays held.
   async rest(now) {
-    await this.playthrough.prepare(this.press && (await this.meant()), this.due - now);
+    await this.playthrough.prepare(this.press, this.due - now);
   }
 
   goBackOne(now) {
@@ -101,9 +96,9 @@ export class Player {
 
   async step() {
     this.isPaused = true;
-    this.press = this.keymap.choose(this.keys.take()) ?? { action: 0, key: "1" };
-    await this.playthrough.step(await this.meant());
-    this.say(`one step: ${this.info.names[this.action]}`);
+    this.press = this.keymap.choose(this.keys.take()) ?? exactly(0);
+    await this.playthrough.follow(this.press);
+    this.say(`one step: ${this.info.names[this.playthrough.actions.at(-1)]}`);
   }
 
   rewind({ on }) {

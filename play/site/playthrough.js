@@ -1,6 +1,8 @@
 // One playthrough from its picture on: steps a session, stores its frames, and rewinds, as in
 // play/timeline.py.
 
+import { exactly } from "./keymap.js";
+
 const KEYFRAME_EVERY = 16; // steps between two snapshots
 const MOST_FRAMES = 900; // newest frames that are stored
 const REACH = 320; // frames that can be rewound
@@ -54,9 +56,15 @@ export class Playthrough {
     return this.recentMs.reduce((sum, ms) => sum + ms, 0) / Math.max(this.recentMs.length, 1);
   }
 
-  async step(action) {
+  step(action) {
+    return this.follow(exactly(action));
+  }
+
+  // Steps under the action that a press means at the shown frame; rewound frames are dropped.
+  async follow(press) {
     await this.restoreSession();
     const began = performance.now();
+    const action = await this.meant(press);
     const frame = await this.session.step(action);
     this.recentMs = [...this.recentMs, performance.now() - began].slice(-NUM_RECENT);
     this.stored.push(frame);
@@ -67,18 +75,16 @@ export class Playthrough {
     if (this.position % KEYFRAME_EVERY === 0) await this.addKeyframe();
   }
 
-  // The action that a wish means at the shown frame; rewound frames are dropped.
-  async choose(wish) {
-    await this.restoreSession();
-    return this.session.choose(wish);
-  }
-
-  // Uses idle time to make the next step faster: to generate the frame of the likely action, if there
+  // Uses idle time to make the next step faster: to generate the frame of the likely press, if there
   // is one and this can be done in time.
   async prepare(likely, idleMs) {
     if (this.numRewound) return;
-    if (likely !== null && this.session.frameMs < idleMs) await this.session.foresee(likely);
+    if (likely && this.session.frameMs < idleMs) await this.session.foresee(await this.meant(likely));
     else await this.session.appendNewest();
+  }
+
+  async meant({ action, wish }) {
+    return wish ? this.session.choose(wish) : action;
   }
 
   async fork(count) {
