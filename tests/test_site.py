@@ -61,6 +61,7 @@ STEPS = """async (actions) => {
 # how many it drew when no time was left or nothing was likely.
 GUESSES = """async ([actions, guesses]) => {
     const { openEngine, Session } = await import("./world.js");
+    const { exactly } = await import("./keymap.js");
     const { Playthrough } = await import("./playthrough.js");
     const info = await (await fetch("world/world.json")).json();
     const engine = await openEngine(info, () => {});
@@ -76,7 +77,7 @@ GUESSES = """async ([actions, guesses]) => {
     told.session.draw = (action) => (numDrawn++, draw(action));
     const drawnInSteps = [];
     for (const [i, action] of actions.entries()) {
-        await told.prepare(guesses[i], Infinity);
+        await told.prepare(guesses[i] === null ? null : exactly(guesses[i]), Infinity);
         const before = numDrawn;
         await told.step(action);
         drawnInSteps.push(numDrawn - before);
@@ -84,7 +85,7 @@ GUESSES = """async ([actions, guesses]) => {
         numEqual += plain.frame.every((value, j) => value === told.frame[j]);
     }
     const before = numDrawn;
-    await told.prepare(0, 0);
+    await told.prepare(exactly(0), 0);
     await told.prepare(null, Infinity);
     return {numEqual, drawnInSteps, drawnInNoTime: numDrawn - before};
 }"""
