@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from genie.errors import UserError
 from genie.legend import ARROWS, FREE_KEYS, NAMES
 from play import bindings
+from play.game import Press
 from play.headless import parse_actions
 from play.keymap import ALIASES, SYNONYMS, HeldKeys, KeyMap
 
@@ -68,23 +69,23 @@ def test_the_most_recent_key_wins(bound, held, digit):
 
 @pytest.mark.parametrize("held", [("right", "up"), ("up", "right"), ("left", "right", "up")])
 def test_arrows_across_each_other_are_a_chord(held):
-    assert of_legend().choose(held)[:2] == (LEGEND["right_up"], "right_up")
+    assert of_legend().choose(held) == Press(LEGEND["right_up"], "right_up")
 
 
 def test_without_that_chord_the_most_recent_arrow_wins():
-    assert of_legend().choose(("left", "up"))[:2] == (LEGEND["up"], "up")
-    assert of_legend().choose(("up", "left"))[:2] == (LEGEND["left"], "left")
+    assert of_legend().choose(("left", "up")) == Press(LEGEND["up"], "up")
+    assert of_legend().choose(("up", "left")) == Press(LEGEND["left"], "left")
 
 
 def test_no_key_is_the_none_action_or_waiting():
-    assert of_legend().choose(())[:2] == (2, "none")
+    assert of_legend().choose(()) == Press(2, "none")
     assert KeyMap.plain(8).choose(()) is None
 
 
 def test_digits_end_with_the_actions():
     assert KeyMap.plain(3).choose(("4",)) is None
     assert KeyMap.plain(3).choose(("down",)) is None
-    assert KeyMap.plain(12).choose(("9",))[:2] == (8, "9")
+    assert KeyMap.plain(12).choose(("9",)) == Press(8, "9")
 
 
 @given(keymaps(), HELD)
@@ -97,7 +98,7 @@ def test_letters_stand_for_arrows_until_they_are_bound(keymap, held):
     )
     assert unbound.choose([letters.get(key, key) for key in held]) == unbound.choose(held)
     for letter in ALIASES:
-        assert unbound.rebound(letter, 0).choose([letter])[:2] == (0, letter)
+        assert unbound.rebound(letter, 0).choose([letter]) == Press(0, letter)
 
 
 # Keys bound anew
@@ -107,7 +108,7 @@ def test_letters_stand_for_arrows_until_they_are_bound(keymap, held):
 def test_a_key_does_what_it_was_bound_to_and_no_other_key_changes(keymap, key, data):
     action = data.draw(st.integers(0, keymap.num_actions - 1))
     rebound = keymap.rebound(key, action)
-    assert rebound.choose([key])[:2] == (action, key)
+    assert rebound.choose([key]) == Press(action, key)
     assert key in rebound.names_of(action)
     assert {name: a for name, a in rebound.bindings.items() if name != key} == {
         name: a for name, a in keymap.bindings.items() if name != key
@@ -193,7 +194,7 @@ def test_legend_of_a_world_is_used(tmp_path):
     legend = {"keys": LEGEND, "actions": [{"name": name} for name in DOES]}
     (tmp_path / "legend.json").write_text(json.dumps(legend))
     keymap = KeyMap.load(tmp_path, 8)
-    assert keymap.has_legend and keymap.choose(("left",))[:2] == (5, "left")
+    assert keymap.has_legend and keymap.choose(("left",)) == Press(5, "left")
     assert [keymap.name_of(action) for action in range(8)] == list(DOES)
 
 
